@@ -1,0 +1,146 @@
+"""The `tiebreak` command. Imports nothing heavy until a command is chosen."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tiebreak import UserError, __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except UserError as error:
+        return _tell(error)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tiebreak", description="Judges that predict which of two answers people prefer.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sample = commands.add_parser("sample", help="write the embedded sample table, in the raw Kaggle encoding")
+    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--out", required=True, help="a .csv file")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--profile", choices=["arena", "short"], default="arena", help="answer lengths (default arena)")
+    sample.add_argument("--no-labels", action="store_true", help="a test table: no models, no winners")
+
+    check = commands.add_parser("check", help="validate tables: counts, problems, lengths, duplicates, leaks")
+    check.add_argument("files", nargs="+", metavar="F")
+    check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
+
+    train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
+    train.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
+    train.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the embedded sample)")
+    train.add_argument("--out", metavar="DIR", help="the run folder (default runs/RECIPE-TIME)")
+    train.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
+    train.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
+    train.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
+    train.add_argument("--engine", choices=["auto", "ddp", "deepspeed"], default="auto")
+    train.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    train.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
+    train.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    _add_common(train)
+
+    predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
+    predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
+    predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
+    predict.add_argument("--out", required=True, metavar="DIR")
+    predict.add_argument("--swap", action="store_true", help="average both answer orders")
+    predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
+    _add_common(predict)
+
+    merge = commands.add_parser("merge", help="parts -> predictions.csv")
+    merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
+
+    commands.add_parser("recipes", help="list the shipped recipes")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field, e.g. train.lr=1e-4")
+    # The deepspeed launcher passes it; the rank comes from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from tiebreak.data.sample import write_sample
+
+    made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
+    a, b, tie = (count / made.rows for count in made.class_counts)
+    print(f"{options.out}: {made.rows:,} rows, {made.bytes / 1e6:,.1f} MB")
+    print(f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}")
+    print(f"prior log loss: {made.prior:.6f}")
+    print(f"Bayes log loss: {made.bayes:.6f} expected, {made.bayes_realised:.6f} on these labels")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tiebreak.data.check import check
+
+    return check(options.files, options.test)
+
+
+def _train(options: argparse.Namespace) -> int:
+    _be_quiet()
+    from tiebreak.training.run import train
+
+    return train(options)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    _be_quiet()
+    from tiebreak.prediction.run import predict
+
+    return predict(options)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from tiebreak.prediction.merge import merge
+
+    path, rows = merge(Path(options.folder))
+    print(f"{path}: {rows:,} rows")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from tiebreak.config import RECIPES, shipped
+
+    for name in shipped():
+        comment = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:20}{comment.lstrip('# ')}")
+    return 0
+
+
+COMMANDS = {
+    "sample": _sample,
+    "check": _check,
+    "train": _train,
+    "predict": _predict,
+    "merge": _merge,
+    "recipes": _recipes,
+}
+
+
+def _be_quiet() -> None:
+    """Before torch and its friends are imported: only what the user can act on reaches the terminal."""
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+
+
+def _tell(error: UserError) -> int:
+    """One message. Ranks beside the first wait a moment: it is about to say the same, and end the job."""
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)) or 0)
+    if rank:
+        import time
+
+        time.sleep(3)
+    print(f"tiebreak: error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
+    return 2

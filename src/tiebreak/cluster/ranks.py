@@ -1,0 +1,75 @@
+"""Who am I: rank and world size from torchrun, deepspeed or Slurm, and the process group."""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from tiebreak import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job. `rank` counts over all nodes, `local_rank` on this one."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def find_ranks() -> Ranks:
+    """Ranks from RANK (torchrun, deepspeed), else from a Slurm step of several tasks, else one process.
+
+    Raises:
+        UserError: an environment that names a rank but lacks the rest.
+    """
+    env = os.environ
+    try:
+        if "RANK" in env:
+            return Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+        # SLURM_PROCID is 0 in a batch script too; only a step started by srun has a task count.
+        if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
+                raise UserError("a Slurm step of several tasks needs MASTER_ADDR and MASTER_PORT")
+            return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"the launcher's environment is incomplete or odd: {error}") from None
+    return Ranks()
+
+
+def join(ranks: Ranks, timeout_s: int, always: bool = False) -> None:
+    """Form the process group of a job of several ranks (or `always`): NCCL on GPUs, gloo elsewhere."""
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    if dist.is_initialized() or not (always or ranks.world > 1):
+        return
+    backend = "cuda:nccl,cpu:gloo" if ranks.device.type == "cuda" else "gloo"
+    timeout = datetime.timedelta(seconds=timeout_s)
+    store = dist.HashStore() if ranks.world == 1 else None  # one process needs no port
+    if store is None and "RANK" not in os.environ:
+        os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world), "LOCAL_RANK": str(ranks.local_rank)}
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def agree(value: object) -> object:
+    """Rank 0's value on every rank."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

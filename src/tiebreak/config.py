@@ -1,0 +1,204 @@
+"""The recipe: one typed, documented description of a run, read from YAML.
+
+`--recipe` names a shipped recipe or a YAML file; `--set key.path=value` changes single fields.
+All problems of a recipe are told at once.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tiebreak import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class LoraSettings(Section):
+    r: Positive = 16
+    """Rank of the update matrices."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / r."""
+    dropout: Share = 0.0
+    """Dropout before the first update matrix; 0 saves a third of the activations (docs/decisions.md)."""
+    targets: str | list[str] = "all-linear"
+    """Names of the linear layers that get an adapter, or `all-linear`; the head is always trained whole."""
+
+
+class ModelSettings(Section):
+    base: str
+    """A built-in demo model (`demo-gemma2`, ...), a local folder, or a hub name."""
+    template: Literal["gemma2", "llama2", "deberta", "plain"] = "plain"
+    """How a pair becomes text."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    """Train all weights, adapters, or adapters on a 4-bit base (NF4, double quantisation)."""
+    lora: LoraSettings = LoraSettings()
+    """Used by `lora` and `qlora`."""
+    attention: Literal["auto", "flash", "rows", "eager", "sdpa"] = "auto"
+    """Attention backend. `flash` and `rows` run packed batches, `eager` and `sdpa` padded ones;
+    `auto` takes flash-attn on a GPU that has it, else `rows` where the backbone can, else padded."""
+    dropout: Share | None = None
+    """Dropout of every layer of the backbone that has one; none keeps the model's own."""
+
+
+class DataSettings(Section):
+    max_tokens: Annotated[int, Field(ge=16)] = 1024
+    """Most tokens of a row, template included."""
+    truncation: Literal["spread", "tail-trim", "right"] = "spread"
+    """What goes when a row is too long (tiebreak.data.truncation)."""
+    prompt_cap: Positive = 256
+    """Most tokens of the prompt under `tail-trim`."""
+    swap: Literal["never", "random", "both"] = "random"
+    """A/B-swap augmentation: none, a coin per row and epoch, or every row in both orders."""
+    sample_rows: Positive = 12_000
+    """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
+    sample_profile: Literal["short", "arena"] = "short"
+    """Lengths of the embedded sample's answers."""
+    folds_seed: int = 0
+    """Seed of the assignment of prompts to folds."""
+
+
+class TrainSettings(Section):
+    seed: int = 0
+    """Seed of the head's start, the order of rows, the swap and dropout."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the rows; fractions are allowed."""
+    max_steps: Positive | None = None
+    """Stop after this many optimizer steps, whatever `epochs` says; the schedule ends there too."""
+    batch_size: Positive = 64
+    """Rows of one optimizer step, over all ranks."""
+    tokens_per_micro_batch: Positive = 8_192
+    """Most tokens one rank runs at a time. Changes speed and memory, never the result."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate (AdamW)."""
+    head_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of the classification head; none means `lr`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """On matrices only, never on norms and biases."""
+    warmup: Share = 0.1
+    """Share of the steps in which the learning rate climbs linearly from zero."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls to zero after the warm-up."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this global norm; none leaves them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, far less memory."""
+    eval_every: Positive | None = None
+    """Steps between evaluations; none evaluates four times an epoch."""
+    early_stopping: Positive | None = None
+    """Stop after this many evaluations in a row without a better log loss."""
+    save_every: Positive | None = None
+    """Steps between checkpoints; none saves at evaluations only."""
+    keep: Positive = 2
+    """Newest checkpoints kept, beside the best."""
+    timeout_s: Positive = 600
+    """Seconds after which a silent rank ends the job."""
+
+
+class PredictSettings(Section):
+    tokens_per_block: Positive = 16_384
+    """Most tokens of one block of rows. Fixed by the recipe, so the rows do not depend on the ranks."""
+
+
+class LogSettings(Section):
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases, on rank 0."""
+    project: str = "tiebreak"
+    """Its project."""
+
+
+class Recipe(Section):
+    name: str = "custom"
+    """Taken from the file's name."""
+    model: ModelSettings
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> "Recipe":
+        if self.train.tokens_per_micro_batch < self.data.max_tokens:
+            raise ValueError(
+                f"train.tokens_per_micro_batch is {self.train.tokens_per_micro_batch}, below data.max_tokens "
+                f"{self.data.max_tokens}: the longest row would not fit; raise the first or lower the second"
+            )
+        return self
+
+
+def load_recipe(name_or_path: str, changes: list[str] = ()) -> Recipe:
+    """A shipped recipe by name or a YAML file by path, with `key.path=value` changes.
+
+    Raises:
+        UserError: naming every unknown field and every value out of range.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(f"no recipe {name_or_path!r}; shipped are {', '.join(shipped())}, or give a .yaml file")
+    elif not path.is_file():
+        raise UserError(f"{path}: no such recipe file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    for change in changes:
+        _apply(content, change)
+    content.setdefault("name", path.stem)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
+        raise UserError(f"{path.stem}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
+
+
+def shipped() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def cache_folder() -> Path:
+    """Where prepared tokens and demo models are kept: $TIEBREAK_CACHE, else ~/.cache/tiebreak."""
+    return Path(os.environ.get("TIEBREAK_CACHE") or Path.home() / ".cache" / "tiebreak")
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {change}: write it as key.path=value, for example train.lr=1e-4")
+    *parents, last = key.strip().split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--set {change}: {parent} is a value, not a section")
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {change}: the value is not readable") from None
+
+
+def _plain(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "no such field"
+    if error["type"] == "missing":
+        return "missing"
+    given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    return error["msg"].removeprefix("Value error, ") + given

@@ -1,0 +1,149 @@
+"""The plan of steps: which rows make a step, and how they are laid on ranks and micro-batches.
+
+A step's rows depend on (seed, epoch, step) alone. Their layout depends on the world size and the
+token budget, and changes speed, never the result.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+SWAPPED_CLASS = np.array([1, 0, 2])
+"""The class of a row's A/B swap, by class."""
+LAID_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: rows (n,), whether each is seen swapped (n,), and per rank its micro-batches.
+
+    `micro_batches[rank]` lists arrays of positions into `rows`. Every rank has equally many, so that
+    collectives line up; an array may be empty.
+    """
+
+    rows: np.ndarray
+    swapped: np.ndarray
+    micro_batches: list[list[np.ndarray]]
+
+
+class Plan:
+    """All steps of a run.
+
+    Args:
+        lengths: tokens of each row (n,).
+        batch_size: examples per step over all ranks. tokens: most tokens of a micro-batch.
+        swap: `never`, `random` (a coin per row and epoch) or `both` (two examples per row).
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        swap: str = "never",
+        max_steps: int | None = None,
+        world: int = 1,
+        tokens: int = 8_192,
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.swap = lengths, batch_size, seed, swap
+        self.world, self.tokens = world, tokens
+        self.examples = len(lengths) * (2 if swap == "both" else 1)
+        self.steps_per_epoch = math.ceil(self.examples / batch_size)
+        self.steps = math.ceil(epochs * self.steps_per_epoch)
+        if max_steps is not None:
+            self.steps = min(self.steps, max_steps)
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._layout: tuple[int, int, np.ndarray, np.ndarray] | None = None
+
+    def step(self, index: int) -> Step:
+        """The step of this index, counted from 0 over all epochs."""
+        epoch, within = divmod(index, self.steps_per_epoch)
+        rows, swapped = self._examples(epoch)
+        start = within * self.batch_size
+        end = min(start + self.batch_size, self.examples)
+        first = within - within % LAID_AT_ONCE
+        if self._layout is None or self._layout[:2] != (epoch, first):
+            bins, micro = self._lay(rows[first * self.batch_size : (first + LAID_AT_ONCE) * self.batch_size])
+            self._layout = (epoch, first, bins, micro)
+        _, _, bins, micro = self._layout
+        mine = bins[within - first][: end - start]
+        order = np.argsort(mine, kind="stable")
+        cuts = np.searchsorted(mine[order], np.arange(1, self.world * int(micro[within - first])))
+        by_bin = np.split(order, cuts)
+        return Step(rows[start:end], swapped[start:end], [by_bin[rank :: self.world] for rank in range(self.world)])
+
+    def _examples(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's examples in order: rows and whether they are swapped."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(self.examples)
+            if self.swap == "both":
+                rows, swapped = order // 2, order % 2 == 1
+            else:
+                coins = rng.random(self.examples) < 0.5
+                rows, swapped = order, coins[order] if self.swap == "random" else np.zeros(self.examples, bool)
+            self._epoch = (epoch, rows, swapped)
+        return self._epoch[1], self._epoch[2]
+
+    def _lay(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return lay_out(self.lengths[rows], self.batch_size, self.world, self.tokens)
+
+
+def lay_out(lengths: np.ndarray, batch_size: int, world: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lay consecutive steps of `batch_size` examples onto ranks and micro-batches.
+
+    Longest first, each example goes to the least loaded bin (Graham 1969), for all steps at once. A
+    step gets as few micro-batches per rank as keep every bin within `tokens`.
+
+    Args:
+        lengths: tokens per example (n,), step after step; the last step may be short.
+
+    Returns:
+        The bin of each example (steps, batch_size), where bin = micro-batch * world + rank, and the
+        micro-batches per rank of each step (steps,). Entries past n are meaningless.
+    """
+    steps = math.ceil(len(lengths) / batch_size)
+    table = np.zeros((steps, batch_size), dtype=np.int32)
+    table.reshape(-1)[: len(lengths)] = lengths
+    order = np.argsort(-table, axis=1, kind="stable")
+    descending = np.take_along_axis(table, order, axis=1)
+    micro = np.maximum(1, -(-table.sum(1, dtype=np.int64) // (world * tokens)))
+    bins = np.zeros((steps, batch_size), dtype=np.int32)
+    open_steps = np.arange(steps)
+    while len(open_steps):
+        full = []
+        for count in np.unique(micro[open_steps]):
+            chosen = open_steps[micro[open_steps] == count]
+            placed, loads = _least_loaded(descending[chosen], int(count) * world)
+            bins[chosen[:, None], order[chosen]] = placed
+            # One example per bin is the most that splitting can do.
+            full.append(chosen[(loads.max(1) > tokens) & (count * world < batch_size)])
+        open_steps = np.concatenate(full)
+        micro[open_steps] += 1
+    return bins, micro
+
+
+def _least_loaded(descending: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Place each column's lengths into the least loaded of `bins`; the bins and the final loads."""
+    loads = np.zeros((len(descending), bins), dtype=np.int64)
+    placed = np.empty(descending.shape, dtype=np.int32)
+    every = np.arange(len(descending))
+    for column in range(descending.shape[1]):
+        least = loads.argmin(1)
+        placed[:, column] = least
+        loads[every, least] += descending[:, column]
+    return placed, loads
+
+
+def blocks(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Cut rows, sorted by length, into blocks of at most `tokens` tokens (or one row)."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order], dtype=np.int64)
+    cut, start, done = [], 0, 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(ends, done + tokens, side="right")))
+        cut.append(order[start:stop])
+        start, done = stop, int(ends[stop - 1])
+    return cut

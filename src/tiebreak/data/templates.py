@@ -1,0 +1,55 @@
+"""How a pair becomes text: the fixed pieces around prompt, first answer and second answer."""
+
+from dataclasses import dataclass
+
+QUESTION = "Two assistants answered the same user. Which answer would people prefer, or is it a tie?"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A row is head + prompt + before_first + answer + before_second + answer + tail.
+
+    `turn` stands between the turns of one part. `added` are special tokens that the tokenizer needs
+    to learn. Fixed pieces may hold special tokens; the users' text never does (it is tokenised with
+    special tokens split, so that a prompt cannot forge a boundary).
+    """
+
+    head: str
+    before_first: str
+    before_second: str
+    tail: str
+    turn: str
+    added: tuple[str, ...] = ()
+
+
+TEMPLATES = {
+    "gemma2": Template(
+        head=f"<bos><start_of_turn>user\n{QUESTION}\n\nPrompt:\n",
+        before_first="\n\nAnswer A:\n",
+        before_second="\n\nAnswer B:\n",
+        tail="<end_of_turn>\n<start_of_turn>model\nVerdict:",
+        turn="\n\nNext turn:\n",
+    ),
+    "llama2": Template(
+        head=f"<s>[INST] {QUESTION}\n\nPrompt:\n",
+        before_first="\n\nAnswer A:\n",
+        before_second="\n\nAnswer B:\n",
+        tail=" [/INST] Verdict:",
+        turn="\n\nNext turn:\n",
+    ),
+    "deberta": Template(
+        head="[CLS][PROMPT]",
+        before_first="[SEP][ANSWER_A]",
+        before_second="[SEP][ANSWER_B]",
+        tail="[SEP]",
+        turn="[TURN]",
+        added=("[PROMPT]", "[ANSWER_A]", "[ANSWER_B]", "[TURN]"),
+    ),
+    "plain": Template(
+        head=f"{QUESTION}\n\nPrompt:\n",
+        before_first="\n\nAnswer A:\n",
+        before_second="\n\nAnswer B:\n",
+        tail="\n\nVerdict:",
+        turn="\n\nNext turn:\n",
+    ),
+}

@@ -1,0 +1,279 @@
+"""Tokens of a table: made once into an Arrow cache, read by every rank.
+
+The cache folder's name is a hash of everything the tokens depend on. Whoever comes first builds it
+under a lock, in a temporary folder that is then renamed; the others wait for the rename, outside any
+collective, so that no watchdog counts the time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tiebreak import UserError
+from tiebreak.config import DataSettings, cache_folder
+from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.sample import bayes_probabilities, is_sample
+from tiebreak.data.table import Pair, Problem, read_table
+from tiebreak.data.templates import TEMPLATES, Template
+from tiebreak.data.truncation import truncate
+from tiebreak.files import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1
+BUILD_ROWS = 1_000
+LOCK_STALE_S = 120
+POLL_S = 0.2
+PARTS = ("prompt", "response_a", "response_b")
+NO_LABEL = -1
+
+
+class Tokens:
+    """A prepared table. Arrays have one entry per row, in the table's order.
+
+    Attributes:
+        ids: row ids (n,), text. labels: int8 (n,), -1 where there is none. groups: int64 (n,), equal
+        for equal normalised prompts. lengths: int32 (n,), tokens of the assembled row. unreadable:
+        bool (n,). chars: int64 (n, 2), characters of the two answers. bayes: float64 (n, 3), the
+        sample's law, or None for other tables. problems: the rows left out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import datasets
+
+        self.folder = folder
+        self._dataset = datasets.load_from_disk(str(folder))
+        meta = json.loads((folder / "tiebreak.json").read_text(encoding="utf-8"))
+        self.fixed: dict[str, list[int]] = meta["fixed"]
+        self.counts: dict[str, int] = meta["counts"]
+        self.truncated: int = meta["truncated"]
+        table = self._dataset.data.table
+        self.ids: list[str] = table["id"].to_pylist()
+        self.labels, self.groups, self.lengths, self.unreadable, chars_a, chars_b = (
+            table[name].to_numpy()
+            for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
+        )
+        self.chars = np.stack([chars_a, chars_b], axis=1)
+        bayes = [table[f"bayes_{k}"].to_numpy() for k in range(3)]
+        self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
+        self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in PARTS}
+        self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row(self, index: int, swapped: bool = False) -> np.ndarray:
+        """The tokens (length,) int32 of one row, in the order A, B or, swapped, B, A."""
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        local = index - int(self._starts[chunk])
+        prompt, a, b = (_list_at(self._parts[name][chunk], local) for name in PARTS)
+        first, second = (b, a) if swapped else (a, b)
+        fixed = self.fixed
+        return np.concatenate(
+            [fixed["head"], prompt, fixed["before_first"], first, fixed["before_second"], second, fixed["tail"]]
+        ).astype(np.int32)
+
+    @property
+    def problems(self) -> list[dict]:
+        """What was left out, each with file, row, id, reason and raw cells."""
+        with open(self.folder / "skipped_rows.jsonl", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+def prepare(
+    files: Sequence[Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: str,
+    settings: DataSettings,
+    on_bad_row: str = "fail",
+    need_labels: bool = False,
+    keep_ids: bool = False,
+    say: Callable[[str], None] = print,
+) -> Tokens:
+    """The tokens of one or more tables, from the cache or made now.
+
+    Raises:
+        UserError: a table that cannot be used, or a limit that leaves no room for the text.
+    """
+    key = _key(files, tokenizer, template, settings, on_bad_row, need_labels, keep_ids)
+    folder = cache_folder() / "tokens" / key
+    while not (folder / "tiebreak.json").is_file():
+        with _lock(folder.with_suffix(".lock")) as mine:
+            if not mine:
+                time.sleep(POLL_S)
+            elif not (folder / "tiebreak.json").is_file():
+                _build(folder, files, tokenizer, TEMPLATES[template], settings, on_bad_row, need_labels, keep_ids, say)
+    return Tokens(folder)
+
+
+def fixed_pieces(tokenizer: "PreTrainedTokenizerBase", template: Template) -> dict[str, list[int]]:
+    """Token ids of the template's fixed pieces."""
+    pieces = {name: text for name, text in asdict(template).items() if name != "added"}
+    return {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in pieces.items()}
+
+
+def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels, keep_ids, say) -> None:
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    table = read_table(files, on_bad_row, need_labels, keep_ids)
+    fixed = fixed_pieces(tokenizer, template)
+    budget = settings.max_tokens - sum(len(fixed[name]) for name in ("head", "before_first", "before_second", "tail"))
+    if budget < 3:
+        raise UserError(
+            f"data.max_tokens is {settings.max_tokens}, but the template alone takes {settings.max_tokens - budget} "
+            "tokens: raise it"
+        )
+    features = Features(
+        {name: List(Value("int32")) for name in PARTS}
+        | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
+        | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
+        | {f"bayes_{k}": Value("float64") for k in range(3)}
+    )
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    temporary.mkdir(parents=True)
+    started, truncated = time.monotonic(), 0
+    known_law = need_labels and is_sample([pair.model_a for pair in table.pairs])
+    with ArrowWriter(path=str(temporary / "data.arrow"), features=features) as writer:
+        for start in range(0, len(table.pairs), BUILD_ROWS):
+            pairs = table.pairs[start : start + BUILD_ROWS]
+            columns, cut = _encode(pairs, tokenizer, fixed, budget, settings)
+            law = np.full((len(pairs), 3), np.nan)
+            if known_law:
+                law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs])
+            columns |= {f"bayes_{k}": law[:, k] for k in range(3)}
+            truncated += cut
+            writer.write_batch(columns)
+        writer.finalize()
+    _finish(temporary, folder, table.problems, {"fixed": fixed, "counts": table.counts, "truncated": truncated})
+    seconds = time.monotonic() - started
+    say(f"{len(table.pairs):,} rows tokenised in {seconds:.1f} s, {truncated / len(table.pairs):.1%} of them truncated")
+
+
+def _encode(pairs: list[Pair], tokenizer, fixed, budget: int, settings: DataSettings) -> tuple[dict, int]:
+    turns = [turn for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for turn in part]
+    encoded = iter(encode_texts(turns, tokenizer))
+    cut = 0
+    columns: dict[str, list] = {name: [] for name in (*PARTS, "length", "chars_a", "chars_b")}
+    around = sum(len(fixed[name]) for name in ("head", "before_first", "before_second", "tail"))
+    for pair in pairs:
+        whole = [[next(encoded) for _ in part] for part in (pair.prompt, pair.response_a, pair.response_b)]
+        kept = truncate(*whole, budget, settings.truncation, fixed["turn"], settings.prompt_cap)
+        full = sum(len(tokens) for part in whole for tokens in part)
+        full += len(fixed["turn"]) * sum(len(part) - 1 for part in whole)
+        cut += sum(map(len, kept)) < full
+        for name, tokens in zip(PARTS, kept, strict=True):
+            columns[name].append(tokens)
+        columns["length"].append(around + sum(map(len, kept)))
+        columns["chars_a"].append(sum(map(len, pair.response_a)))
+        columns["chars_b"].append(sum(map(len, pair.response_b)))
+    columns["id"] = [pair.id for pair in pairs]
+    columns["label"] = [NO_LABEL if pair.label is None else pair.label for pair in pairs]
+    columns["group"] = [prompt_group(pair.prompt) for pair in pairs]
+    columns["unreadable"] = [pair.unreadable is not None for pair in pairs]
+    return columns, cut
+
+
+def encode_texts(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Token ids of users' texts, in which the name of a special token is only text.
+
+    Some vocabularies hold their special tokens as ordinary pieces too; such texts are encoded again
+    with a space inside the name.
+    """
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for k, ids in enumerate(encoded):
+        if not special.isdisjoint(ids):
+            text = texts[k]
+            for name in tokenizer.all_special_tokens:
+                text = text.replace(name, f"{name[:1]} {name[1:]}")
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            encoded[k] = [token for token in ids if token not in special]
+    return encoded
+
+
+def prompt_group(prompt: Sequence[str]) -> int:
+    """A 63-bit hash of the normalised prompt: rows with equal ones belong into the same fold."""
+    digest = hashlib.blake2b(normalise_prompt(prompt).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _finish(temporary: Path, folder: Path, problems: list[Problem], meta: dict) -> None:
+    """Turn the Arrow file into a `datasets` folder, add the side files, and rename it into place."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_file(str(temporary / "data.arrow")).save_to_disk(str(temporary / "table"))
+    final = temporary / "table"
+    with open(final / "skipped_rows.jsonl", "w", encoding="utf-8", errors="backslashreplace") as lines:
+        for problem in problems:
+            lines.write(json.dumps(asdict(problem), default=str) + "\n")
+    (final / "tiebreak.json").write_text(json.dumps(meta), encoding="utf-8")
+    try:
+        final.rename(folder)
+    except OSError:
+        if not (folder / "tiebreak.json").is_file():  # another builder, after a stale lock, was first: as good
+            raise
+    shutil.rmtree(temporary)
+
+
+def _key(files, tokenizer, template: str, settings: DataSettings, *rest) -> str:
+    digest = hashlib.sha256()
+    rules = [FORMAT, asdict(TEMPLATES[template]), settings.max_tokens, settings.truncation, settings.prompt_cap, *rest]
+    digest.update(json.dumps(rules).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    for name in files:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        digest.update(f"\n{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Hold a lock file if it is free or its holder fell silent; yields whether it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if time.time() - path.stat().st_mtime > LOCK_STALE_S:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        yield False
+        return
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(LOCK_STALE_S / 8):
+            os.utime(path)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield True
+    finally:
+        done.set()
+        path.unlink(missing_ok=True)
+
+
+def _list_views(chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and values of an Arrow list array, without a copy of the memory-mapped file."""
+    return chunk.offsets.to_numpy(), chunk.values.to_numpy()
+
+
+def _list_at(views: tuple[np.ndarray, np.ndarray], index: int) -> np.ndarray:
+    offsets, values = views
+    return values[offsets[index] : offsets[index + 1]]

@@ -1,0 +1,46 @@
+"""Which engine runs a job."""
+
+from pathlib import Path
+
+import torch
+
+from tiebreak import UserError
+from tiebreak.cluster.ranks import Ranks
+from tiebreak.config import TrainSettings
+from tiebreak.engines.base import Engine
+
+
+def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> dict | None:
+    """Refuse contradictions before any weight is loaded; the completed DeepSpeed configuration, if any.
+
+    Raises:
+        UserError: `--ds` with another engine, DeepSpeed without a file, or a file against the recipe.
+    """
+    if ds is not None and engine not in ("auto", "deepspeed"):
+        raise UserError(f"--ds {ds} chooses DeepSpeed, --engine says {engine}: give one of them")
+    if ds is None and engine == "deepspeed":
+        raise UserError("--engine deepspeed needs a configuration: --ds ds_configs/zero2.json")
+    if ds is None:
+        return None
+    from tiebreak.engines.zero import read_ds_config
+
+    return read_ds_config(ds, train, world)
+
+
+def make_engine(
+    judge: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+    train: TrainSettings,
+    ds_config: dict | None,
+) -> Engine:
+    """DeepSpeed where there is a configuration, DDP for several ranks, else the plain process."""
+    if ds_config is not None:
+        from tiebreak.engines.zero import ZeroEngine
+
+        return ZeroEngine(judge, optimizer, ranks, train.max_grad_norm, ds_config)
+    if ranks.world > 1:
+        from tiebreak.engines.ddp import DDPEngine
+
+        return DDPEngine(judge, optimizer, ranks, train.max_grad_norm)
+    return Engine(judge, optimizer, ranks, train.max_grad_norm)

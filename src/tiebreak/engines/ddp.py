@@ -1,0 +1,27 @@
+"""DistributedDataParallel: every rank holds the model, gradients are averaged once per step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.nn.parallel import DistributedDataParallel
+
+from tiebreak.engines.base import Engine
+
+
+class DDPEngine(Engine):
+    name = "ddp"
+
+    def __init__(self, judge, optimizer, ranks, max_grad_norm) -> None:
+        super().__init__(judge, optimizer, ranks, max_grad_norm)
+        devices = [ranks.device] if ranks.device.type == "cuda" else None
+        self.module = DistributedDataParallel(
+            judge, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        if last:
+            yield
+            return
+        with self.module.no_sync():
+            yield

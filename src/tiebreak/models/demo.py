@@ -1,0 +1,157 @@
+"""Demo models: the real classes at a tiny size, with tokenizers trained on the embedded sample.
+
+Each is written once as a local folder, random start, and from then on loaded like any other model.
+"""
+
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tiebreak.config import cache_folder
+from tiebreak.data.templates import TEMPLATES
+
+VERSION = 1
+SEED = 0
+VOCABULARY = 1_024
+CORPUS_ROWS = 2_000
+
+SPECIAL = re.compile(r"<[a-z_/]+>|\[[A-Z_]+\]")
+
+SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+FAMILIES = {"demo-gemma2": "gemma2", "demo-llama2": "llama2", "demo-deberta": "deberta"}
+
+
+def demo_folder(name: str) -> Path:
+    """The local folder of a demo model, built if it is not there yet."""
+    folder = cache_folder() / "models" / f"{name}-v{VERSION}"
+    if not (folder / "config.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        _build(FAMILIES[name], temporary)
+        temporary.chmod(0o755)
+        try:
+            os.rename(temporary, folder)
+        except OSError:  # another process was first; both are the same
+            shutil.rmtree(temporary)
+    return folder
+
+
+def _build(family: str, folder: Path) -> None:
+    import torch
+    from transformers import set_seed
+
+    tokenizer = _deberta_tokenizer() if family == "deberta" else _bpe_tokenizer(family)
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng():
+        set_seed(SEED)
+        model = _model(family, len(tokenizer), tokenizer)
+    model.save_pretrained(folder)
+
+
+def _model(family: str, vocabulary: int, tokenizer):
+    from transformers import (
+        DebertaV2Config,
+        DebertaV2ForSequenceClassification,
+        Gemma2Config,
+        Gemma2ForSequenceClassification,
+        LlamaConfig,
+        LlamaForSequenceClassification,
+    )
+
+    common = SIZE | {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
+    if family == "deberta":
+        config = DebertaV2Config(
+            **common,
+            relative_attention=True,
+            position_buckets=32,
+            max_relative_positions=-1,
+            max_position_embeddings=512,
+            pos_att_type=["p2c", "c2p"],
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            position_biased_input=False,
+            type_vocab_size=0,
+            pooler_hidden_act="gelu",
+            pooler_dropout=0.0,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return DebertaV2ForSequenceClassification(config)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    decoder = common | ends | {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048}
+    if family == "gemma2":
+        config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128)
+        return Gemma2ForSequenceClassification(config)
+    return LlamaForSequenceClassification(LlamaConfig(**decoder))
+
+
+def _corpus() -> list[str]:
+    from tiebreak.data.sample import write_sample
+    from tiebreak.data.table import read_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "corpus.csv"
+        write_sample(path, CORPUS_ROWS, seed=SEED, profile="short")
+        pairs = read_table([path]).pairs
+    texts = [turn for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for turn in part]
+    fixed = [
+        SPECIAL.sub("", piece)  # a learnt piece must never spell a special token
+        for template in TEMPLATES.values()
+        for piece in (template.head, template.before_first, template.before_second, template.tail, template.turn)
+    ]
+    return texts + fixed * 20
+
+
+def _bpe_tokenizer(family: str):
+    """SentencePiece-like BPE with byte fallback, in the family's own tokenizer class."""
+    import json
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import GemmaTokenizer, LlamaTokenizer
+
+    special = {
+        "gemma2": ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"],
+        "llama2": ["<unk>", "<s>", "</s>", "<pad>"],
+    }[family]
+    trained = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special + bytes_, show_progress=False)
+    trained.train_from_iterator(_split_words(_corpus()), trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    if family == "gemma2":
+        tokenizer = GemmaTokenizer(vocab=model["vocab"], merges=merges)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
+    else:
+        tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, pad_token="<pad>")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _split_words(texts: list[str]) -> list[str]:
+    """Words with their leading space, so that no learnt piece spans two words."""
+    return [piece for text in texts for piece in text.replace(" ", "\n ").split("\n")]
+
+
+def _deberta_tokenizer():
+    """The corpus's commonest words and all its characters as unigram pieces, in DeBERTa-v3's class."""
+    from transformers import DebertaV2Tokenizer
+
+    words = Counter("▁" + word for text in _corpus() for word in text.split())
+    letters = sorted({letter for word in words for letter in word})
+    total = sum(words.values())
+    special = [(name, 0.0) for name in ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")]
+    least = math.log(1 / total) * 2  # a word spelt out letter by letter is never the better path
+    spelt = [(letter, least) for letter in letters]
+    common = words.most_common(VOCABULARY - len(special) - len(spelt))
+    learnt = [(word, math.log(count / total)) for word, count in common if len(word) > 1]
+    tokenizer = DebertaV2Tokenizer(vocab=special + spelt + learnt)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TEMPLATES["deberta"].added)})
+    tokenizer.padding_side = "right"
+    return tokenizer

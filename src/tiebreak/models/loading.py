@@ -1,0 +1,219 @@
+"""Models in and out: base weights, adapters, 4-bit, and the model folder that plain libraries load."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tiebreak import CLASSES, UserError, __version__
+from tiebreak.config import ModelSettings, Recipe
+from tiebreak.data.templates import TEMPLATES
+from tiebreak.files import write_json
+from tiebreak.models import deberta
+from tiebreak.models.attention import choose_attention
+from tiebreak.models.demo import FAMILIES, demo_folder
+from tiebreak.models.judge import Judge
+
+HEADS = ("score", "classifier", "pooler")
+"""The modules of a classifier that are trained whole under adapters and never quantised."""
+SETTINGS_FILE = "tiebreak.json"
+
+
+def resolve_base(base: str) -> str:
+    """A demo model's folder, a local folder, or a hub name as it stands."""
+    if base in FAMILIES:
+        return str(demo_folder(base))
+    if Path(base).exists() and not (Path(base) / "config.json").is_file():
+        raise UserError(f"{base}: the folder holds no config.json, so it is no model folder")
+    return base
+
+
+def load_tokenizer(base: str, template: str):
+    """The base's fast tokenizer, with a padding token and the template's special tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _told(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
+    if not tokenizer.is_fast:
+        raise UserError(f"{base}: only a slow tokenizer; a tokenizer.json is needed")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    added = [token for token in TEMPLATES[template].added if token not in tokenizer.get_vocab()]
+    if added:
+        tokenizer.add_special_tokens({"additional_special_tokens": added})
+    return tokenizer
+
+
+def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype) -> Judge:
+    """The model to train: base weights, a fresh head where there is none, adapters if asked for.
+
+    The random start of head and adapters depends on `train.seed` alone.
+    """
+    settings = recipe.model
+    torch.manual_seed(recipe.train.seed)
+    network, attention = _load_classifier(settings, tokenizer, device, precision)
+    if settings.method != "full":
+        network = _add_adapters(network, settings)
+    if recipe.train.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    judge = Judge(network, attention, None if precision == torch.float32 else precision)
+    return judge.to(device)
+
+
+def load_judge(folder: Path, device: torch.device, precision: torch.dtype) -> tuple[Judge, Any, dict]:
+    """A trained judge from its model folder (or the run folder above it).
+
+    Returns:
+        The judge in evaluation mode, its tokenizer, and the settings it was trained with.
+    """
+    from transformers import AutoTokenizer
+
+    if not (folder / SETTINGS_FILE).is_file() and (folder / "model" / SETTINGS_FILE).is_file():
+        folder = folder / "model"
+    if not (folder / SETTINGS_FILE).is_file():
+        raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
+    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings = ModelSettings.model_validate(stored["model"])
+    tokenizer = _told(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
+    if settings.method == "full":
+        network, attention = _load_classifier(settings, tokenizer, device, precision, str(folder))
+    else:
+        from peft import PeftModel
+
+        base, attention = _load_classifier(settings, tokenizer, device, precision)
+        network = _told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
+    judge = Judge(network, attention, None if precision == torch.float32 else precision)
+    return judge.to(device).eval(), tokenizer, stored
+
+
+def save_judge(judge: Judge, tokenizer, recipe: Recipe, folder: Path) -> None:
+    """Write the model folder: temporary name, then rename.
+
+    Raises:
+        RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    judge.network.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    settings = {"tiebreak": __version__, "classes": CLASSES, "recipe": recipe.name}
+    settings |= {"model": recipe.model.model_dump(), "data": recipe.data.model_dump()}
+    settings |= {"predict": recipe.predict.model_dump()}
+    write_json(temporary / SETTINGS_FILE, settings)
+    _assert_whole(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto`: bf16 where the GPU has it, else fp32."""
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
+
+
+def _load_classifier(settings: ModelSettings, tokenizer, device, precision, folder: str | None = None):
+    from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # It would report every optional kernel it lacks.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    base = folder or resolve_base(settings.base)
+    config = _told(base, lambda: AutoConfig.from_pretrained(base))
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers")
+    config.num_labels = len(CLASSES)
+    config.id2label = dict(enumerate(CLASSES))
+    config.label2id = {name: k for k, name in enumerate(CLASSES)}
+    config.pad_token_id = tokenizer.pad_token_id
+    if settings.dropout is not None:
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "pooler_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, settings.dropout)
+    attention = choose_attention(config, settings.attention, device)
+    # Full fine-tuning keeps fp32 master weights under autocast; a frozen base needs none.
+    weights = torch.float32 if settings.method == "full" else precision
+    extra: dict[str, Any] = {}
+    if settings.method == "qlora":
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision,
+            bnb_4bit_quant_storage=weights,
+            llm_int8_skip_modules=list(HEADS),
+        )
+        extra["device_map"] = {"": device}
+    classifier = _told(
+        base,
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            base, config=config, dtype=weights, attn_implementation=attention.implementation, **extra
+        ),
+    )
+    if not hasattr(classifier, "score") and config.model_type != "deberta-v2":
+        raise UserError(f"{base}: {config.model_type} is not served; Gemma, Llama, Qwen2, Mistral and DeBERTa-v2/v3 are")
+    for name in HEADS:
+        if hasattr(classifier, name):
+            getattr(classifier, name).float()
+    for module in classifier.modules():
+        # In evaluation bitsandbytes repacks 4-bit weights for AVX512-BF16 processors: the products are
+        # then only bf16-exact, differ from one processor to the next, and have no backward pass.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
+        classifier.resize_token_embeddings(len(tokenizer))
+    if config.model_type == "deberta-v2" and attention.packed:
+        deberta.pack_attention(classifier)
+    return classifier, attention
+
+
+def _add_adapters(classifier: nn.Module, settings: ModelSettings) -> nn.Module:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = settings.lora
+    heads = [name for name in HEADS if hasattr(classifier, name)]
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
+        modules_to_save=heads,
+    )
+    return get_peft_model(classifier, config)
+
+
+def _linear_layers(classifier: nn.Module) -> str:
+    """A pattern that matches every linear layer of the backbone, and of nothing else."""
+    prefix = classifier.base_model_prefix
+    backbone = getattr(classifier, prefix)
+    names = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    return rf"(.*\.)?{prefix}\..*\.({'|'.join(sorted(names))})"
+
+
+def _assert_whole(folder: Path) -> None:
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            empty = [name for name in file.keys() if 0 in file.get_slice(name).get_shape()]  # noqa: SIM118
+            if empty or not list(file.keys()):
+                raise RuntimeError(f"{path.name}: saved without content ({', '.join(empty[:3]) or 'no tensors'})")
+
+
+def _told(base: str, load):
+    """Run a loader; a model that is not there is the user's mistake."""
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"model {base}: cannot be loaded ({reason}). Give a local model folder or a hub name") from error

@@ -1,0 +1,118 @@
+"""Attention over packed rows without flash-attn: rows of like length share one padded batch.
+
+A packed batch is one long sequence of n rows. Everything but attention works token by token; attention
+must not look across rows. Here the rows are gathered into groups of like length, attended group by
+group, and scattered back. Padding stands on the right, so no real token attends to it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+MOST_PADDING = 1.25
+"""A group's padded size over its tokens, at most: above it a group is split."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows attended together: `index` (n, length) into the packed tokens, `lengths` (n,)."""
+
+    index: torch.Tensor
+    lengths: torch.Tensor
+
+    @property
+    def real(self) -> torch.Tensor:
+        """(n, length) bool: which entries are tokens."""
+        positions = torch.arange(self.index.shape[1], device=self.index.device)
+        return positions < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How a packed batch of T tokens falls into groups; `restore` (T,) undoes the gathering."""
+
+    groups: list[Group]
+    restore: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device) -> "Rows":
+        """Group rows of the given lengths, whose tokens stand one after another."""
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        members: list[list[int]] = []
+        total = 0
+        for row in order:
+            if members and lengths[row] * (len(members[-1]) + 1) <= MOST_PADDING * (total + lengths[row]):
+                members[-1].append(row)
+                total += lengths[row]
+            else:
+                members.append([row])
+                total = lengths[row]
+        groups, kept = [], []
+        for rows in members:
+            longest = lengths[rows[-1]]
+            real = torch.tensor([lengths[row] for row in rows])
+            offsets = torch.arange(longest).expand(len(rows), longest)
+            index = starts[rows][:, None] + torch.minimum(offsets, real[:, None] - 1)
+            groups.append(Group(index.to(device), real.to(device)))
+            kept.append(index[offsets < real[:, None]])
+        restore = torch.empty(int(starts[-1]), dtype=torch.long)
+        restore[torch.cat(kept)] = torch.arange(int(starts[-1]))
+        return cls(groups, restore.to(device))
+
+    def scatter(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """Per-group results (n, length, ...) -> (T, ...) in the packed order."""
+        flat = [output[group.real] for output, group in zip(outputs, self.groups, strict=True)]
+        return torch.cat(flat)[self.restore]
+
+
+def attend_rows(module, query, key, value, attention_mask, **kwargs):
+    """A `transformers` attention function for packed batches, exact on any device.
+
+    Args:
+        query, key, value: (1, heads, T, head_dim), T the tokens of all rows together.
+        attention_mask: unused, None: rows are told apart by `rows`.
+        kwargs: `rows` (Rows), `scaling`, `dropout`, and where the model has them `softcap` and
+            `sliding_window`.
+
+    Returns:
+        The attended values (1, T, heads, head_dim), and None for the weights.
+    """
+    rows: Rows = kwargs["rows"]
+    scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout") or 0.0
+    softcap, window = kwargs.get("softcap"), kwargs.get("sliding_window")
+    causal = getattr(module, "is_causal", True)
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    outputs = []
+    for group in rows.groups:
+        q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
+        length = q.shape[-2]
+        mask = None if causal else group.real[:, None, None, :]
+        if causal and window is not None and length > window:
+            distance = torch.arange(length, device=q.device)
+            distance = distance[:, None] - distance
+            mask = (distance >= 0) & (distance < window)
+        if softcap is None:
+            attended = F.scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True
+            )
+        else:
+            attended = _softcapped(q, k, v, mask, causal, scaling, softcap, dropout)
+        outputs.append(attended.transpose(1, 2))
+    return rows.scatter(outputs)[None], None
+
+
+def _softcapped(q, k, v, mask, causal, scaling, softcap, dropout):
+    """softcap * tanh(scores / softcap) before the softmax (Gemma 2 report, section 2), softmax in fp32."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (states.repeat_interleave(repeats, dim=1) for states in (k, v))
+    scores = (q @ k.transpose(-1, -2)) * scaling
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is None and causal:
+        length = q.shape[-2]
+        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
+    return weights @ v

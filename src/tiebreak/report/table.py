@@ -1,0 +1,44 @@
+"""The table of results that a run ends with."""
+
+import numpy as np
+
+from tiebreak.report import baselines
+from tiebreak.report.metrics import gap_closed, scores
+
+
+def compare(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    chars: np.ndarray,
+    train_labels: np.ndarray,
+    train_chars: np.ndarray,
+    bayes: np.ndarray | None,
+) -> dict[str, dict[str, float]]:
+    """Scores of the baselines, the model and, on the sample, the law, on the same rows.
+
+    Args:
+        probabilities: the model's, (n, 3). labels (n,), chars (n, 2), bayes (n, 3): of those rows.
+        train_labels (m,), train_chars (m, 2): what the baselines learn from.
+    """
+    rows = {
+        "prior": scores(baselines.prior(train_labels, len(labels)), labels),
+        "length": scores(baselines.length(train_chars, train_labels, chars), labels),
+        "model": scores(probabilities, labels),
+    }
+    if bayes is not None:
+        rows["bayes"] = scores(bayes, labels)
+        for entry in rows.values():
+            entry["gap_closed"] = gap_closed(
+                entry["log_loss"], rows["prior"]["log_loss"], rows["bayes"]["log_loss"]
+            )
+    return rows
+
+
+def render(rows: dict[str, dict[str, float]]) -> str:
+    """The comparison as aligned text."""
+    known = "gap_closed" in rows["model"]
+    lines = [f"{'':10}{'log loss':>10}{'accuracy':>10}{'macro F1':>10}" + (f"{'gap closed':>12}" if known else "")]
+    for name, entry in rows.items():
+        line = f"{name:10}{entry['log_loss']:>10.4f}{entry['accuracy']:>10.3f}{entry['macro_f1']:>10.3f}"
+        lines.append(line + (f"{entry['gap_closed']:>11.1%}" if known else ""))
+    return "\n".join(lines)

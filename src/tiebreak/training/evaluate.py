@@ -1,0 +1,43 @@
+"""Logits of held-out rows, computed by all ranks together."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from tiebreak.data.plan import blocks
+from tiebreak.data.tokens import Tokens
+from tiebreak.engines.base import Engine
+from tiebreak.training.batches import make_batch
+
+
+def predict_rows(
+    engine: Engine, tokens: Tokens, rows: np.ndarray, most_tokens: int, interrupted: Callable[[], bool]
+) -> np.ndarray | None:
+    """Logits (n, 3) float64 of the rows (n,) in the order A, B, on every rank; None if interrupted.
+
+    Rows are cut into blocks of like length and dealt to the ranks in turn.
+    """
+    ranks = engine.ranks
+    cut = blocks(tokens.lengths[rows], most_tokens)
+    gathered = torch.zeros(len(rows), 3, dtype=torch.float64, device=ranks.device)
+    engine.module.eval()
+    try:
+        for start in range(0, len(cut), ranks.world):
+            if interrupted():
+                return None
+            mine = cut[start + ranks.rank] if start + ranks.rank < len(cut) else np.array([], dtype=np.int64)
+            batch = make_batch(tokens, rows[mine], np.zeros(len(mine), dtype=bool), ranks.device)
+            with torch.no_grad():
+                logits = engine.module(batch.tokens, batch.lengths)
+            if len(mine):
+                gathered[torch.from_numpy(mine).to(ranks.device)] = logits.double()
+    finally:
+        engine.module.train()
+    return engine.sum(gathered).cpu().numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities (n, 3) of logits (n, 3)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,110 @@
+"""What a run says: a line per step in log.jsonl, progress on the terminal, Weights & Biases if asked for."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from tiebreak import UserError
+from tiebreak.config import Recipe
+from tiebreak.files import write_atomically
+
+LINE_EVERY_S = 10.0
+
+
+class RunLog:
+    """Rank 0's log; on other ranks everything is silent."""
+
+    def __init__(self, folder: Path, recipe: Recipe, steps: int, first: bool, done: int = 0) -> None:
+        self.first, self.steps = first, steps
+        self._file: TextIO | None = None
+        self._bar = self._wandb = None
+        self._said = 0.0
+        self._started: tuple[float, int] | None = None
+        if not first:
+            return
+        _forget_after(folder / "log.jsonl", done)
+        self._file = open(folder / "log.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        if recipe.log.wandb != "off":
+            self._wandb = _start_wandb(folder, recipe)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+
+    def step(self, record: dict) -> None:
+        """A finished step: to the file always, to the terminal now and then."""
+        if not self.first:
+            return
+        self._write(record)
+        shown = f"loss {record['loss']:.4f}  {record['tokens'] / record['seconds']:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.n = record["step"]
+            self._bar.set_postfix_str(shown)
+            return
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now - record["seconds"], record["step"] - 1)
+        if now - self._said >= LINE_EVERY_S or record["step"] == self.steps:
+            self._said = now
+            began, before = self._started
+            left = (now - began) / (record["step"] - before) * (self.steps - record["step"])
+            print(f"step {record['step']}/{self.steps}  {shown}  {left:.0f} s left", flush=True)
+
+    def evaluation(self, record: dict) -> None:
+        self._write(record)
+        self.say(
+            f"step {record['step']}/{self.steps}  validation log loss {record['validation_log_loss']:.4f}  "
+            f"accuracy {record['validation_accuracy']:.3f}" + ("  (best)" if record["best"] else "")
+        )
+
+    def say(self, text: str) -> None:
+        if not self.first:
+            return
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._file is not None:
+            self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _write(self, record: dict) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(record, step=record["step"])
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will do again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+def _start_wandb(folder: Path, recipe: Recipe):
+    """One wandb run per run folder: its id is kept there, so a requeued job goes on in it."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("log.wandb is on, but wandb is not installed: pip install 'tiebreak[wandb]'") from None
+    id_file = folder / "wandb_id"
+    if not id_file.is_file():
+        id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
+    return wandb.init(
+        project=recipe.log.project,
+        id=id_file.read_text(encoding="utf-8"),
+        resume="allow",
+        mode=recipe.log.wandb,
+        dir=folder,
+        name=folder.name,
+        config=recipe.model_dump(),
+    )

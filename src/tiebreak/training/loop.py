@@ -1,0 +1,137 @@
+"""The one training loop: every model, every engine, every kind of loss."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiebreak.config import Recipe
+from tiebreak.data.plan import Plan, Step
+from tiebreak.data.tokens import Tokens
+from tiebreak.engines.base import Engine
+from tiebreak.report.metrics import scores
+from tiebreak.training.batches import Batch, make_batch
+from tiebreak.training.checkpoints import Cursor, save_checkpoint
+from tiebreak.training.evaluate import predict_rows, softmax
+from tiebreak.training.log import RunLog
+from tiebreak.training.optimizer import lr_factor
+from tiebreak.training.preemption import Stopped, StopRequest
+
+
+@dataclass
+class Job:
+    """All that a run needs once everything is loaded.
+
+    `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
+    (none: no evaluation). `loss` sums over a batch's rows.
+    """
+
+    recipe: Recipe
+    engine: Engine
+    plan: Plan
+    tokens: Tokens
+    rows: np.ndarray
+    valid: Tokens
+    held_out: np.ndarray
+    loss: Callable[[torch.Tensor, Batch], torch.Tensor]
+    checkpoints: Path
+    log: RunLog
+    stop: StopRequest
+    eval_every: int
+
+
+def fit(job: Job, cursor: Cursor) -> Cursor:
+    """Run the plan from the cursor to its end, or to early stopping.
+
+    Raises:
+        Stopped: asked to stop; a checkpoint of the last finished step is saved.
+    """
+    train, plan = job.recipe.train, job.plan
+    job.engine.module.train()
+    while cursor.step < plan.steps:
+        stopped = train_step(job, plan.step(cursor.step), cursor.step)
+        cursor.step += 1
+        last = cursor.step == plan.steps
+        if not stopped and (last or cursor.step % job.eval_every == 0):
+            stopped = not evaluate(job, cursor)
+            save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
+        elif stopped or last or (train.save_every and cursor.step % train.save_every == 0):
+            save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
+        if stopped:
+            job.log.say(f"asked to stop: step {cursor.step} is saved; the same command with --resume auto goes on")
+            raise Stopped
+        if train.early_stopping and cursor.without_gain >= train.early_stopping:
+            job.log.say(f"no better log loss in {cursor.without_gain} evaluations: stopped early")
+            break
+    return cursor
+
+
+def train_step(job: Job, step: Step, index: int) -> bool:
+    """One optimizer step on this rank's share of the step's rows; returns whether to stop after it."""
+    engine, train, started = job.engine, job.recipe.train, time.monotonic()
+    ranks = engine.ranks
+    factor = lr_factor(index, job.plan.steps, train.warmup, train.schedule)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    torch.manual_seed(hash((train.seed, index, ranks.rank)))
+    # Summed over ranks at the end: loss, tokens, whether anyone was asked to stop.
+    totals = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    micro_batches = step.micro_batches[ranks.rank]
+    for k, members in enumerate(micro_batches):
+        rows = job.rows[step.rows[members]]
+        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device)
+        with engine.micro_batch(last=k == len(micro_batches) - 1):
+            loss = job.loss(engine.module(batch.tokens, batch.lengths), batch) / len(step.rows)
+            engine.backward(loss * ranks.world)
+        totals[0] += loss.detach()
+        totals[1] += batch.tokens.numel() if len(members) else 0
+    norm = engine.step()
+    totals[2] = bool(job.stop)
+    loss, tokens, stops = engine.sum(totals).tolist()
+    job.log.step(
+        {
+            "step": index + 1,
+            "loss": loss,
+            "lr": train.lr * factor,
+            "grad_norm": norm,
+            "tokens": int(tokens),
+            "seconds": time.monotonic() - started,
+            "memory_gib": peak_memory_gib(ranks.device),
+        }
+    )
+    return stops > 0
+
+
+def evaluate(job: Job, cursor: Cursor) -> bool:
+    """Score the held-out rows and note the best; returns False if asked to stop meanwhile."""
+    if len(job.held_out) == 0:
+        cursor.best_step = cursor.step
+        return True
+
+    def interrupted() -> bool:
+        return bool(job.engine.sum(torch.tensor(float(bool(job.stop)), device=job.engine.ranks.device)) > 0)
+
+    budget = job.recipe.train.tokens_per_micro_batch
+    logits = predict_rows(job.engine, job.valid, job.held_out, budget, interrupted)
+    if logits is None:
+        return False
+    found = scores(softmax(logits), job.valid.labels[job.held_out])
+    best = found["log_loss"] < cursor.best_loss
+    cursor.without_gain = 0 if best else cursor.without_gain + 1
+    if best:
+        cursor.best_loss, cursor.best_step = found["log_loss"], cursor.step
+    cursor.evaluated[str(cursor.step)] = found
+    record = {"step": cursor.step, "best": best}
+    job.log.evaluation(record | {f"validation_{name}": value for name, value in found.items() if name != "rows"})
+    return True
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory so far: of the GPU's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
