@@ -5,6 +5,7 @@ All problems of a recipe are told at once.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,7 +142,7 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(name_or_path: str, changes: list[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     """A shipped recipe by name or a YAML file by path, with `key.path=value` changes.
 
     Raises:
@@ -160,14 +161,24 @@ def load_recipe(name_or_path: str, changes: list[str] = ()) -> Recipe:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    content.setdefault("name", path.stem)
+    return make_recipe(content, changes)
+
+
+def make_recipe(content: dict[str, Any], changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from its fields, with `key.path=value` changes.
+
+    Raises:
+        UserError: naming every unknown field and every value out of range.
+    """
     for change in changes:
         _apply(content, change)
-    content.setdefault("name", path.stem)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
-        raise UserError(f"{path.stem}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
+        name = content.get("name", "recipe")
+        raise UserError(f"{name}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
 
 
 def shipped() -> list[str]:

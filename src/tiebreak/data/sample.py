@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak import CLASSES, UserError
+from tiebreak.config import DataSettings, cache_folder
 
 QUALITY, LENGTH, POSITION, TIES = 4.0, 0.5, 0.3, 1.2
 LENGTH_CLIP = 3.0
@@ -185,6 +186,15 @@ def _chunks(rows: int, seed: int, profile: str, labels: bool) -> Iterator[tuple[
             rest = zip(ids.tolist(), prompts, cells_a, cells_b, strict=True)
             lines = "".join(f"{i},{p},{a},{b}\n" for i, p, a, b in rest)
         yield lines, probabilities, drawn
+
+
+def sample_file(settings: DataSettings) -> Path:
+    """The embedded sample of a recipe's size, in the cache, written if it is not there yet."""
+    rows, profile = settings.sample_rows, settings.sample_profile
+    path = cache_folder() / "samples" / f"sample-{profile}-{rows}.csv"
+    if not path.is_file():
+        write_sample(path, rows, profile=profile)
+    return path
 
 
 def law(quality_difference: np.ndarray, chars_a: np.ndarray, chars_b: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Models in and out: base weights, adapters, 4-bit, and the model folder that plain libraries load."""
 
+import hashlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from torch import nn
 from tiebreak import CLASSES, UserError, __version__
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.files import write_json
+from tiebreak.files import sha256, write_json
 from tiebreak.models import deberta
 from tiebreak.models.attention import choose_attention
 from tiebreak.models.demo import FAMILIES, demo_folder
@@ -66,21 +67,22 @@ def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torc
     return judge.to(device)
 
 
-def load_judge(folder: Path, device: torch.device, precision: torch.dtype) -> tuple[Judge, Any, dict]:
-    """A trained judge from its model folder (or the run folder above it).
+def find_judge(folder: Path) -> tuple[Path, dict]:
+    """The model folder (given itself or by the run folder above it) and its stored settings."""
+    for candidate in (folder, folder / "model"):
+        if not (candidate / SETTINGS_FILE).is_file():
+            continue
+        try:
+            stored = json.loads((candidate / SETTINGS_FILE).read_text(encoding="utf-8"))
+            return candidate, {"recipe": dict(stored["recipe"]), "class_shares": list(stored["class_shares"])}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{candidate / SETTINGS_FILE}: damaged, or of another version; train again") from None
+    raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
 
-    Returns:
-        The judge in evaluation mode, its tokenizer, and the settings it was trained with.
-    """
-    from transformers import AutoTokenizer
 
-    if not (folder / SETTINGS_FILE).is_file() and (folder / "model" / SETTINGS_FILE).is_file():
-        folder = folder / "model"
-    if not (folder / SETTINGS_FILE).is_file():
-        raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
-    stored = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    settings = ModelSettings.model_validate(stored["model"])
-    tokenizer = _told(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
+def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: torch.dtype) -> Judge:
+    """A trained judge from its model folder, in evaluation mode."""
+    settings, tokenizer = recipe.model, load_saved_tokenizer(folder)
     if settings.method == "full":
         network, attention = _load_classifier(settings, tokenizer, device, precision, str(folder))
     else:
@@ -89,11 +91,26 @@ def load_judge(folder: Path, device: torch.device, precision: torch.dtype) -> tu
         base, attention = _load_classifier(settings, tokenizer, device, precision)
         network = _told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
     judge = Judge(network, attention, None if precision == torch.float32 else precision)
-    return judge.to(device).eval(), tokenizer, stored
+    return judge.to(device).eval()
 
 
-def save_judge(judge: Judge, tokenizer, recipe: Recipe, folder: Path) -> None:
+def load_saved_tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    return _told(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the folder's weights and settings: what its predictions depend on."""
+    files = sorted([*folder.glob("*.safetensors"), folder / SETTINGS_FILE])
+    return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
+
+
+def save_judge(judge: Judge, tokenizer, recipe: Recipe, class_shares: list[float], folder: Path) -> None:
     """Write the model folder: temporary name, then rename.
+
+    Args:
+        class_shares: of the training labels, the prediction for a row that cannot be read.
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -102,10 +119,8 @@ def save_judge(judge: Judge, tokenizer, recipe: Recipe, folder: Path) -> None:
     temporary.chmod(0o755)
     judge.network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    settings = {"tiebreak": __version__, "classes": CLASSES, "recipe": recipe.name}
-    settings |= {"model": recipe.model.model_dump(), "data": recipe.data.model_dump()}
-    settings |= {"predict": recipe.predict.model_dump()}
-    write_json(temporary / SETTINGS_FILE, settings)
+    settings = {"tiebreak": __version__, "classes": CLASSES, "class_shares": class_shares}
+    write_json(temporary / SETTINGS_FILE, settings | {"recipe": recipe.model_dump(mode="json")})
     _assert_whole(temporary)
     if folder.exists():
         shutil.rmtree(folder)

@@ -5,6 +5,12 @@ import numpy as np
 CLIP = 1e-15
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities (n, 3) of logits (n, 3)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean -log p of the true class, in nats; probabilities (n, 3), labels (n,)."""
     return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], CLIP, 1.0)).mean())

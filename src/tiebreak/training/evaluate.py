@@ -35,9 +35,3 @@ def predict_rows(
     finally:
         engine.module.train()
     return engine.sum(gathered).cpu().numpy()
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities (n, 3) of logits (n, 3)."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -13,10 +13,10 @@ from tiebreak.config import Recipe
 from tiebreak.data.plan import Plan, Step
 from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
-from tiebreak.report.metrics import scores
+from tiebreak.report.metrics import scores, softmax
 from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, save_checkpoint
-from tiebreak.training.evaluate import predict_rows, softmax
+from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor
 from tiebreak.training.preemption import Stopped, StopRequest

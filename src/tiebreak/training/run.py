@@ -15,18 +15,20 @@ import torch
 import yaml
 
 from tiebreak import UserError
-from tiebreak.cluster.ranks import Ranks, agree, find_ranks, join, leave
-from tiebreak.config import Recipe, cache_folder, load_recipe
+from tiebreak.cluster.ranks import Ranks, agree, find_ranks, join, leave, share_processors
+from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
-from tiebreak.data.sample import write_sample
+from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import Tokens, prepare
 from tiebreak.engines.choose import check_engine, make_engine
 from tiebreak.files import write_atomically, write_json
 from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer, save_judge
+from tiebreak.report import baselines
+from tiebreak.report.metrics import softmax
 from tiebreak.report.table import compare, render
 from tiebreak.training.checkpoints import Cursor, find_checkpoint, load_cursor, load_optimizer, load_weights
-from tiebreak.training.evaluate import predict_rows, softmax
+from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Job, fit
 from tiebreak.training.losses import cross_entropy
@@ -44,10 +46,11 @@ def train(options: argparse.Namespace) -> int:
     if options.model:
         recipe.model.base = options.model
     ranks = find_ranks()
+    share_processors()
     say = print if ranks.first else (lambda text: None)
     ds_config = check_engine(options.engine, options.ds, recipe.train, ranks.world)
 
-    files = [Path(name) for name in options.data] or [sample_file(recipe)]
+    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
     if options.data:
         say(f"data: {', '.join(map(str, files))}")
     else:
@@ -113,15 +116,6 @@ def train(options: argparse.Namespace) -> int:
     finally:
         leave()
     return 0
-
-
-def sample_file(recipe: Recipe) -> Path:
-    """The embedded sample's file of this recipe's size, written if it is not there yet."""
-    rows, profile = recipe.data.sample_rows, recipe.data.sample_profile
-    path = cache_folder() / "samples" / f"sample-{profile}-{rows}.csv"
-    if not path.is_file():
-        write_sample(path, rows, profile=profile)
-    return path
 
 
 def split(options, recipe: Recipe, tokens: Tokens, tokenizer, say) -> tuple[Tokens, np.ndarray, np.ndarray]:
@@ -246,7 +240,8 @@ def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
             )
     if not job.engine.ranks.first:
         return
-    save_judge(job.engine.judge, tokenizer, job.recipe, folder / "model")
+    class_shares = baselines.prior(job.tokens.labels[job.rows], 1)[0].tolist()
+    save_judge(job.engine.judge, tokenizer, job.recipe, class_shares, folder / "model")
     write_json(folder / "metrics.json", {"best_step": best, "steps": cursor.step, "validation": rows})
     if rows:
         job.log.say(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")

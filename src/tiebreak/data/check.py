@@ -1,0 +1,151 @@
+"""`tiebreak check`: what is in a table, and what is wrong with it, row by row."""
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.table import TIE, Pair, Problem, read_rows
+
+PERCENTILES = (50, 90, 95, 99, 100)
+CLASS_NAMES = ("A", "B", "tie")
+
+
+@dataclass
+class Findings:
+    """Counts over the rows of one or more tables; texts are not kept, so memory stays small."""
+
+    rows: int = 0
+    classes: Counter = field(default_factory=Counter)
+    turns: Counter = field(default_factory=Counter)
+    oddities: Counter = field(default_factory=Counter)
+    chars: list[tuple[int, int, int]] = field(default_factory=list)
+    longer_wins: int = 0
+    decided: int = 0
+    ids: dict[str, str] = field(default_factory=dict)
+    id_rows: Counter = field(default_factory=Counter)
+    contents: Counter = field(default_factory=Counter)
+    prompts: dict[bytes, set[str]] = field(default_factory=dict)
+    prompt_rows: Counter = field(default_factory=Counter)
+    identical_with_winner: list[str] = field(default_factory=list)
+    both_empty: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, pair: Pair) -> None:
+        where = f"{pair.file}, row {pair.row} (id {pair.id})"
+        first = self.ids.setdefault(pair.id, pair.file)
+        if self.id_rows[pair.file, pair.id]:
+            reason = f"the id occurs already in this file, row {self.id_rows[pair.file, pair.id]}"
+            self.problems.append(Problem(pair.file, pair.row, pair.id, reason))
+            return
+        self.id_rows[pair.file, pair.id] = pair.row
+        self.oddities["ids of an earlier file (renamed in training)"] += first != pair.file
+        self.rows += 1
+        self.classes[pair.label] += 1
+        self.turns[len(pair.prompt)] += 1
+        sizes = tuple(sum(map(len, part)) for part in (pair.prompt, pair.response_a, pair.response_b))
+        self.chars.append(sizes)
+        _, a, b = sizes
+        if pair.label in (0, 1) and a != b:
+            self.decided += 1
+            self.longer_wins += (a > b) == (pair.label == 0)
+        identical = pair.response_a == pair.response_b
+        self.both_empty += a == b == 0
+        if identical and pair.label in (0, 1) and a:
+            self.identical_with_winner.append(where)
+        self.contents[_digest(repr((pair.prompt, pair.response_a, pair.response_b)))] += 1
+        prompt = _digest(normalise_prompt(pair.prompt))
+        self.prompts.setdefault(prompt, set()).add(pair.file)
+        self.prompt_rows[prompt] += 1
+
+
+def check(files: Sequence[str], test: Sequence[str] = ()) -> int:
+    """Print what the tables hold and every problem; 0 if all rows are usable, else 2."""
+    found = scan(files)
+    print(describe(found, files))
+    problems = found.problems
+    if test:
+        other = scan(test)
+        print("\n" + describe(other, test))
+        problems = problems + other.problems
+        shared = found.prompts.keys() & other.prompts.keys()
+        rows = sum(other.prompt_rows[prompt] for prompt in shared)
+        print(f"\nprompts in both {_names(files)} and {_names(test)}: {len(shared):,}, in {rows:,} rows of the second")
+    for problem in problems:
+        print(f"bad row: {problem}")
+    if problems:
+        print(
+            f"tiebreak: error: {len(problems):,} bad rows; mend them, or leave them out with --on-bad-row=skip",
+            file=sys.stderr,
+        )
+    return 2 if problems else 0
+
+
+def scan(files: Sequence[str]) -> Findings:
+    """Read tables row by row. Raises UserError where a file as a whole is unusable."""
+    found = Findings()
+    for name in files:
+        for item in read_rows(Path(name), found.oddities):
+            if isinstance(item, Problem):
+                item.cells = {}
+                found.problems.append(item)
+            else:
+                found.add(item)
+    return found
+
+
+def describe(found: Findings, files: Sequence[str]) -> str:
+    """The findings as text."""
+    labelled = found.rows - found.classes[None]
+    lines = [f"{_names(files)}: {found.rows:,} rows, {len(found.problems):,} bad rows"]
+    if labelled:
+        shares = ", ".join(
+            f"{name} {found.classes[k]:,} ({found.classes[k] / labelled:.1%})" for k, name in enumerate(CLASS_NAMES)
+        )
+        lines.append(f"classes: {shares}" + (f"; unlabelled {found.classes[None]:,}" if found.classes[None] else ""))
+        if not found.classes[TIE]:
+            lines.append("no ties: a judge trained on this table alone will hardly predict any")
+    else:
+        lines.append("no labels")
+    if found.rows:
+        multi = found.rows - found.turns[1]
+        lines.append(f"turns: {multi:,} rows with several ({multi / found.rows:.1%}), at most {max(found.turns)}")
+        lines.append(f"{'characters':12}{'mean':>10}" + "".join(f"{f'p{p}' if p < 100 else 'max':>10}" for p in PERCENTILES))
+        sizes = np.array(found.chars, dtype=np.int64)
+        for name, column in (
+            ("prompt", sizes[:, 0]),
+            ("answers", sizes[:, 1:].ravel()),
+            ("row", sizes.sum(1)),
+        ):
+            values = "".join(f"{value:>10,.0f}" for value in np.percentile(column, PERCENTILES))
+            lines.append(f"{name:12}{column.mean():>10,.0f}{values}")
+    if found.decided:
+        lines.append(f"the longer answer wins {found.longer_wins / found.decided:.1%} of decided rows")
+    odd = ", ".join(f"{name} {count:,}" for name, count in sorted(found.oddities.items()) if count)
+    lines.append(f"oddities read as they are meant: {odd or 'none'}")
+    copies = sum(count - 1 for count in found.contents.values())
+    lines.append(f"exact duplicates: {copies:,} rows; both answers empty: {found.both_empty:,} rows")
+    lines.append(f"identical answers with a winner: {len(found.identical_with_winner):,} rows")
+    lines += [f"  {where}" for where in found.identical_with_winner]
+    repeated = [count for count in found.prompt_rows.values() if count > 1]
+    lines.append(
+        f"prompts that occur more than once (case and spacing folded): {len(repeated):,}, in {sum(repeated):,} rows; "
+        "folds keep them together, a random split would leak them"
+    )
+    if len(files) > 1:
+        across = sum(1 for where in found.prompts.values() if len(where) > 1)
+        lines.append(f"prompts in more than one of these files: {across:,}")
+    return "\n".join(lines)
+
+
+def _names(files: Sequence[str]) -> str:
+    return ", ".join(Path(name).name for name in files)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=12).digest()

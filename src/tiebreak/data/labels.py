@@ -1,0 +1,32 @@
+"""Labels alone, from any table with `id` and the winner columns."""
+
+from pathlib import Path
+
+from tiebreak import CLASSES, UserError
+from tiebreak.data.cells import CellError
+from tiebreak.data.table import open_rows, read_label
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """The class 0, 1 or 2 of each labelled id.
+
+    Raises:
+        UserError: no id or winner columns, or a row whose winner cannot be read.
+    """
+    columns, rows = open_rows(path)
+    if "id" not in columns or not ("winner" in columns or set(CLASSES) <= set(columns)):
+        raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
+    labels: dict[str, int] = {}
+    for number, cells in rows:
+        try:
+            if isinstance(cells, str):
+                raise CellError(cells)
+            label = read_label(cells)
+        except CellError as error:
+            raise UserError(f"{path}, row {number}: {error}") from None
+        name = str(cells["id"]).strip()
+        if name in labels:
+            raise UserError(f"{path}, row {number}: the id {name} occurs twice")
+        if label is not None:
+            labels[name] = label
+    return labels

@@ -1,0 +1,75 @@
+"""Parts -> one table of probabilities, in the input's order."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tiebreak import CLASSES, UserError
+from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.files import write_atomically
+from tiebreak.report.metrics import softmax
+from tiebreak.prediction.parts import part_path, read_part
+
+DIGITS = 9
+PLAN = "prediction.json"
+
+
+def merge(folder: Path) -> tuple[Path, int]:
+    """Merge the parts below a prediction folder into `predictions.csv`; its path and row count.
+
+    Raises:
+        UserError: no prediction here, or blocks that are not done yet.
+    """
+    if not (folder / PLAN).is_file():
+        raise UserError(f"{folder}: no {PLAN}, so no prediction was begun here")
+    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    parts = folder / plan["parts"]
+    absent = [block for block in range(plan["blocks"]) if not part_path(parts, block).is_file()]
+    if absent:
+        raise UserError(
+            f"{folder}: {len(absent)} of {plan['blocks']} blocks are not done; run the same prediction again to finish"
+        )
+    probabilities = np.full((plan["rows"], 3), np.nan)
+    filled = np.zeros(plan["rows"], dtype=np.int64)
+    for block in range(plan["blocks"]):
+        part = read_part(part_path(parts, block))
+        views = [softmax(part.logits)]
+        if len(part.swapped_logits):
+            views.append(softmax(part.swapped_logits)[:, SWAPPED_CLASS])
+        probabilities[part.rows] = np.mean(views, axis=0)
+        np.add.at(filled, part.rows, 1)
+    if (filled != 1).any():
+        raise RuntimeError(f"{parts}: {(filled != 1).sum()} rows are missing or doubled over the blocks")
+    for row in plan["unreadable"]:
+        probabilities[row] = plan["class_shares"]
+    ids = (parts / "ids.txt").read_text(encoding="utf-8").splitlines()
+    path = folder / "predictions.csv"
+    write_predictions(path, [json.loads(line) for line in ids], probabilities)
+    return path, len(ids)
+
+
+def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
+    """Ids and probabilities (n, 3) of a predictions.csv."""
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        if next(reader, None) != ["id", *CLASSES]:
+            raise UserError(f"{path}: not a predictions file; its header is not id,{','.join(CLASSES)}")
+        rows = list(reader)
+    return [row[0] for row in rows], np.array([[float(value) for value in row[1:]] for row in rows])
+
+
+def write_predictions(path: Path, ids: list[str], probabilities: np.ndarray) -> None:
+    """A Kaggle submission: the decimals written for each row sum to exactly one."""
+    units = np.rint(probabilities[:, :2] * 10**DIGITS).astype(np.int64)
+    rest = 10**DIGITS - units.sum(1)
+    units[:, 0] += np.minimum(rest, 0)  # both were rounded up and nothing is left for the tie
+    columns = [*units.T, np.maximum(rest, 0)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", *CLASSES])
+    for name, *values in zip(ids, *(column.tolist() for column in columns), strict=True):
+        writer.writerow([name, *(f"{value // 10**DIGITS}.{value % 10**DIGITS:0{DIGITS}d}" for value in values)])
+    write_atomically(path, buffer.getvalue())

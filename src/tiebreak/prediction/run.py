@@ -1,0 +1,141 @@
+"""A prediction from the command line to predictions.csv: blocks, parts, merge, scores."""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiebreak import UserError
+from tiebreak.cluster.ranks import Ranks, find_ranks, share_processors
+from tiebreak.config import Recipe, make_recipe
+from tiebreak.data.labels import read_labels
+from tiebreak.data.plan import blocks
+from tiebreak.data.sample import sample_file
+from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
+from tiebreak.files import write_atomically, write_json
+from tiebreak.models.judge import Judge
+from tiebreak.models.loading import choose_precision, find_judge, fingerprint, load_judge, load_saved_tokenizer
+from tiebreak.prediction.merge import PLAN, merge, read_predictions
+from tiebreak.prediction.parts import Part, part_path, write_part
+from tiebreak.report.metrics import scores
+
+POLL_S = 0.2
+SAY_EVERY_S = 10.0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Predict a table as the command line says; returns the exit code.
+
+    The ranks share nothing but the output folder: each takes every world-th block that has no part
+    yet, and rank 0 merges when all parts are there.
+    """
+    ranks = find_ranks()
+    share_processors()
+    say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
+    folder, out = find_judge(Path(options.model))[0], Path(options.out)
+    stored = find_judge(folder)[1]
+    recipe = make_recipe(stored["recipe"], options.set)
+    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
+    say(f"data: {', '.join(map(str, files))}" + ("" if options.data else " (the embedded sample; no --data was given)"))
+    tokenizer = load_saved_tokenizer(folder)
+    tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, "keep", keep_ids=True, say=say)
+    device = ranks.device
+    precision = choose_precision(recipe.train.precision, device)
+    cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
+    parts = open_parts(out, folder, tokens, len(cut), options.swap, str(precision), stored["class_shares"], ranks)
+    mine = [block for block in range(ranks.rank, len(cut), ranks.world) if not part_path(parts, block).is_file()]
+    say(f"{len(tokens):,} rows in {len(cut):,} blocks, {len(mine):,} of them to do on this rank")
+    if mine:
+        judge = load_judge(folder, recipe, device, precision)
+        run_blocks(judge, tokens, cut, mine, options.swap, parts, say)
+    if ranks.first:
+        path, rows = merge_when_done(out, parts, len(cut))
+        say(f"{path}: {rows:,} rows")
+        tell_unreadable(tokens, out, say)
+        if options.labels:
+            score(path, tokens, options.labels, out, say)
+    return 0
+
+
+def open_parts(
+    out: Path, model: Path, tokens: Tokens, count: int, swap: bool, precision: str, class_shares, ranks: Ranks
+) -> Path:
+    """The folder of this prediction's parts, named by all that they depend on."""
+    dependencies = json.dumps([fingerprint(model), tokens.folder.name, count, swap, precision])
+    parts = out / f"parts-{hashlib.sha256(dependencies.encode()).hexdigest()[:12]}"
+    parts.mkdir(parents=True, exist_ok=True)
+    if ranks.first:
+        write_atomically(parts / "ids.txt", "".join(json.dumps(name) + "\n" for name in tokens.ids))
+        plan = {"parts": parts.name, "blocks": count, "rows": len(tokens), "swap": swap, "model": str(model)}
+        plan |= {"unreadable": np.flatnonzero(tokens.unreadable).tolist(), "class_shares": class_shares}
+        write_json(out / PLAN, plan)
+    return parts
+
+
+def run_blocks(judge: Judge, tokens: Tokens, cut: list[np.ndarray], mine: list[int], swap: bool, parts: Path, say) -> None:
+    """Compute and write this rank's blocks, longest rows first: what runs out of memory does so at once."""
+    started = said = time.monotonic()
+    for done, block in enumerate(sorted(mine, reverse=True), 1):
+        rows = cut[block]
+        views = [block_logits(judge, tokens, rows, swapped) for swapped in ((False, True) if swap else (False,))]
+        write_part(parts, block, Part(rows, views[0], views[1] if swap else views[0][:0]))
+        now = time.monotonic()
+        if now - said >= SAY_EVERY_S or done == len(mine):
+            said = now
+            left = (now - started) / done * (len(mine) - done)
+            say(f"block {done}/{len(mine)}  {now - started:.0f} s, about {left:.0f} s left")
+
+
+def block_logits(judge: Judge, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
+    """Logits (n, 3) float32 of the rows (n,) in one order, one forward pass."""
+    texts = [tokens.row(int(row), swapped) for row in rows]
+    device = next(judge.parameters()).device
+    flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
+    with torch.inference_mode():
+        return judge(flat, [len(text) for text in texts]).float().cpu().numpy()
+
+
+def merge_when_done(out: Path, parts: Path, count: int) -> tuple[Path, int]:
+    """Wait for the other ranks' parts, then merge. A rank that fails ends the whole job by its launcher."""
+    while sum(1 for _ in parts.glob("block-*.npz")) < count:
+        time.sleep(POLL_S)
+    return merge(out)
+
+
+def tell_unreadable(tokens: Tokens, out: Path, say) -> None:
+    """Name the rows that got the class prior."""
+    if problems := tokens.problems:
+        write_atomically(out / "failed.jsonl", "".join(json.dumps(problem) + "\n" for problem in problems))
+        say(f"{len(problems)} rows could not be read and got the training labels' class shares ({out / 'failed.jsonl'}):")
+        for line in _lines(problems):
+            say(f"  {line}")
+
+
+def _lines(problems: list[dict], most: int = 10) -> Iterator[str]:
+    for problem in problems[:most]:
+        yield f"{problem['file']}, row {problem['row']} (id {problem['id']}): {problem['reason']}"
+    if len(problems) > most:
+        yield f"... and {len(problems) - most} more"
+
+
+def score(path: Path, tokens: Tokens, labels: str, out: Path, say) -> None:
+    """Write metrics.json from the predictions and the labels of `labels`, or of the data itself (`auto`)."""
+    if labels == "auto":
+        known = {name: int(label) for name, label in zip(tokens.ids, tokens.labels, strict=True) if label != NO_LABEL}
+    else:
+        known = read_labels(Path(labels))
+    ids, probabilities = read_predictions(path)
+    chosen = [k for k, name in enumerate(ids) if name in known]
+    if not chosen:
+        if labels == "auto":
+            say("no labels in the data: nothing to score")
+            return
+        raise UserError(f"{labels}: none of its ids is in the predictions")
+    found = scores(probabilities[chosen], np.array([known[ids[k]] for k in chosen]))
+    write_json(out / "metrics.json", found)
+    say("  ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items()))
