@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from tiebreak import UserError, __version__
+from tiebreak import __version__
+from tiebreak.errors import UserError, tell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except UserError as error:
-        return _tell(error)
+        return tell(error)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,14 +133,3 @@ def _be_quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
-
-
-def _tell(error: UserError) -> int:
-    """One message. Ranks beside the first wait a moment: it is about to say the same, and end the job."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)) or 0)
-    if rank:
-        import time
-
-        time.sleep(3)
-    print(f"tiebreak: error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
-    return 2

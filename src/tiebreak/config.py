@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tiebreak import UserError
+from tiebreak.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -2,12 +2,16 @@
 
 import datetime
 import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from tiebreak import UserError
+from tiebreak.errors import UserError, tell
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False) -> None:
     backend = "cuda:nccl,cpu:gloo" if ranks.device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_s)
     store = dist.HashStore() if ranks.world == 1 else None  # one process needs no port
-    if store is None and "RANK" not in os.environ:
+    if "RANK" not in os.environ:  # DeepSpeed reads these
         os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world), "LOCAL_RANK": str(ranks.local_rank)}
     dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world)
 
@@ -73,8 +77,35 @@ def share_processors() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
 
 
-def leave() -> None:
+@contextmanager
+def joined(ranks: Ranks, timeout_s: int, always: bool = False) -> Iterator[None]:
+    """The process group around the job's work, left by all ranks together.
+
+    Gloo's threads give back Python tensors when an operation ends. Destroying the group before they have
+    done so deadlocks with the interpreter lock, so an orderly end passes a barrier first, and a
+    failing rank ends at once: its launcher ends the others.
+    """
+    join(ranks, timeout_s, always)
+    try:
+        yield
+    except SystemExit:
+        _leave()
+        raise
+    except BaseException as error:
+        if ranks.world == 1:
+            raise
+        sys.stdout.flush()
+        if isinstance(error, UserError):
+            os._exit(tell(error))
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    _leave()
+
+
+def _leave() -> None:
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

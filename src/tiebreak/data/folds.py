@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tiebreak import UserError
+from tiebreak.errors import UserError
 
 
 def parse_fold(text: str) -> tuple[int, int]:

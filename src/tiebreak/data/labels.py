@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tiebreak import CLASSES, UserError
+from tiebreak import CLASSES
 from tiebreak.data.cells import CellError
 from tiebreak.data.table import open_rows, read_label
+from tiebreak.errors import UserError
 
 
 def read_labels(path: Path) -> dict[str, int]:

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak import CLASSES, UserError
+from tiebreak import CLASSES
 from tiebreak.config import DataSettings, cache_folder
+from tiebreak.errors import UserError
 
 QUALITY, LENGTH, POSITION, TIES = 4.0, 0.5, 0.3, 1.2
 LENGTH_CLIP = 3.0

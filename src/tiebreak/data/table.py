@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiebreak import CLASSES, UserError
+from tiebreak import CLASSES
 from tiebreak.data.cells import (
     LONE_SURROGATE,
     CellError,
@@ -16,6 +16,7 @@ from tiebreak.data.cells import (
     decode_plain_cell,
     replace_lone_surrogates,
 )
+from tiebreak.errors import UserError
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiebreak import UserError
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.sample import bayes_probabilities, is_sample
 from tiebreak.data.table import Pair, Problem, read_table
 from tiebreak.data.templates import TEMPLATES, Template
 from tiebreak.data.truncation import truncate
+from tiebreak.errors import UserError
 from tiebreak.files import sha256
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from tiebreak import UserError
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import TrainSettings
 from tiebreak.engines.base import Engine
+from tiebreak.errors import UserError
 
 
 def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> dict | None:

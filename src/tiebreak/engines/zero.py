@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from tiebreak import UserError
 from tiebreak.config import TrainSettings
 from tiebreak.engines.base import Engine, OptimizerState
+from tiebreak.errors import UserError
 
 STAGES = (1, 2)
 UNSET = (None, "auto")
@@ -126,6 +126,7 @@ class ZeroEngine(Engine):
         step = self._adam_step()
         if step is None:
             return {}
+        self._link_states()
         return {
             name: {key: safe_get_full_optimizer_state(p, key) for key in MOMENTS} | {"step": step.clone()}
             for name, p in self.trainable().items()
@@ -134,15 +135,28 @@ class ZeroEngine(Engine):
     def load_optimizer_state(self, state: OptimizerState) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        inner = self.optimizer.optimizer
-        for group in inner.param_groups:
-            for flat in group["params"]:  # one flat fp32 partition per group
-                step = next(iter(state.values()))["step"].clone()
-                inner.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS} | {"step": step}
-        self.optimizer._link_all_hp_params()
+        if not state:
+            return
+        step = next(iter(state.values()))["step"]
+        for flat in self.optimizer.single_partition_of_fp32_groups:
+            # A step tensor of its own for each group: a shared one would count every group's step.
+            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+            self.optimizer.optimizer.state[flat] = {"step": step.clone()} | moments
+        self._link_states()
         for name, parameter in self.trainable().items():
             for key in MOMENTS:
-                safe_set_full_optimizer_state(parameter, state[name][key], key)
+                safe_set_full_optimizer_state(parameter, state[name][key].to(parameter.device), key)
+
+    def _link_states(self) -> None:
+        """Tell each parameter where its moments lie in the flat partitions.
+
+        DeepSpeed 0.19.8 does so once, after the first group's first step, when the other groups have none.
+        """
+        groups = zip(self.optimizer.bit16_groups, self.optimizer.single_partition_of_fp32_groups, strict=True)
+        for parameters, flat in groups:
+            for parameter in parameters:
+                if parameter._hp_mapping is not None:
+                    parameter._hp_mapping.set_optim_state_fragment(flat, self.optimizer.optimizer.state[flat])
 
     def _adam_step(self) -> torch.Tensor | None:
         steps = [state["step"] for state in self.optimizer.optimizer.state.values() if "step" in state]

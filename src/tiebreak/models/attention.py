@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AttentionInterface
 
-from tiebreak import UserError
+from tiebreak.errors import UserError
 from tiebreak.models import deberta
 from tiebreak.models.rows import attend_rows
 

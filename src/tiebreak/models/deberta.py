@@ -8,7 +8,10 @@ for the fused attention kernel.
 
 import torch
 from torch.nn import functional as F
-from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention, make_log_bucket_position
+from transformers.models.deberta_v2.modeling_deberta_v2 import (
+    DisentangledSelfAttention,
+    make_log_bucket_position,
+)
 
 from tiebreak.models.rows import Rows
 

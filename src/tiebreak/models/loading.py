@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tiebreak import CLASSES, UserError, __version__
+from tiebreak import CLASSES, __version__
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
+from tiebreak.errors import UserError
 from tiebreak.files import sha256, write_json
 from tiebreak.models import deberta
 from tiebreak.models.attention import choose_attention
@@ -135,7 +136,11 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _load_classifier(settings: ModelSettings, tokenizer, device, precision, folder: str | None = None):
-    from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        BitsAndBytesConfig,
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

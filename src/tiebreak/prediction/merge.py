@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak import CLASSES, UserError
+from tiebreak import CLASSES
 from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
-from tiebreak.report.metrics import softmax
 from tiebreak.prediction.parts import part_path, read_part
+from tiebreak.report.metrics import softmax
 
 DIGITS = 9
 PLAN = "prediction.json"

@@ -10,16 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiebreak import UserError
 from tiebreak.cluster.ranks import Ranks, find_ranks, share_processors
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
+from tiebreak.errors import UserError
 from tiebreak.files import write_atomically, write_json
 from tiebreak.models.judge import Judge
-from tiebreak.models.loading import choose_precision, find_judge, fingerprint, load_judge, load_saved_tokenizer
+from tiebreak.models.loading import (
+    choose_precision,
+    find_judge,
+    fingerprint,
+    load_judge,
+    load_saved_tokenizer,
+)
 from tiebreak.prediction.merge import PLAN, merge, read_predictions
 from tiebreak.prediction.parts import Part, part_path, write_part
 from tiebreak.report.metrics import scores

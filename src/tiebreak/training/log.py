@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from tiebreak import UserError
 from tiebreak.config import Recipe
+from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 
 LINE_EVERY_S = 10.0

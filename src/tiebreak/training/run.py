@@ -14,20 +14,31 @@ import numpy as np
 import torch
 import yaml
 
-from tiebreak import UserError
-from tiebreak.cluster.ranks import Ranks, agree, find_ranks, join, leave, share_processors
+from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, share_processors
 from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import Tokens, prepare
 from tiebreak.engines.choose import check_engine, make_engine
+from tiebreak.errors import UserError
 from tiebreak.files import write_atomically, write_json
-from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer, save_judge
+from tiebreak.models.loading import (
+    build_judge,
+    choose_precision,
+    load_tokenizer,
+    save_judge,
+)
 from tiebreak.report import baselines
 from tiebreak.report.metrics import softmax
 from tiebreak.report.table import compare, render
-from tiebreak.training.checkpoints import Cursor, find_checkpoint, load_cursor, load_optimizer, load_weights
+from tiebreak.training.checkpoints import (
+    Cursor,
+    find_checkpoint,
+    load_cursor,
+    load_optimizer,
+    load_weights,
+)
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Job, fit
@@ -59,8 +70,7 @@ def train(options: argparse.Namespace) -> int:
     tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, options.on_bad_row, need_labels=True, say=say)
     valid, rows, held_out = split(options, recipe, tokens, tokenizer, say)
 
-    join(ranks, recipe.train.timeout_s, always=ds_config is not None)
-    try:
+    with joined(ranks, recipe.train.timeout_s, always=ds_config is not None):
         folder = Path(str(agree(options.out or default_folder(recipe, options))))
         found, notes = open_folder(folder, recipe, options, ranks)
         device = ranks.device
@@ -113,8 +123,6 @@ def train(options: argparse.Namespace) -> int:
             finish(job, cursor, folder, tokenizer)
         finally:
             log.close()
-    finally:
-        leave()
     return 0
 
 
