@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tiebreak", description="Judges that predict which of two answers people prefer.")
+    parser = argparse.ArgumentParser(prog="tiebreak", description="Judges of chatbot answers.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
     train.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
-    train.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the embedded sample)")
+    train.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     train.add_argument("--out", metavar="DIR", help="the run folder (default runs/RECIPE-TIME)")
     train.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     train.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field, e.g. train.lr=1e-4")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
     # The deepspeed launcher passes it; the rank comes from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 

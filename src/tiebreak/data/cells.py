@@ -7,6 +7,7 @@ and everything outside ASCII written as `\\uXXXX`. Other tables hold plain text.
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BARE_LITERALS = frozenset({"true", "false", "none", "null", "nan"})
@@ -81,6 +82,6 @@ def encode_json_cell(turns: list[str | None]) -> str:
     return json.dumps(turns, separators=(",", ":"), ensure_ascii=True).replace("/", "\\/")
 
 
-def normalise_prompt(turns: list[str] | tuple[str, ...]) -> str:
+def normalise_prompt(turns: Sequence[str]) -> str:
     """The form under which two prompts count as the same: case and white space folded."""
     return " ".join(" ".join(turns).casefold().split())

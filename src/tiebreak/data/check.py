@@ -48,9 +48,8 @@ class Findings:
         self.rows += 1
         self.classes[pair.label] += 1
         self.turns[len(pair.prompt)] += 1
-        sizes = tuple(sum(map(len, part)) for part in (pair.prompt, pair.response_a, pair.response_b))
-        self.chars.append(sizes)
-        _, a, b = sizes
+        prompt, a, b = (sum(map(len, part)) for part in (pair.prompt, pair.response_a, pair.response_b))
+        self.chars.append((prompt, a, b))
         if pair.label in (0, 1) and a != b:
             self.decided += 1
             self.longer_wins += (a > b) == (pair.label == 0)
@@ -59,9 +58,9 @@ class Findings:
         if identical and pair.label in (0, 1) and a:
             self.identical_with_winner.append(where)
         self.contents[_digest(repr((pair.prompt, pair.response_a, pair.response_b)))] += 1
-        prompt = _digest(normalise_prompt(pair.prompt))
-        self.prompts.setdefault(prompt, set()).add(pair.file)
-        self.prompt_rows[prompt] += 1
+        folded = _digest(normalise_prompt(pair.prompt))
+        self.prompts.setdefault(folded, set()).add(pair.file)
+        self.prompt_rows[folded] += 1
 
 
 def check(files: Sequence[str], test: Sequence[str] = ()) -> int:
@@ -115,7 +114,8 @@ def describe(found: Findings, files: Sequence[str]) -> str:
     if found.rows:
         multi = found.rows - found.turns[1]
         lines.append(f"turns: {multi:,} rows with several ({multi / found.rows:.1%}), at most {max(found.turns)}")
-        lines.append(f"{'characters':12}{'mean':>10}" + "".join(f"{f'p{p}' if p < 100 else 'max':>10}" for p in PERCENTILES))
+        heads = ["mean", *(f"p{p}" if p < 100 else "max" for p in PERCENTILES)]
+        lines.append(f"{'characters':12}" + "".join(f"{head:>10}" for head in heads))
         sizes = np.array(found.chars, dtype=np.int64)
         for name, column in (
             ("prompt", sizes[:, 0]),

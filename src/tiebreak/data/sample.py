@@ -125,9 +125,7 @@ class Summary:
     bytes: int
 
 
-def write_sample(
-    path: str | Path, rows: int, seed: int = 0, profile: str = "arena", labels: bool = True
-) -> Summary:
+def write_sample(path: str | Path, rows: int, seed: int = 0, profile: str = "arena", labels: bool = True) -> Summary:
     """Write a sample CSV in the raw Kaggle encoding, the same bytes for the same arguments.
 
     Args:
@@ -252,9 +250,7 @@ def _prompts(rng: np.random.Generator, turns: np.ndarray) -> list[str]:
     return ['"[""' + '"",""'.join(itertools.islice(rest, int(n))) + '""]"' for n in turns]
 
 
-def _answers(
-    rng: np.random.Generator, turns: np.ndarray, profile: str
-) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _answers(rng: np.random.Generator, turns: np.ndarray, profile: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Encoded answer cells, mean marks (n,) and lengths in characters (n,) of a chunk's answers."""
     median, sigma, most = LENGTHS[profile]
     count, total = len(turns), int(turns.sum())
@@ -279,7 +275,9 @@ def _answers(
         start = end
     rest = iter(turn_cells)
     cells = [f'"[{",".join(itertools.islice(rest, n))}]"' for n in turns.tolist()]
-    cells = ["[]" if cell == '"[""""]"' and k % 2 else cell.replace('"[null]"', "[null]") for k, cell in enumerate(cells)]
+    # What pandas writes: a cell without quotes inside needs none around it.
+    cells = [cell.replace('"[null]"', "[null]") for cell in cells]
+    cells = ["[]" if cell == '"[""""]"' and k % 2 else cell for k, cell in enumerate(cells)]
 
     of_sentence = np.repeat(rows_of_turns, sentences)
     in_row = np.bincount(of_sentence, minlength=count)

@@ -226,8 +226,8 @@ def _read_row(file: str, number: int, cells: dict | str, decode, counts: Counter
     except CellError as error:
         return Problem(file, number, row_id, str(error), cells)
     prompt, response_a, response_b = ([turn or "" for turn in text] for text in texts)
-    names = (_name(cells.get(column)) for column in ("model_a", "model_b", "language"))
-    return Pair(row_id, prompt, response_a, response_b, label, *names, file=file, row=number)
+    model_a, model_b, language = (_name(cells.get(column)) for column in ("model_a", "model_b", "language"))
+    return Pair(row_id, prompt, response_a, response_b, label, model_a, model_b, language, file, number)
 
 
 def _name(value: object) -> str | None:

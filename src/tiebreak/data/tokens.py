@@ -61,8 +61,7 @@ class Tokens:
         table = self._dataset.data.table
         self.ids: list[str] = table["id"].to_pylist()
         self.labels, self.groups, self.lengths, self.unreadable, chars_a, chars_b = (
-            table[name].to_numpy()
-            for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
+            table[name].to_numpy() for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
         )
         self.chars = np.stack([chars_a, chars_b], axis=1)
         bayes = [table[f"bayes_{k}"].to_numpy() for k in range(3)]
@@ -169,7 +168,7 @@ def _encode(pairs: list[Pair], tokenizer, fixed, budget: int, settings: DataSett
     around = sum(len(fixed[name]) for name in ("head", "before_first", "before_second", "tail"))
     for pair in pairs:
         whole = [[next(encoded) for _ in part] for part in (pair.prompt, pair.response_a, pair.response_b)]
-        kept = truncate(*whole, budget, settings.truncation, fixed["turn"], settings.prompt_cap)
+        kept = truncate(whole, budget, settings.truncation, fixed["turn"], settings.prompt_cap)
         full = sum(len(tokens) for part in whole for tokens in part)
         full += len(fixed["turn"]) * sum(len(part) - 1 for part in whole)
         cut += sum(map(len, kept)) < full

@@ -41,12 +41,11 @@ def head_and_tail(tokens: Sequence[int], limit: int) -> Sequence[int]:
     return [*tokens[: limit - tail], *tokens[len(tokens) - tail :]]
 
 
-def truncate(
-    prompt: Turns, response_a: Turns, response_b: Turns, budget: int, policy: str, turn: Sequence[int], prompt_cap: int
-) -> tuple[list[int], list[int], list[int]]:
+def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[int], prompt_cap: int) -> list[list[int]]:
     """Cut a row's parts to `budget` tokens together, turn separators included.
 
     Args:
+        parts: prompt, first and second answer.
         policy: `spread` shares the budget 1:2:2 over prompt and answers, then equally over each
             part's turns, and keeps the head and tail of a turn that is too long; `tail-trim` caps the
             prompt, then trims the end of the longer answer; `right` shares as `spread` and keeps the
@@ -56,13 +55,12 @@ def truncate(
     Returns:
         Token ids of prompt, first and second answer, each with its separators.
     """
-    parts = [prompt, response_a, response_b]
     most_turns = max(1, budget // (3 * (len(turn) + LEAST_PER_TURN)))
     parts = [part[-most_turns:] for part in parts]
     separators = [len(turn) * (len(part) - 1) for part in parts]
     needs = [sum(map(len, part)) for part in parts]
     if sum(needs) + sum(separators) <= budget:
-        return tuple(_join(part, turn) for part in parts)  # type: ignore[return-value]
+        return [_join(part, turn) for part in parts]
     budget -= sum(separators)
     if policy == "tail-trim":
         cap = min(needs[0], prompt_cap, budget // 2)
@@ -70,7 +68,7 @@ def truncate(
     else:
         granted = share(budget, needs, (PROMPT_WEIGHT, ANSWER_WEIGHT, ANSWER_WEIGHT))
     cut = _cut_each_turn if policy == "spread" else _keep_beginning
-    return tuple(_join(cut(part, limit), turn) for part, limit in zip(parts, granted, strict=True))  # type: ignore[return-value]
+    return [_join(cut(part, limit), turn) for part, limit in zip(parts, granted, strict=True)]
 
 
 def _cut_each_turn(part: Turns, limit: int) -> Turns:

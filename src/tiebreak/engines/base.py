@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from tiebreak.cluster.ranks import Ranks
+from tiebreak.models.judge import Judge
 
 OptimizerState = dict[str, dict[str, torch.Tensor]]
 """Per parameter name its optimizer tensors: exp_avg, exp_avg_sq (full shapes, fp32) and step."""
@@ -26,10 +28,10 @@ class Engine:
 
     name = "single"
 
-    def __init__(self, judge: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None):
+    def __init__(self, judge: Judge, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None):
         self.judge = judge
-        self.module: nn.Module = judge
-        self.optimizer = optimizer
+        self.module: Any = judge
+        self.optimizer: Any = optimizer
         self.ranks = ranks
         self.max_grad_norm = max_grad_norm
 

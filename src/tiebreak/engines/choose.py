@@ -8,6 +8,7 @@ from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import TrainSettings
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
+from tiebreak.models.judge import Judge
 
 
 def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> dict | None:
@@ -28,7 +29,7 @@ def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int)
 
 
 def make_engine(
-    judge: torch.nn.Module,
+    judge: Judge,
     optimizer: torch.optim.Optimizer,
     ranks: Ranks,
     train: TrainSettings,

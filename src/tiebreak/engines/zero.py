@@ -43,7 +43,7 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
             problems.append(f"zero_optimization.{name} is {zero[name]['device']!r}; offloading is not served")
     for name in ("optimizer", "scheduler"):
         if config.get(name) not in UNSET:
-            problems.append(f"{name} is {config[name].get('type')!r}; the recipe sets AdamW and train.schedule: remove it")
+            problems.append(f"{name} is {config[name]}; the recipe has AdamW and train.schedule: remove it")
     for name in ("fp16", "bf16"):
         if (config.get(name) or {}).get("enabled") not in (*UNSET, False):
             problems.append(f"{name}.enabled is true; train.precision ({train.precision}) decides: remove it")
@@ -81,7 +81,7 @@ def quieten() -> None:
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # It would compile a shared-memory all-reduce for one node at first use, 50 s and a C++ compiler.
-    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+    vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
 
 
 class ZeroEngine(Engine):

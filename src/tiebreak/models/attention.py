@@ -47,7 +47,7 @@ def choose_attention(config, wanted: str, device: torch.device) -> Attention:
         return Attention(wanted, False, why)
     if wanted == "flash":
         if encoder:
-            raise UserError("model.attention is flash, but flash-attn has no disentangled attention: use auto for DeBERTa")
+            raise UserError("model.attention is flash, which has no disentangled attention: use auto for DeBERTa")
         if not flash:
             raise UserError("model.attention is flash, but there is no GPU with flash-attn here: use auto or rows")
         return Attention("flash_attention_2", True, "asked for")

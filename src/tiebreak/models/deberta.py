@@ -6,6 +6,8 @@ terms use the same slots, so one vector of 2L - 1 distances serves both, and the
 for the fused attention kernel.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 from transformers.models.deberta_v2.modeling_deberta_v2 import (
@@ -33,7 +35,7 @@ def pack_attention(network: torch.nn.Module) -> None:
             module.__class__ = PackedSelfAttention
 
 
-def packed_backbone(deberta: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
+def packed_backbone(deberta: Any, tokens: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Hidden states (1, T, hidden) of packed tokens (1, T), as the model gives for each row alone."""
     hidden = deberta.embeddings(input_ids=tokens, position_ids=positions)
     relative = deberta.encoder.get_rel_embedding()
@@ -45,7 +47,7 @@ def packed_backbone(deberta: torch.nn.Module, tokens: torch.Tensor, positions: t
 class PackedSelfAttention(DisentangledSelfAttention):
     """`DisentangledSelfAttention` that also takes `Rows` as its mask; parameters are unchanged."""
 
-    def forward(self, hidden_states, attention_mask, output_attentions=False, **kwargs):
+    def forward(self, hidden_states, attention_mask, output_attentions=False, **kwargs):  # type: ignore[override]
         if not isinstance(attention_mask, Rows):
             return super().forward(hidden_states, attention_mask, output_attentions, **kwargs)
         heads = self.num_attention_heads

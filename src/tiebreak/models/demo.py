@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tiebreak.config import cache_folder
 from tiebreak.data.templates import TEMPLATES
@@ -64,7 +65,7 @@ def _model(family: str, vocabulary: int, tokenizer):
 
     common = SIZE | {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
     if family == "deberta":
-        config = DebertaV2Config(
+        config: Any = DebertaV2Config(  # type: ignore[call-arg]  # fields its signature leaves to **kwargs
             **common,
             relative_attention=True,
             position_buckets=32,
@@ -126,7 +127,7 @@ def _bpe_tokenizer(family: str):
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     if family == "gemma2":
-        tokenizer = GemmaTokenizer(vocab=model["vocab"], merges=merges)
+        tokenizer: Any = GemmaTokenizer(vocab=model["vocab"], merges=merges)  # type: ignore[arg-type]
         tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
     else:
         tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, pad_token="<pad>")

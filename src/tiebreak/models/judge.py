@@ -1,5 +1,7 @@
 """The judge: a backbone and a head behind one forward, `(tokens, lengths) -> logits`."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,14 +19,14 @@ class Judge(nn.Module):
         autocast: dtype of the backbone's matrix products, or None for the weights' own.
     """
 
-    def __init__(self, network: nn.Module, attention: Attention, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, network: Any, attention: Attention, autocast: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
         self.attention = attention
         self.autocast = autocast
 
     @property
-    def classifier(self) -> nn.Module:
+    def classifier(self) -> Any:
         """The transformers classifier below any adapters."""
         return self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
 
@@ -59,7 +61,7 @@ class Judge(nn.Module):
         classifier = self.classifier
         if self.attention.implementation == "flash_attention_2":
             bounds = torch.cat([starts[:1], ends]).to(device, torch.int32)
-            told = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            told: dict[str, Any] = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             told |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
         else:
             told = {"rows": Rows.of(lengths, device)}

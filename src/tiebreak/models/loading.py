@@ -180,7 +180,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         ),
     )
     if not hasattr(classifier, "score") and config.model_type != "deberta-v2":
-        raise UserError(f"{base}: {config.model_type} is not served; Gemma, Llama, Qwen2, Mistral and DeBERTa-v2/v3 are")
+        raise UserError(f"{base}: no judge is made of {config.model_type}; Gemma, Llama, Qwen2, Mistral, DeBERTa are")
     for name in HEADS:
         if hasattr(classifier, name):
             getattr(classifier, name).float()
@@ -196,7 +196,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
     return classifier, attention
 
 
-def _add_adapters(classifier: nn.Module, settings: ModelSettings) -> nn.Module:
+def _add_adapters(classifier: Any, settings: ModelSettings) -> nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     lora = settings.lora
@@ -204,7 +204,7 @@ def _add_adapters(classifier: nn.Module, settings: ModelSettings) -> nn.Module:
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # fractions are fine
         lora_dropout=lora.dropout,
         target_modules=_linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
         modules_to_save=heads,
@@ -212,7 +212,7 @@ def _add_adapters(classifier: nn.Module, settings: ModelSettings) -> nn.Module:
     return get_peft_model(classifier, config)
 
 
-def _linear_layers(classifier: nn.Module) -> str:
+def _linear_layers(classifier: Any) -> str:
     """A pattern that matches every linear layer of the backbone, and of nothing else."""
     prefix = classifier.base_model_prefix
     backbone = getattr(classifier, prefix)
@@ -236,4 +236,4 @@ def _told(base: str, load):
         return load()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model {base}: cannot be loaded ({reason}). Give a local model folder or a hub name") from error
+        raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tiebreak.cluster.ranks import Ranks, find_ranks, share_processors
-from tiebreak.config import Recipe, make_recipe
+from tiebreak.config import make_recipe
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
 from tiebreak.data.sample import sample_file
@@ -83,7 +83,7 @@ def open_parts(
     return parts
 
 
-def run_blocks(judge: Judge, tokens: Tokens, cut: list[np.ndarray], mine: list[int], swap: bool, parts: Path, say) -> None:
+def run_blocks(judge: Judge, tokens: Tokens, cut: list[np.ndarray], mine: list[int], swap: bool, parts: Path, say):
     """Compute and write this rank's blocks, longest rows first: what runs out of memory does so at once."""
     started = said = time.monotonic()
     for done, block in enumerate(sorted(mine, reverse=True), 1):
@@ -117,7 +117,7 @@ def tell_unreadable(tokens: Tokens, out: Path, say) -> None:
     """Name the rows that got the class prior."""
     if problems := tokens.problems:
         write_atomically(out / "failed.jsonl", "".join(json.dumps(problem) + "\n" for problem in problems))
-        say(f"{len(problems)} rows could not be read and got the training labels' class shares ({out / 'failed.jsonl'}):")
+        say(f"{len(problems)} rows could not be read and got the class prior ({out / 'failed.jsonl'}):")
         for line in _lines(problems):
             say(f"  {line}")
 
@@ -144,4 +144,5 @@ def score(path: Path, tokens: Tokens, labels: str, out: Path, say) -> None:
         raise UserError(f"{labels}: none of its ids is in the predictions")
     found = scores(probabilities[chosen], np.array([known[ids[k]] for k in chosen]))
     write_json(out / "metrics.json", found)
-    say("  ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items()))
+    shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items())
+    say("  ".join(shown))

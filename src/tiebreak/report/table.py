@@ -28,9 +28,7 @@ def compare(
     if bayes is not None:
         rows["bayes"] = scores(bayes, labels)
         for entry in rows.values():
-            entry["gap_closed"] = gap_closed(
-                entry["log_loss"], rows["prior"]["log_loss"], rows["bayes"]["log_loss"]
-            )
+            entry["gap_closed"] = gap_closed(entry["log_loss"], rows["prior"]["log_loss"], rows["bayes"]["log_loss"])
     return rows
 
 

@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, engine: Engine, cursor: Cursor, keep: int) -> 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that was passed over."""
-    passed = []
+    passed: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = _fault(path)
         if fault is None:

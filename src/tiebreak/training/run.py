@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,10 +66,11 @@ def train(options: argparse.Namespace) -> int:
     if options.data:
         say(f"data: {', '.join(map(str, files))}")
     else:
-        say(f"data: no --data given, so the embedded sample ({recipe.data.sample_rows:,} rows, {recipe.data.sample_profile})")
+        say(f"data: the embedded sample, as no --data was given ({recipe.data.sample_rows:,} rows)")
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, options.on_bad_row, need_labels=True, say=say)
-    valid, rows, held_out = split(options, recipe, tokens, tokenizer, say)
+    prepared = (tokenizer, recipe.model.template, recipe.data, options.on_bad_row, True, False, say)
+    tokens = prepare(files, *prepared)
+    valid, rows, held_out = split(options, recipe, tokens, prepared, say)
 
     with joined(ranks, recipe.train.timeout_s, always=ds_config is not None):
         folder = Path(str(agree(options.out or default_folder(recipe, options))))
@@ -126,7 +128,9 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def split(options, recipe: Recipe, tokens: Tokens, tokenizer, say) -> tuple[Tokens, np.ndarray, np.ndarray]:
+def split(
+    options, recipe: Recipe, tokens: Tokens, prepared: tuple[Any, ...], say
+) -> tuple[Tokens, np.ndarray, np.ndarray]:
     """The table to validate on, the rows to train on, and the rows of that table to hold out."""
     everything = np.arange(len(tokens))
     if options.valid == "none":
@@ -134,15 +138,7 @@ def split(options, recipe: Recipe, tokens: Tokens, tokenizer, say) -> tuple[Toke
     if options.valid and options.fold:
         raise UserError("--valid and --fold both say what to validate on: give one of them")
     if options.valid:
-        valid = prepare(
-            [Path(options.valid)],
-            tokenizer,
-            recipe.model.template,
-            recipe.data,
-            options.on_bad_row,
-            need_labels=True,
-            say=say,
-        )
+        valid = prepare([Path(options.valid)], *prepared)
         shared = np.isin(valid.groups, tokens.groups)
         if shared.any():
             say(f"warning: {shared.sum():,} rows of {options.valid} have a prompt that is also trained on")
@@ -195,7 +191,7 @@ def describe(folder: Path, recipe, engine, tokens: Tokens, files, rows, held_out
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
     packages = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "numpy")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -232,11 +228,11 @@ def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
     best = cursor.best_step or cursor.step
     if best != cursor.step:
         load_weights(job.checkpoints / f"step-{best:08d}", job.engine)
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     if len(job.held_out):
         budget = job.recipe.train.tokens_per_micro_batch
         logits = predict_rows(job.engine, job.valid, job.held_out, budget, lambda: False)
-        if job.engine.ranks.first:
+        if job.engine.ranks.first and logits is not None:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             rows = compare(
                 softmax(logits),
