@@ -1,0 +1,56 @@
+"""Shared by all tests: one cache for the session, so that nothing of the user's is read or written."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """$TIEBREAK_CACHE for this session and every process it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("TIEBREAK_CACHE")
+    os.environ["TIEBREAK_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("TIEBREAK_CACHE")
+    if before is not None:
+        os.environ["TIEBREAK_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Run a command of this environment from the repository's root, in a bounded time."""
+
+    def run(*command: object, code: int | None = 0, timeout: float = 240, **environment: str):
+        bin_folder = str(Path(sys.executable).parent)
+        path = bin_folder + os.pathsep + os.environ["PATH"]
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if code is not None:
+            assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled sample table of 400 short rows."""
+    from tiebreak.data.sample import write_sample
+
+    path = tmp_path_factory.mktemp("tables") / "sample.csv"
+    write_sample(path, 400, seed=3, profile="short")
+    return path

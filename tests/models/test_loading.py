@@ -1,0 +1,135 @@
+"""Invariant 4 and the errors of models that are not there."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tiebreak.config import load_recipe
+from tiebreak.data.tokens import prepare
+from tiebreak.errors import UserError
+from tiebreak.models.loading import build_judge, find_judge, fingerprint, load_judge, load_tokenizer, save_judge
+
+CPU = torch.device("cpu")
+
+PLAIN = """
+import json, sys
+import numpy as np, torch
+folder, rows_file, kind = sys.argv[1:]
+rows = [torch.tensor(row) for row in json.load(open(rows_file))]
+if kind == "full":
+    from transformers import AutoModelForSequenceClassification
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+else:
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import BitsAndBytesConfig
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["score", "classifier", "pooler"],
+    )
+    extra = {"quantization_config": four_bit} if kind == "qlora" else {}
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3, **extra)
+    for module in model.modules():  # bitsandbytes' bf16 kernel for some processors, not exact to 1e-5
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+model.eval()
+with torch.no_grad():
+    logits = torch.cat([model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits for row in rows])
+assert not any(name.startswith("tiebreak") for name in sys.modules)
+np.save(rows_file + ".npy", logits.float().numpy())
+"""
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta"])
+def test_invariant_4_saved_equals_reloaded(name, method, sample, tmp_path):
+    """In our own loader, and in a fresh process that knows transformers and peft alone."""
+    recipe = load_recipe(name, [f"model.method={method}", "train.seed=11"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    with torch.no_grad():
+        for parameter in judge.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    rows = [tokens.row(k).tolist() for k in range(6)]
+    flat, lengths = torch.tensor([t for row in rows for t in row]), [len(row) for row in rows]
+    with torch.no_grad():
+        before = judge(flat, lengths).numpy()
+    assert before.std() > 1e-3
+    save_judge(judge, tokenizer, recipe, [0.4, 0.4, 0.2], tmp_path / "model")
+
+    folder, stored = find_judge(tmp_path)
+    assert stored["class_shares"] == [0.4, 0.4, 0.2]
+    with torch.no_grad():
+        ours = load_judge(folder, recipe, CPU, torch.float32)(flat, lengths).numpy()
+    np.testing.assert_allclose(ours, before, atol=1e-6, rtol=0)
+
+    rows_file = tmp_path / "rows.json"
+    rows_file.write_text(json.dumps(rows))
+    command = [sys.executable, "-c", PLAIN, folder, rows_file, method]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Packed against one row at a time: fp32 rounding.
+    np.testing.assert_allclose(np.load(f"{rows_file}.npy"), before, atol=1e-5, rtol=0)
+
+
+def test_start_depends_on_the_seed_alone():
+    recipe = load_recipe("demo-llama2", ["model.method=lora"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    torch.manual_seed(5)
+    one = build_judge(recipe, tokenizer, CPU, torch.float32)
+    torch.manual_seed(6)
+    two = build_judge(recipe, tokenizer, CPU, torch.float32)
+    for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_adapters_stand_on_every_linear_layer_of_the_backbone_and_on_nothing_else():
+    recipe = load_recipe("demo-deberta", ["model.method=lora"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    trained = {name for name, p in judge.named_parameters() if p.requires_grad}
+    adapted = {name for name in trained if "lora_" in name}
+    assert len(adapted) == 2 * 2 * 6  # A and B, two layers, six linear layers each
+    assert all("modules_to_save" in name for name in trained - adapted)
+    assert {name.split(".")[3] for name in trained - adapted} == {"classifier", "pooler"}
+
+
+def test_4_bit_weights_stay_exact_after_an_evaluation():
+    """bitsandbytes would repack them for some processors, inexactly and without a backward pass."""
+    recipe = load_recipe("demo-gemma2", ["model.method=qlora"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    row = torch.arange(40)
+    judge.eval()
+    with torch.no_grad():
+        evaluated = judge(row, [40])
+    trained = judge.train()(row, [40])
+    torch.testing.assert_close(evaluated, trained, atol=1e-6, rtol=0)
+    trained.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for n, p in judge.named_parameters() if "lora_B" in n)
+
+
+def test_fingerprint_changes_with_the_weights(tmp_path):
+    recipe = load_recipe("demo-llama2", ["model.method=lora"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    save_judge(judge, tokenizer, recipe, [1 / 3] * 3, tmp_path / "one")
+    with torch.no_grad():
+        judge.classifier.score.weight.add_(1)
+    save_judge(judge, tokenizer, recipe, [1 / 3] * 3, tmp_path / "two")
+    assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
+
+
+def test_missing_models_are_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no judge of this project"):
+        find_judge(tmp_path)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_tokenizer(str(tmp_path), "plain")
+    (tmp_path / "tiebreak.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        find_judge(tmp_path)
