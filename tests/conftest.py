@@ -1,6 +1,7 @@
 """Shared by all tests: one cache for the session, so that nothing of the user's is read or written."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,17 +29,25 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run():
     """Run a command of this environment from the repository's root, in a bounded time."""
 
-    def run(*command: object, code: int | None = 0, timeout: float = 240, **environment: str):
+    def run(*command: object, code: int | None = 0, timeout: float = 120, **environment: str):
         bin_folder = str(Path(sys.executable).parent)
         path = bin_folder + os.pathsep + os.environ["PATH"]
-        done = subprocess.run(
+        process = subprocess.Popen(
             [str(part) for part in command],
             cwd=ROOT,
             env={**os.environ, "PATH": path, **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
+            start_new_session=True,
         )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # a launcher's ranks too
+            stdout, stderr = process.communicate()
+            pytest.fail(f"not done after {timeout} s: {command}\n{stdout[-4000:]}\n{stderr[-4000:]}")
+        done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
         if code is not None:
             assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done

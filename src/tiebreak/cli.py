@@ -128,8 +128,10 @@ COMMANDS = {
 
 def _be_quiet() -> None:
     """Before torch and its friends are imported: only what the user can act on reaches the terminal."""
+    import logging
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports every optional kernel it lacks
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")

@@ -60,10 +60,10 @@ def test_invariant_4_saved_equals_reloaded(name, method, sample, tmp_path):
     with torch.no_grad():
         before = judge(flat, lengths).numpy()
     assert before.std() > 1e-3
-    save_judge(judge, tokenizer, recipe, [0.4, 0.4, 0.2], tmp_path / "model")
+    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
 
     folder, stored = find_judge(tmp_path)
-    assert stored["class_shares"] == [0.4, 0.4, 0.2]
+    assert stored["baselines"] == {"prior": [0.4, 0.4, 0.2]}
     with torch.no_grad():
         ours = load_judge(folder, recipe, CPU, torch.float32)(flat, lengths).numpy()
     np.testing.assert_allclose(ours, before, atol=1e-6, rtol=0)
@@ -118,10 +118,10 @@ def test_fingerprint_changes_with_the_weights(tmp_path):
     recipe = load_recipe("demo-llama2", ["model.method=lora"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     judge = build_judge(recipe, tokenizer, CPU, torch.float32)
-    save_judge(judge, tokenizer, recipe, [1 / 3] * 3, tmp_path / "one")
+    save_judge(judge, tokenizer, recipe, {}, tmp_path / "one")
     with torch.no_grad():
         judge.classifier.score.weight.add_(1)
-    save_judge(judge, tokenizer, recipe, [1 / 3] * 3, tmp_path / "two")
+    save_judge(judge, tokenizer, recipe, {}, tmp_path / "two")
     assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
 
 

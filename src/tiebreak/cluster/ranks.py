@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,12 +66,14 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False) -> None:
     dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world)
 
 
-def share_processors() -> None:
-    """Give each rank of this node its share of the cores, unless OMP_NUM_THREADS says otherwise.
+def settle_process() -> None:
+    """What a process must settle before it computes: its share of the node's cores, and no GPU guesses.
 
     Two ranks that each start a thread per core spend their time waiting for one another: ten times
-    slower was measured on two cores.
+    slower was measured on two cores. OMP_NUM_THREADS has the last word.
     """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which others import, warns
     if "OMP_NUM_THREADS" not in os.environ:
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or 0)
         local_world = local_world or find_ranks().world
@@ -109,7 +112,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def agree(value: object) -> object:
+def agree(value: Any) -> Any:
     """Rank 0's value on every rank."""
     if not dist.is_initialized():
         return value

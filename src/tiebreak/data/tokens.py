@@ -143,7 +143,7 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     temporary.mkdir(parents=True)
     started, truncated = time.monotonic(), 0
-    known_law = need_labels and is_sample([pair.model_a for pair in table.pairs])
+    known_law = is_sample([pair.model_a for pair in table.pairs])
     with ArrowWriter(path=str(temporary / "data.arrow"), features=features) as writer:
         for start in range(0, len(table.pairs), BUILD_ROWS):
             pairs = table.pairs[start : start + BUILD_ROWS]

@@ -72,8 +72,6 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
 
 def quieten() -> None:
     """Before DeepSpeed is imported: no banner, and no compiler needed on a CPU."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed

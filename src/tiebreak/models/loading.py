@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ SETTINGS_FILE = "tiebreak.json"
 
 def resolve_base(base: str) -> str:
     """A demo model's folder, a local folder, or a hub name as it stands."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     if base in FAMILIES:
         return str(demo_folder(base))
     if Path(base).exists() and not (Path(base) / "config.json").is_file():
@@ -75,7 +79,7 @@ def find_judge(folder: Path) -> tuple[Path, dict]:
             continue
         try:
             stored = json.loads((candidate / SETTINGS_FILE).read_text(encoding="utf-8"))
-            return candidate, {"recipe": dict(stored["recipe"]), "class_shares": list(stored["class_shares"])}
+            return candidate, {"recipe": dict(stored["recipe"]), "baselines": dict(stored["baselines"])}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{candidate / SETTINGS_FILE}: damaged, or of another version; train again") from None
     raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
@@ -107,11 +111,12 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 
-def save_judge(judge: Judge, tokenizer, recipe: Recipe, class_shares: list[float], folder: Path) -> None:
+def save_judge(judge: Judge, tokenizer, recipe: Recipe, baselines: Mapping[str, Any], folder: Path) -> None:
     """Write the model folder: temporary name, then rename.
 
     Args:
-        class_shares: of the training labels, the prediction for a row that cannot be read.
+        baselines: fitted on the training rows (`tiebreak.report.baselines`); their prior is the prediction
+            for a row that cannot be read.
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -120,7 +125,7 @@ def save_judge(judge: Judge, tokenizer, recipe: Recipe, class_shares: list[float
     temporary.chmod(0o755)
     judge.network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    settings = {"tiebreak": __version__, "classes": CLASSES, "class_shares": class_shares}
+    settings = {"tiebreak": __version__, "classes": CLASSES, "baselines": dict(baselines)}
     write_json(temporary / SETTINGS_FILE, settings | {"recipe": recipe.model_dump(mode="json")})
     _assert_whole(temporary)
     if folder.exists():
@@ -141,12 +146,6 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         AutoModelForSequenceClassification,
         BitsAndBytesConfig,
     )
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    # It would report every optional kernel it lacks.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     base = folder or resolve_base(settings.base)
     config = _told(base, lambda: AutoConfig.from_pretrained(base))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiebreak.cluster.ranks import Ranks, find_ranks, share_processors
+from tiebreak.cluster.ranks import Ranks, find_ranks, settle_process
 from tiebreak.config import make_recipe
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
@@ -28,7 +28,8 @@ from tiebreak.models.loading import (
 )
 from tiebreak.prediction.merge import PLAN, merge, read_predictions
 from tiebreak.prediction.parts import Part, part_path, write_part
-from tiebreak.report.metrics import scores
+from tiebreak.report.baselines import Baselines
+from tiebreak.report.table import compare, render
 
 POLL_S = 0.2
 SAY_EVERY_S = 10.0
@@ -41,7 +42,7 @@ def predict(options: argparse.Namespace) -> int:
     yet, and rank 0 merges when all parts are there.
     """
     ranks = find_ranks()
-    share_processors()
+    settle_process()
     say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
     folder, out = find_judge(Path(options.model))[0], Path(options.out)
     stored = find_judge(folder)[1]
@@ -53,7 +54,7 @@ def predict(options: argparse.Namespace) -> int:
     device = ranks.device
     precision = choose_precision(recipe.train.precision, device)
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
-    parts = open_parts(out, folder, tokens, len(cut), options.swap, str(precision), stored["class_shares"], ranks)
+    parts = open_parts(out, folder, tokens, len(cut), options.swap, str(precision), stored["baselines"]["prior"], ranks)
     mine = [block for block in range(ranks.rank, len(cut), ranks.world) if not part_path(parts, block).is_file()]
     say(f"{len(tokens):,} rows in {len(cut):,} blocks, {len(mine):,} of them to do on this rank")
     if mine:
@@ -64,7 +65,7 @@ def predict(options: argparse.Namespace) -> int:
         say(f"{path}: {rows:,} rows")
         tell_unreadable(tokens, out, say)
         if options.labels:
-            score(path, tokens, options.labels, out, say)
+            score(path, tokens, options.labels, stored["baselines"], out, say)
     return 0
 
 
@@ -129,7 +130,7 @@ def _lines(problems: list[dict], most: int = 10) -> Iterator[str]:
         yield f"... and {len(problems) - most} more"
 
 
-def score(path: Path, tokens: Tokens, labels: str, out: Path, say) -> None:
+def score(path: Path, tokens: Tokens, labels: str, fitted: Baselines, out: Path, say) -> None:
     """Write metrics.json from the predictions and the labels of `labels`, or of the data itself (`auto`)."""
     if labels == "auto":
         known = {name: int(label) for name, label in zip(tokens.ids, tokens.labels, strict=True) if label != NO_LABEL}
@@ -137,12 +138,13 @@ def score(path: Path, tokens: Tokens, labels: str, out: Path, say) -> None:
         known = read_labels(Path(labels))
     ids, probabilities = read_predictions(path)
     chosen = [k for k, name in enumerate(ids) if name in known]
+    if not chosen and labels == "auto":
+        say("no labels in the data: nothing to score")
+        return
     if not chosen:
-        if labels == "auto":
-            say("no labels in the data: nothing to score")
-            return
         raise UserError(f"{labels}: none of its ids is in the predictions")
-    found = scores(probabilities[chosen], np.array([known[ids[k]] for k in chosen]))
-    write_json(out / "metrics.json", found)
-    shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items())
-    say("  ".join(shown))
+    truth = np.array([known[ids[k]] for k in chosen])
+    bayes = None if tokens.bayes is None else tokens.bayes[chosen]
+    rows = compare(probabilities[chosen], truth, tokens.chars[chosen], fitted, bayes)
+    write_json(out / "metrics.json", rows)
+    say(f"{len(chosen):,} labelled rows:\n{render(rows)}")

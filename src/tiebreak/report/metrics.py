@@ -6,7 +6,8 @@ CLIP = 1e-15
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities (n, 3) of logits (n, 3)."""
+    """Class probabilities (n, 3) float64 of logits (n, 3)."""
+    logits = np.asarray(logits, dtype=np.float64)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 

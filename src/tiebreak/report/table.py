@@ -3,26 +3,22 @@
 import numpy as np
 
 from tiebreak.report import baselines
+from tiebreak.report.baselines import Baselines
 from tiebreak.report.metrics import gap_closed, scores
 
 
 def compare(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    chars: np.ndarray,
-    train_labels: np.ndarray,
-    train_chars: np.ndarray,
-    bayes: np.ndarray | None,
+    probabilities: np.ndarray, labels: np.ndarray, chars: np.ndarray, fitted: Baselines, bayes: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
     """Scores of the baselines, the model and, on the sample, the law, on the same rows.
 
     Args:
-        probabilities: the model's, (n, 3). labels (n,), chars (n, 2), bayes (n, 3): of those rows.
-        train_labels (m,), train_chars (m, 2): what the baselines learn from.
+        probabilities: the model's (n, 3). labels (n,), chars (n, 2), bayes (n, 3): of the same rows.
+        fitted: the baselines, from the training rows.
     """
     rows = {
-        "prior": scores(baselines.prior(train_labels, len(labels)), labels),
-        "length": scores(baselines.length(train_chars, train_labels, chars), labels),
+        "prior": scores(baselines.prior(fitted, len(labels)), labels),
+        "length": scores(baselines.length(fitted, chars), labels),
         "model": scores(probabilities, labels),
     }
     if bayes is not None:

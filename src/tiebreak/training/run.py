@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 
-from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, share_processors
+from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
 from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
@@ -58,7 +58,7 @@ def train(options: argparse.Namespace) -> int:
     if options.model:
         recipe.model.base = options.model
     ranks = find_ranks()
-    share_processors()
+    settle_process()
     say = print if ranks.first else (lambda text: None)
     ds_config = check_engine(options.engine, options.ds, recipe.train, ranks.world)
 
@@ -74,7 +74,7 @@ def train(options: argparse.Namespace) -> int:
 
     with joined(ranks, recipe.train.timeout_s, always=ds_config is not None):
         folder = Path(str(agree(options.out or default_folder(recipe, options))))
-        found, notes = open_folder(folder, recipe, options, ranks)
+        found, notes = open_folder(folder, recipe, options.resume is not None, ranks)
         device = ranks.device
         precision = choose_precision(recipe.train.precision, device)
         judge = build_judge(recipe, tokenizer, device, precision)
@@ -154,22 +154,28 @@ def default_folder(recipe: Recipe, options: argparse.Namespace) -> Path:
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def open_folder(folder: Path, recipe: Recipe, options, ranks: Ranks) -> tuple[Path | None, list[str]]:
-    """Create the run folder, or find where an earlier run in it stands.
+def open_folder(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> tuple[Path | None, list[str]]:
+    """Create the run folder, or find the checkpoint at which an earlier run in it stands.
+
+    Rank 0 looks, and every rank gets its answer: others would see a folder that it has just made.
 
     Raises:
-        UserError: the folder holds a run and --resume was not given, or a run of another recipe.
+        UserError: the folder holds a run and is not to be resumed, or a run of another recipe.
     """
+    found, notes, refusal = agree(_open_folder(folder, recipe, resume) if ranks.first else None)
+    if refusal:
+        raise UserError(refusal)
+    return found, notes
+
+
+def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> tuple[Path | None, list[str], str | None]:
     stored = folder / "recipe.yaml"
     if not stored.is_file():
-        if ranks.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        return None, []
-    if options.resume is None and agree(True):
-        earlier = Recipe.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8")))
-        if agree(any(folder.joinpath("checkpoints").glob("step-*")) or earlier != recipe):
-            raise UserError(f"{folder} holds a run already: --resume auto goes on with it, or choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        return None, [], None
+    if not resume:
+        return None, [], f"{folder} holds a run already: --resume auto goes on with it, or choose another --out"
     earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
     changed = [
         f"{section}.{name}: {earlier[section][name]!r} then, {value!r} now"
@@ -179,8 +185,8 @@ def open_folder(folder: Path, recipe: Recipe, options, ranks: Ranks) -> tuple[Pa
         if earlier[section].get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
     ]
     if changed:
-        raise UserError(f"{folder} was begun with another recipe:\n  " + "\n  ".join(changed))
-    return find_checkpoint(folder / "checkpoints")
+        return None, [], f"{folder} was begun with another recipe:\n  " + "\n  ".join(changed)
+    return *find_checkpoint(folder / "checkpoints"), None
 
 
 def describe(folder: Path, recipe, engine, tokens: Tokens, files, rows, held_out, options) -> None:
@@ -228,24 +234,18 @@ def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
     best = cursor.best_step or cursor.step
     if best != cursor.step:
         load_weights(job.checkpoints / f"step-{best:08d}", job.engine)
+    fitted = baselines.fit(job.tokens.chars[job.rows], job.tokens.labels[job.rows])
     rows: dict[str, dict[str, float]] = {}
     if len(job.held_out):
         budget = job.recipe.train.tokens_per_micro_batch
         logits = predict_rows(job.engine, job.valid, job.held_out, budget, lambda: False)
         if job.engine.ranks.first and logits is not None:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
-            rows = compare(
-                softmax(logits),
-                job.valid.labels[job.held_out],
-                job.valid.chars[job.held_out],
-                job.tokens.labels[job.rows],
-                job.tokens.chars[job.rows],
-                bayes,
-            )
+            labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
+            rows = compare(softmax(logits), labels, chars, fitted, bayes)
     if not job.engine.ranks.first:
         return
-    class_shares = baselines.prior(job.tokens.labels[job.rows], 1)[0].tolist()
-    save_judge(job.engine.judge, tokenizer, job.recipe, class_shares, folder / "model")
+    save_judge(job.engine.judge, tokenizer, job.recipe, fitted, folder / "model")
     write_json(folder / "metrics.json", {"best_step": best, "steps": cursor.step, "validation": rows})
     if rows:
         job.log.say(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")

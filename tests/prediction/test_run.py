@@ -1,0 +1,162 @@
+"""Invariant 5, the predictions file, labels, and rows that cannot be read."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tiebreak.cli import main
+from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.data.sample import write_sample
+from tiebreak.errors import UserError
+from tiebreak.prediction.merge import merge, read_predictions, write_predictions
+from tiebreak.prediction.parts import read_part
+from tiebreak.report.metrics import softmax
+
+BLOCKS = ["--set", "predict.tokens_per_block=1500"]
+
+
+@pytest.fixture(scope="module")
+def model(sample, tmp_path_factory):
+    """A run folder of a briefly trained judge."""
+    out = tmp_path_factory.mktemp("model") / "run"
+    changes = ["--set", "train.max_steps=12", "--set", "train.batch_size=16", "--set", "data.max_tokens=128"]
+    assert main(["train", "--recipe", "demo-llama2", "--data", str(sample), "--out", str(out), *changes]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "test.csv"
+    write_sample(path, 150, seed=8, profile="short")
+    return path
+
+
+@pytest.mark.processes
+def test_invariant_5_every_id_gets_exactly_one_row_whatever_the_ranks_and_shards(run, model, table, tmp_path):
+    """The same bytes from one process, from two and three ranks, and from a run that lost half its parts."""
+    with open(table, newline="", encoding="utf-8") as file:
+        ids = [row["id"] for row in csv.DictReader(file)]
+    common = ["src/predict.py", "--model", model, "--data", table, "--swap", *BLOCKS]
+    run(sys.executable, *common, "--out", tmp_path / "one")
+    expected = (tmp_path / "one" / "predictions.csv").read_bytes()
+    assert read_predictions(tmp_path / "one" / "predictions.csv")[0] == ids
+    for world in (2, 3):
+        launcher = ["torchrun", "--nproc-per-node", world, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        run(*launcher, *common, "--out", tmp_path / str(world))
+        assert (tmp_path / str(world) / "predictions.csv").read_bytes() == expected
+    parts = sorted((tmp_path / "2").glob("parts-*/block-*.npz"))
+    assert len(parts) > 4
+    for path in parts[::2]:
+        path.unlink()
+    (tmp_path / "2" / "predictions.csv").unlink()
+    kept = parts[1].stat().st_mtime_ns
+    run(sys.executable, *common, "--out", tmp_path / "2")
+    assert (tmp_path / "2" / "predictions.csv").read_bytes() == expected
+    assert parts[1].stat().st_mtime_ns == kept, "a finished block was run again"
+
+
+def test_block_sizes_change_the_rows_by_rounding_only(model, table, tmp_path):
+    common = ["predict", "--model", str(model), "--data", str(table)]
+    assert main([*common, "--out", str(tmp_path / "small"), "--set", "predict.tokens_per_block=200"]) == 0
+    assert main([*common, "--out", str(tmp_path / "large")]) == 0
+    small, large = (read_predictions(tmp_path / name / "predictions.csv") for name in ("small", "large"))
+    assert small[0] == large[0]
+    np.testing.assert_allclose(small[1], large[1], atol=1e-5, rtol=0)
+
+
+def test_rows_sum_to_exactly_one_as_written(model, table, tmp_path):
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path)]) == 0
+    with open(tmp_path / "predictions.csv", encoding="utf-8") as file:
+        assert file.readline() == "id,winner_model_a,winner_model_b,winner_tie\n"
+        for line in file:
+            assert sum(int(value.replace(".", "")) for value in line.strip().split(",")[1:]) == 10**9
+
+
+def test_hard_probabilities_still_sum_to_one(tmp_path):
+    rows = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.4999999996, 0.4999999996, 0.0000000008], [1 / 3] * 3])
+    write_predictions(tmp_path / "p.csv", list("abcd"), rows)
+    ids, read = read_predictions(tmp_path / "p.csv")
+    assert ids == list("abcd")
+    assert (read >= 0).all()
+    np.testing.assert_allclose(read, rows, atol=2e-9)
+    np.testing.assert_allclose(read.sum(1), 1, atol=1e-12)
+
+
+def test_swap_averages_both_orders(model, table, tmp_path):
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), "--swap", *BLOCKS]) == 0
+    part = read_part(min(tmp_path.glob("parts-*/block-*.npz")))
+    expected = (softmax(part.logits) + softmax(part.swapped_logits)[:, SWAPPED_CLASS]) / 2
+    np.testing.assert_allclose(read_predictions(tmp_path / "predictions.csv")[1][part.rows], expected, atol=2e-9)
+    assert np.abs(softmax(part.logits) - expected).max() > 1e-6
+
+
+def test_labels_are_scored_from_the_data_or_from_another_table(model, table, tmp_path, capsys):
+    common = ["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path)]
+    assert main([*common, "--labels", "auto"]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["model"]["rows"] == 150
+    assert found["bayes"]["gap_closed"] == 1
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = tmp_path / "labels.csv"
+    names = ["id", "winner_model_a", "winner_model_b", "winner_tie"]
+    with open(labels, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(reversed(rows))
+    assert main([*common, "--labels", str(labels)]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+    probabilities = read_predictions(tmp_path / "predictions.csv")[1]
+    truth = np.array([[int(row[name]) for name in names[1:]] for row in rows])
+    assert found["model"]["log_loss"] == pytest.approx(-(np.log(probabilities) * truth).sum(1).mean(), abs=1e-9)
+    labels.write_text("id,winner_model_a,winner_model_b,winner_tie\nnobody,1,0,0\n")
+    assert main([*common, "--labels", str(labels)]) == 2
+    assert "none of its ids" in capsys.readouterr().err
+
+
+def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, capsys):
+    table = tmp_path / "test.csv"
+    table.write_text('id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n8,"[""p""]",broken,"[""b""]"\n')
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "test.csv, row 2 (id 8): response_a: not a JSON array" in text
+    ids, probabilities = read_predictions(tmp_path / "out" / "predictions.csv")
+    prior = json.loads((model / "model" / "tiebreak.json").read_text())["baselines"]["prior"]
+    assert ids == ["7", "8"]
+    np.testing.assert_allclose(probabilities[1], prior, atol=2e-9)
+    assert json.loads((tmp_path / "out" / "failed.jsonl").read_text())["id"] == "8"
+
+
+def test_another_model_or_table_never_reuses_parts(model, table, tmp_path):
+    common = ["predict", "--model", str(model), "--out", str(tmp_path)]
+    assert main([*common, "--data", str(table)]) == 0
+    first = read_predictions(tmp_path / "predictions.csv")
+    other = tmp_path / "other.csv"
+    write_sample(other, 150, seed=9, profile="short")
+    assert main([*common, "--data", str(other)]) == 0
+    assert read_predictions(tmp_path / "predictions.csv")[0] != first[0]
+    assert len(list(tmp_path.glob("parts-*"))) == 2
+
+
+def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
+    with pytest.raises(UserError, match="no prediction was begun"):
+        merge(tmp_path)
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), *BLOCKS]) == 0
+    before = (tmp_path / "predictions.csv").read_bytes()
+    assert main(["merge", str(tmp_path)]) == 0
+    assert (tmp_path / "predictions.csv").read_bytes() == before
+    min(tmp_path.glob("parts-*/block-*.npz")).unlink()
+    assert main(["merge", str(tmp_path)]) == 2
+    assert "1 of" in capsys.readouterr().err
+
+
+def test_the_users_mistakes(model, table, tmp_path, capsys):
+    assert main(["predict", "--model", str(tmp_path), "--data", str(table), "--out", str(tmp_path)]) == 2
+    assert "no judge of this project" in capsys.readouterr().err
+    twice = tmp_path / "twice.csv"
+    twice.write_text('id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n7,"[""p""]","[""a""]","[""b""]"\n')
+    assert main(["predict", "--model", str(model), "--data", str(twice), "--out", str(tmp_path / "out")]) == 2
+    assert "unique id" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""Training from the command line: the run folder, resuming, stopping, launchers, and users' mistakes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiebreak.cli import main
+from tiebreak.training.checkpoints import find_checkpoint
+
+SHORT = ["--set", "train.batch_size=16", "--set", "train.eval_every=4", "--set", "data.max_tokens=128"]
+
+
+def set_(*changes):
+    return [part for change in changes for part in ("--set", change)]
+
+
+def steps_of(folder):
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record for record in records if "loss" in record]
+
+
+def test_run_folder_holds_all_that_the_contract_names(sample, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *set_("train.max_steps=6")]) == 0
+    text = capsys.readouterr().out
+    for name in ("recipe.yaml", "environment.json", "log.jsonl", "checkpoints", "model", "metrics.json"):
+        assert (out / name).exists(), name
+    steps = steps_of(out)
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"step", "loss", "lr", "grad_norm", "tokens", "seconds"} <= steps[0].keys()
+    rows = json.loads((out / "metrics.json").read_text())["validation"]
+    assert set(rows) == {"prior", "length", "model", "bayes"}
+    assert rows["prior"]["gap_closed"] == 0 and rows["bayes"]["gap_closed"] == 1
+    assert rows["bayes"]["log_loss"] < min(rows[name]["log_loss"] for name in ("prior", "length", "model"))
+    assert "bayes" in text and "gap closed" in text
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["rows_trained"] + environment["rows_held_out"] == 400
+
+
+def test_a_few_rows_are_learnt_by_heart(tmp_path, sample):
+    table, out = tmp_path / "few.csv", tmp_path / "run"
+    table.write_text("".join(sample.read_text().splitlines(keepends=True)[:41]))
+    changes = set_("train.epochs=70", "train.lr=3e-3", "train.eval_every=1000", "data.swap=never")
+    assert main(["train", "--data", str(table), "--valid", "none", "--out", str(out), *SHORT, *changes]) == 0
+    losses = [record["loss"] for record in steps_of(out)]
+    assert sum(losses[:5]) / 5 > 1.0
+    assert sum(losses[-5:]) / 5 < 0.3
+
+
+def test_resumed_equals_uninterrupted(sample, tmp_path):
+    common = ["train", "--recipe", "demo-llama2", "--data", str(sample), *SHORT, *set_("train.max_steps=6", "model.method=lora")]
+    assert main([*common, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*common, "--out", str(tmp_path / "parted"), *set_("train.save_every=3", "train.keep=9")]) == 0
+    for later in ("step-00000004", "step-00000006"):
+        for file in (tmp_path / "parted" / "checkpoints" / later).iterdir():
+            file.unlink()
+        (tmp_path / "parted" / "checkpoints" / later).rmdir()
+    assert main([*common, "--out", str(tmp_path / "parted"), "--resume", "auto"]) == 0
+    one, two = (load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("whole", "parted"))
+    assert one.keys() == two.keys()
+    for key in one:
+        assert torch.equal(one[key], two[key]), key
+    strip = [{k: v for k, v in r.items() if k not in ("seconds", "memory_gib")} for r in steps_of(tmp_path / "parted")]
+    assert strip == [{k: v for k, v in r.items() if k not in ("seconds", "memory_gib")} for r in steps_of(tmp_path / "whole")]
+
+
+def test_a_damaged_checkpoint_is_passed_over(sample, tmp_path):
+    out = tmp_path / "run"
+    changes = set_("train.max_steps=4", "train.save_every=1", "train.keep=9")
+    assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 0
+    newest, passed = find_checkpoint(out / "checkpoints")
+    assert newest.name == "step-00000004" and passed == []
+    weights = newest / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    older, passed = find_checkpoint(out / "checkpoints")
+    assert older.name == "step-00000003"
+    assert "weights.safetensors differs" in passed[0]
+
+
+@pytest.mark.processes
+def test_a_signal_leads_to_a_checkpoint_and_exit_75_and_the_same_command_goes_on(sample, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]
+    command += set_("train.max_steps=60", "train.epochs=9", "train.eval_every=1000")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() or len(steps_of(out)) < 3:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    stopped = find_checkpoint(out / "checkpoints")[0]
+    assert stopped is not None and int(stopped.name[5:]) == len(steps_of(out))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"resumed from {stopped.name}" in done.stdout
+    assert [record["step"] for record in steps_of(out)] == list(range(1, 61))
+
+
+@pytest.mark.processes
+def test_launchers_give_the_losses_of_one_process(run, tmp_path):
+    """The README's commands as they stand, but for fewer rows and steps."""
+    few = set_("data.sample_rows=400", "train.max_steps=4", "train.batch_size=16", "data.max_tokens=128")
+    commands = {
+        "python": [sys.executable, "src/train.py"],
+        "torchrun": ["torchrun", "--nproc-per-node", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "src/train.py"],
+        "deepspeed": ["deepspeed", "src/train.py", "--ds", "ds_configs/zero2.json"],
+        "deepspeed-2": ["deepspeed", "--num_gpus", 2, "--master_port", 29617, "src/train.py", "--ds", "ds_configs/zero2.json"],
+    }
+    losses = {}
+    for name, command in commands.items():
+        done = run(*command, *few, "--out", tmp_path / name)
+        assert "data: the embedded sample" in done.stdout
+        losses[name] = [record["loss"] for record in steps_of(tmp_path / name)]
+        assert len(losses[name]) == 4
+        assert losses[name] == pytest.approx(losses["python"], abs=1e-5)
+        assert (tmp_path / name / "model" / "tiebreak.json").is_file()
+
+
+def test_early_stopping(sample, tmp_path, capsys):
+    out = tmp_path / "run"
+    changes = set_("train.lr=1e-9", "train.epochs=50", "train.eval_every=1", "train.early_stopping=2", "train.warmup=0.9")
+    assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 0
+    assert "stopped early" in capsys.readouterr().out
+    assert len(steps_of(out)) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are demo-deberta"),
+        (["--set", "train.lr=-1", "--set", "data.foo=1"], "2 problem(s)"),
+        (["--set", "train.lr"], "key.path=value"),
+        (["--data", "no-such.csv"], "no-such.csv: no such file"),
+        (["--fold", "7/5"], "--fold 7/5"),
+        (["--fold", "0/5", "--valid", "x.csv"], "--valid and --fold"),
+        (["--engine", "deepspeed"], "--ds"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--set", "train.tokens_per_micro_batch=64"], "the longest row would not fit"),
+    ],
+)
+def test_the_users_mistakes_end_with_one_message_and_exit_code_2(arguments, sentence, sample, capsys):
+    given = arguments if "--data" in arguments else ["--data", str(sample), *arguments]
+    assert main(["train", *given]) == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert message.startswith("tiebreak: error:") and "Traceback" not in message
+
+
+def test_a_folder_with_a_run_is_not_overwritten(sample, tmp_path, capsys):
+    common = ["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT]
+    assert main([*common, *set_("train.max_steps=1")]) == 0
+    assert main([*common, *set_("train.max_steps=1")]) == 2
+    assert "--resume auto" in capsys.readouterr().err
+    assert main([*common, "--resume", "auto", *set_("train.max_steps=2")]) == 2
+    assert "train.max_steps: 1 then, 2 now" in capsys.readouterr().err
+
+
+def test_bad_rows_are_told_or_skipped_and_kept_in_a_file(sample, tmp_path, capsys):
+    table = tmp_path / "bad.csv"
+    lines = sample.read_text().splitlines()
+    lines[5] = lines[5].rsplit(",", 3)[0] + ",1,1,0"
+    table.write_text("\n".join(lines) + "\n")
+    common = ["train", "--data", str(table), "--out", str(tmp_path / "run"), *SHORT, *set_("train.max_steps=1")]
+    assert main(common) == 2
+    message = capsys.readouterr().err
+    assert "bad.csv, row 5" in message and "exactly one must be 1" in message
+    assert main([*common, "--on-bad-row", "skip"]) == 0
+    skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()]
+    assert [(problem["row"], problem["cells"]["winner_model_b"]) for problem in skipped] == [(5, "1")]
