@@ -15,6 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
         return COMMANDS[options.command](options)
     except UserError as error:
         return tell(error)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        return tell(UserError(f"{error.filename}: {error.strerror}"))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -44,7 +44,7 @@ def test_a_cell_is_decoded_into_its_turns(cell, turns):
     assert decode_json_cell(cell) == turns
 
 
-@pytest.mark.parametrize("literal", ["True", "true", "False", "1", "-1.5", "1e9", "1_000", "null", "None", "nan", "NaN"])
+@pytest.mark.parametrize("literal", "True true False 1 -1.5 1e9 1_000 null None nan NaN".split())
 def test_a_bare_literal_is_an_answer_with_that_text(literal):
     assert decode_json_cell(literal) == [literal]
 
@@ -135,16 +135,7 @@ def test_any_text_decodes_or_is_a_cell_error(cell):
     except CellError:
         return
     assert all(turn is None or isinstance(turn, str) for turn in turns)
-
-
-@FUZZ
-@given(mutated_cells())
-def test_decoded_turns_can_be_written_as_utf8(cell):
-    try:
-        turns = decode_json_cell(cell)
-    except CellError:
-        return
-    "".join(turn or "" for turn in turns).encode("utf-8")
+    "".join(turn or "" for turn in turns).encode("utf-8")  # no surrogate is left to fail a writer
 
 
 @pytest.mark.parametrize(
@@ -168,13 +159,19 @@ def test_plain_cells_are_taken_as_they_stand(cell, turns):
 
 @pytest.mark.parametrize("cell", [{"a": 1}, [["one"]], [{"a": 1}]])
 def test_a_plain_cell_of_something_else_is_told(cell):
-    with pytest.raises(CellError, match="object|array"):
+    with pytest.raises(CellError, match=r"object|array"):
         decode_plain_cell(cell)
 
 
 @pytest.mark.parametrize(
     "turns",
-    [["What is LOVE?"], ["what  is\tlove?\n"], [" what is", "love? "], ["WHAT IS", "", "LOVE?"], ["what\u00a0is love?"]],
+    [
+        ["What is LOVE?"],
+        ["what  is\tlove?\n"],
+        [" what is", "love? "],
+        ["WHAT IS", "", "LOVE?"],
+        ["what\u00a0is love?"],
+    ],
 )
 def test_prompts_that_differ_in_case_and_spacing_are_the_same(turns):
     assert normalise_prompt(turns) == "what is love?"

@@ -56,7 +56,18 @@ def run(table: Path, combination: str) -> dict:
     )
     records = Records()
     job = Job(
-        recipe, engine, plan, tokens, rows, tokens, rows[:0], cross_entropy, Path("."), records, False, STEPS  # type: ignore[arg-type]
+        recipe,
+        engine,
+        plan,
+        tokens,
+        rows,
+        tokens,
+        rows[:0],
+        cross_entropy,
+        Path("."),
+        records,
+        False,
+        STEPS,  # type: ignore[arg-type]
     )
     engine.module.train()
     moments = {}

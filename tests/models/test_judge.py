@@ -14,7 +14,9 @@ CPU = torch.device("cpu")
 BACKBONES = ("demo-gemma2", "demo-llama2", "demo-deberta")
 
 
-@pytest.fixture(scope="module", params=[(name, method) for name in BACKBONES for method in ("full", "lora", "qlora")], ids=str)
+@pytest.fixture(
+    scope="module", params=[(name, method) for name in BACKBONES for method in ("full", "lora", "qlora")], ids=str
+)
 def loaded(request, sample):
     """A judge whose adapters do something, its tokenizer, and the tokens of rows of very unequal length."""
     name, method = request.param
@@ -79,7 +81,9 @@ def test_gradients_are_those_of_the_stock_forward(loaded):
 
 def test_head_runs_in_fp32_and_is_not_quantised(loaded):
     judge, _, rows = loaded
-    heads = [p for name, p in judge.named_parameters() if any(part in name for part in ("score", "classifier", "pooler"))]
+    heads = [
+        p for name, p in judge.named_parameters() if any(part in name for part in ("score", "classifier", "pooler"))
+    ]
     assert heads
     assert {p.dtype for p in heads} == {torch.float32}
     assert judge(rows[0], [len(rows[0])]).dtype == torch.float32

@@ -86,7 +86,9 @@ def test_hard_probabilities_still_sum_to_one(tmp_path):
 
 
 def test_swap_averages_both_orders(model, table, tmp_path):
-    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), "--swap", *BLOCKS]) == 0
+    assert (
+        main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), "--swap", *BLOCKS]) == 0
+    )
     part = read_part(min(tmp_path.glob("parts-*/block-*.npz")))
     expected = (softmax(part.logits) + softmax(part.swapped_logits)[:, SWAPPED_CLASS]) / 2
     np.testing.assert_allclose(read_predictions(tmp_path / "predictions.csv")[1][part.rows], expected, atol=2e-9)
@@ -157,6 +159,8 @@ def test_the_users_mistakes(model, table, tmp_path, capsys):
     assert main(["predict", "--model", str(tmp_path), "--data", str(table), "--out", str(tmp_path)]) == 2
     assert "no judge of this project" in capsys.readouterr().err
     twice = tmp_path / "twice.csv"
-    twice.write_text('id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n7,"[""p""]","[""a""]","[""b""]"\n')
+    twice.write_text(
+        'id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n7,"[""p""]","[""a""]","[""b""]"\n'
+    )
     assert main(["predict", "--model", str(model), "--data", str(twice), "--out", str(tmp_path / "out")]) == 2
     assert "unique id" in capsys.readouterr().err

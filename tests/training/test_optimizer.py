@@ -1,5 +1,7 @@
 """The groups of AdamW and the schedule of the learning rate."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ def test_schedule_climbs_to_the_peak_and_falls_to_zero(schedule):
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == 1.0
     assert factors[100] == pytest.approx(0.0, abs=1e-12)
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert factors[55] == pytest.approx(0.5)
 
 

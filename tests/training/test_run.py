@@ -55,7 +55,15 @@ def test_a_few_rows_are_learnt_by_heart(tmp_path, sample):
 
 
 def test_resumed_equals_uninterrupted(sample, tmp_path):
-    common = ["train", "--recipe", "demo-llama2", "--data", str(sample), *SHORT, *set_("train.max_steps=6", "model.method=lora")]
+    common = [
+        "train",
+        "--recipe",
+        "demo-llama2",
+        "--data",
+        str(sample),
+        *SHORT,
+        *set_("train.max_steps=6", "model.method=lora"),
+    ]
     assert main([*common, "--out", str(tmp_path / "whole")]) == 0
     assert main([*common, "--out", str(tmp_path / "parted"), *set_("train.save_every=3", "train.keep=9")]) == 0
     for later in ("step-00000004", "step-00000006"):
@@ -68,7 +76,9 @@ def test_resumed_equals_uninterrupted(sample, tmp_path):
     for key in one:
         assert torch.equal(one[key], two[key]), key
     strip = [{k: v for k, v in r.items() if k not in ("seconds", "memory_gib")} for r in steps_of(tmp_path / "parted")]
-    assert strip == [{k: v for k, v in r.items() if k not in ("seconds", "memory_gib")} for r in steps_of(tmp_path / "whole")]
+    assert strip == [
+        {k: v for k, v in r.items() if k not in ("seconds", "memory_gib")} for r in steps_of(tmp_path / "whole")
+    ]
 
 
 def test_a_damaged_checkpoint_is_passed_over(sample, tmp_path):
@@ -113,9 +123,27 @@ def test_launchers_give_the_losses_of_one_process(run, tmp_path):
     few = set_("data.sample_rows=400", "train.max_steps=4", "train.batch_size=16", "data.max_tokens=128")
     commands = {
         "python": [sys.executable, "src/train.py"],
-        "torchrun": ["torchrun", "--nproc-per-node", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "src/train.py"],
+        "torchrun": [
+            "torchrun",
+            "--nproc-per-node",
+            2,
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "localhost:0",
+            "src/train.py",
+        ],
         "deepspeed": ["deepspeed", "src/train.py", "--ds", "ds_configs/zero2.json"],
-        "deepspeed-2": ["deepspeed", "--num_gpus", 2, "--master_port", 29617, "src/train.py", "--ds", "ds_configs/zero2.json"],
+        "deepspeed-2": [
+            "deepspeed",
+            "--num_gpus",
+            2,
+            "--master_port",
+            29617,
+            "src/train.py",
+            "--ds",
+            "ds_configs/zero2.json",
+        ],
     }
     losses = {}
     for name, command in commands.items():
@@ -129,7 +157,9 @@ def test_launchers_give_the_losses_of_one_process(run, tmp_path):
 
 def test_early_stopping(sample, tmp_path, capsys):
     out = tmp_path / "run"
-    changes = set_("train.lr=1e-9", "train.epochs=50", "train.eval_every=1", "train.early_stopping=2", "train.warmup=0.9")
+    changes = set_(
+        "train.lr=1e-9", "train.epochs=50", "train.eval_every=1", "train.early_stopping=2", "train.warmup=0.9"
+    )
     assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 0
     assert "stopped early" in capsys.readouterr().out
     assert len(steps_of(out)) < 400

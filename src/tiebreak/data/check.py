@@ -36,15 +36,15 @@ class Findings:
     both_empty: int = 0
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: Pair, path: str) -> None:
         where = f"{pair.file}, row {pair.row} (id {pair.id})"
-        first = self.ids.setdefault(pair.id, pair.file)
-        if self.id_rows[pair.file, pair.id]:
-            reason = f"the id occurs already in this file, row {self.id_rows[pair.file, pair.id]}"
+        first = self.ids.setdefault(pair.id, path)
+        if self.id_rows[path, pair.id]:
+            reason = f"the id occurs already in this file, row {self.id_rows[path, pair.id]}"
             self.problems.append(Problem(pair.file, pair.row, pair.id, reason))
             return
-        self.id_rows[pair.file, pair.id] = pair.row
-        self.oddities["ids of an earlier file (renamed in training)"] += first != pair.file
+        self.id_rows[path, pair.id] = pair.row
+        self.oddities["ids of an earlier file (renamed in training)"] += first != path
         self.rows += 1
         self.classes[pair.label] += 1
         self.turns[len(pair.prompt)] += 1
@@ -59,7 +59,7 @@ class Findings:
             self.identical_with_winner.append(where)
         self.contents[_digest(repr((pair.prompt, pair.response_a, pair.response_b)))] += 1
         folded = _digest(normalise_prompt(pair.prompt))
-        self.prompts.setdefault(folded, set()).add(pair.file)
+        self.prompts.setdefault(folded, set()).add(path)
         self.prompt_rows[folded] += 1
 
 
@@ -94,7 +94,7 @@ def scan(files: Sequence[str]) -> Findings:
                 item.cells = {}
                 found.problems.append(item)
             else:
-                found.add(item)
+                found.add(item, name)
     return found
 
 

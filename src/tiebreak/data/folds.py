@@ -1,5 +1,7 @@
 """Folds: stratified by label, grouped by normalised prompt."""
 
+import re
+
 import numpy as np
 
 from tiebreak.errors import UserError
@@ -11,10 +13,11 @@ def parse_fold(text: str) -> tuple[int, int]:
     Raises:
         UserError: not of that form, or k outside 0..n-1.
     """
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and int(n) >= 2 and int(k) < int(n)):
+    form = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    k, n = (int(form[1]), int(form[2])) if form else (0, 0)
+    if n < 2 or k >= n:
         raise UserError(f"--fold {text}: write it as K/N with N of at least 2 and K from 0 to N-1, for example 0/5")
-    return int(k), int(n)
+    return k, n
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -30,6 +33,9 @@ def assign_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) 
         raise UserError(f"{folds} folds need at least {folds} distinct prompts; the table has {distinct}")
     assigned = np.empty(len(labels), dtype=np.int64)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
-        assigned[held_out] = fold
+    try:
+        for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+            assigned[held_out] = fold
+    except ValueError as error:  # no class has as many rows as there are folds
+        raise UserError(f"{len(labels)} rows cannot be cut into {folds} stratified folds ({error})") from None
     return assigned

@@ -15,6 +15,8 @@ def read_labels(path: Path) -> dict[str, int]:
         UserError: no id or winner columns, or a row whose winner cannot be read.
     """
     columns, rows = open_rows(path)
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: a column occurs more than once ({', '.join(columns)})")
     if "id" not in columns or not ("winner" in columns or set(CLASSES) <= set(columns)):
         raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
     labels: dict[str, int] = {}
@@ -25,9 +27,9 @@ def read_labels(path: Path) -> dict[str, int]:
             label = read_label(cells)
         except CellError as error:
             raise UserError(f"{path}, row {number}: {error}") from None
-        name = str(cells["id"]).strip()
-        if name in labels:
-            raise UserError(f"{path}, row {number}: the id {name} occurs twice")
+        name = str(cells.get("id") or "").strip()
+        if not name or name in labels:
+            raise UserError(f"{path}, row {number}: " + (f"the id {name} occurs twice" if name else "no id"))
         if label is not None:
             labels[name] = label
     return labels

@@ -137,6 +137,8 @@ def write_sample(path: str | Path, rows: int, seed: int = 0, profile: str = "are
         raise UserError(f"{path}: a sample is written as .csv")
     if not 1 <= rows <= 2**31:
         raise UserError(f"--rows {rows}: at least 1 and at most {2**31}")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: at least 0")
     columns = ["id", *(["model_a", "model_b"] if labels else []), "prompt", "response_a", "response_b"]
     entropy = realised = 0.0
     counts = np.zeros(3, dtype=np.int64)
@@ -216,7 +218,7 @@ def bayes_probabilities(responses_a: Sequence[Sequence[str]], responses_b: Seque
 
 def is_sample(model_names: Sequence[str | None]) -> bool:
     """Whether a table's rows come from here, told by the model names that only the sample uses."""
-    return bool(model_names) and all(name is not None and name.startswith("sample-") for name in model_names)
+    return bool(model_names) and set(model_names) <= set(MODELS)
 
 
 def _marks(turns: Sequence[str]) -> tuple[float, int]:

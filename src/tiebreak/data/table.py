@@ -23,6 +23,7 @@ REQUIRED = ("id", *TEXT_COLUMNS)
 TIE = 2
 WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": TIE}
 ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
 SNIFFED_ROWS = 100
 SHOWN_PROBLEMS = 10
 
@@ -60,7 +61,12 @@ class Problem:
     cells: dict = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.file}, row {self.row}" + (f" (id {self.id})" if self.id else "") + f": {self.reason}"
+        who = f" (id {self.id})" if self.id else ""
+        return replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}")
+
+
+class NotUTF8(str):
+    """A cell whose bytes are not UTF-8, as far as it could be read."""
 
 
 @dataclass(slots=True)
@@ -93,20 +99,23 @@ def read_table(
         for item in read_rows(path, table.counts):
             if isinstance(item, Pair) and need_labels and item.label is None:
                 item = Problem(item.file, item.row, item.id, "no label (the winner columns are absent or empty)")
-            if isinstance(item, Pair) and first_seen.get(item.id, path.name) != path.name and not keep_ids:
-                item.id = f"{path.name}:{item.id}"
+            if isinstance(item, Pair) and first_seen.get(item.id, str(path)) != str(path) and not keep_ids:
+                short = f"{path.name}:{item.id}"
+                item.id = short if short not in first_seen else f"{path}:{item.id}"
                 table.counts["ids renamed"] += 1
             if isinstance(item, Pair) and item.id in first_seen:
-                item = Problem(item.file, item.row, item.id, f"the id occurs already in {first_seen[item.id]}")
+                item = Problem(
+                    item.file, item.row, item.id, f"the id occurs already in {Path(first_seen[item.id]).name}"
+                )
             if isinstance(item, Pair):
-                first_seen[item.id] = path.name
+                first_seen[item.id] = str(path)
                 table.pairs.append(item)
                 continue
             table.problems.append(item)
             if on_bad_row == "keep":
                 if item.id is None or item.id in first_seen:
                     raise UserError(f"{item}. A prediction needs a unique id in every row")
-                first_seen[item.id] = path.name
+                first_seen[item.id] = str(path)
                 table.pairs.append(
                     Pair(item.id, [""], [""], [""], file=item.file, row=item.row, unreadable=item.reason)
                 )
@@ -183,13 +192,14 @@ def read_label(cells: dict) -> int | None:
     if not any(values):
         return None
     if any(value not in ONE | ZERO for value in values) or sum(value in ONE for value in values) != 1:
-        raise CellError(f"the winner columns are {', '.join(values)}; exactly one must be 1 and the others 0")
+        shown = replace_lone_surrogates(", ".join(values))
+        raise CellError(f"the winner columns are {shown}; exactly one must be 1 and the others 0")
     return next(k for k, value in enumerate(values) if value in ONE)
 
 
 def _holds_json_arrays(head: list[tuple[int, dict | str]]) -> bool:
     """Whether most text cells of the first rows look like JSON arrays: then the odd one out is an error."""
-    cells = [row[name] for _, row in head if isinstance(row, dict) for name in TEXT_COLUMNS]
+    cells = [row.get(name) for _, row in head if isinstance(row, dict) for name in TEXT_COLUMNS]
     arrays = sum(isinstance(c, str) and c.strip().startswith("[") and c.strip().endswith("]") for c in cells)
     return arrays * 2 > len(cells)
 
@@ -197,6 +207,8 @@ def _holds_json_arrays(head: list[tuple[int, dict | str]]) -> bool:
 def _read_row(file: str, number: int, cells: dict | str, decode, counts: Counter) -> Pair | Problem:
     if isinstance(cells, str):
         return Problem(file, number, None, cells)
+    if absent := [name for name in REQUIRED if name not in cells]:
+        return Problem(file, number, _name(cells.get("id")), f"no {', '.join(absent)}", cells)
     row_id = "" if cells["id"] is None else str(cells["id"]).strip()
     if not row_id or LONE_SURROGATE.search(row_id):
         return Problem(file, number, None, "the id has bytes that are not UTF-8" if row_id else "no id", cells)
@@ -204,7 +216,7 @@ def _read_row(file: str, number: int, cells: dict | str, decode, counts: Counter
     for name in TEXT_COLUMNS:
         try:
             raw = cells[name]
-            if isinstance(raw, str) and not raw.isascii() and LONE_SURROGATE.search(raw):
+            if isinstance(raw, NotUTF8):
                 raise CellError("bytes that are not UTF-8")
             texts.append(decode(raw, counts))
         except CellError as error:
@@ -237,7 +249,7 @@ def _name(value: object) -> str | None:
 def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
     csv.field_size_limit(2**31 - 1)
     handle = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115
-    if handle.read(2).startswith("\udcff\udcfe"):
+    if handle.read(2) in UTF_16:
         raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
     handle.seek(0)
     reader = csv.reader(handle, strict=True)
@@ -252,10 +264,14 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
                 if len(values) != len(columns):
                     yield number, f"{len(values)} fields, the header has {len(columns)} (line {reader.line_num})"
                 else:
-                    yield number, dict(zip(columns, values, strict=True))
+                    yield number, dict(zip(columns, map(_marked, values), strict=True))
 
     columns = [replace_lone_surrogates(name.strip()) for name in next(_told(path, reader), [])]
     return columns, rows(columns)
+
+
+def _marked(cell: str) -> str:
+    return NotUTF8(cell) if not cell.isascii() and LONE_SURROGATE.search(cell) else cell
 
 
 def _told(path: Path, reader) -> Iterator[list[str]]:
@@ -273,17 +289,24 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def damaged(error: Exception) -> UserError:
+        return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})")
+
+    faults = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    except faults as error:
+        raise damaged(error) from None
 
     def rows() -> Iterator[tuple[int, dict | str]]:
         number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for cells in batch.to_pylist():
-                number += 1
-                yield number, cells
+        try:
+            for batch in file.iter_batches(batch_size=1024):
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield number, cells
+        except faults as error:
+            raise damaged(error) from None
 
     return file.schema_arrow.names, rows()
 
@@ -296,6 +319,9 @@ def _jsonl_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]
                 if not line.strip():
                     continue
                 number += 1
+                if _marked(line) is not line:
+                    yield number, "bytes that are not UTF-8"
+                    continue
                 try:
                     cells = json.loads(line, parse_int=str, parse_float=str)
                 except (json.JSONDecodeError, RecursionError) as error:
@@ -307,11 +333,4 @@ def _jsonl_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]
     head = list(itertools.islice(stream, SNIFFED_ROWS))
     columns = list(dict.fromkeys(name for _, cells in head if isinstance(cells, dict) for name in cells))
 
-    def rows() -> Iterator[tuple[int, dict | str]]:
-        for number, cells in itertools.chain(head, stream):
-            if isinstance(cells, dict) and (absent := [name for name in REQUIRED if name not in cells]):
-                yield number, f"no {', '.join(absent)}"
-            else:
-                yield number, cells
-
-    return columns, rows()
+    return columns, itertools.chain(head, stream)

@@ -5,6 +5,7 @@ under a lock, in a temporary folder that is then renamed; the others wait for th
 collective, so that no watchdog counts the time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -148,16 +149,22 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
         for start in range(0, len(table.pairs), BUILD_ROWS):
             pairs = table.pairs[start : start + BUILD_ROWS]
             columns, cut = _encode(pairs, tokenizer, fixed, budget, settings)
-            law = np.full((len(pairs), 3), np.nan)
-            if known_law:
-                law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs])
-            columns |= {f"bayes_{k}": law[:, k] for k in range(3)}
+            columns |= _law(pairs if known_law else [], len(pairs))
             truncated += cut
             writer.write_batch(columns)
         writer.finalize()
     _finish(temporary, folder, table.problems, {"fixed": fixed, "counts": table.counts, "truncated": truncated})
     seconds = time.monotonic() - started
     say(f"{len(table.pairs):,} rows tokenised in {seconds:.1f} s, {truncated / len(table.pairs):.1%} of them truncated")
+
+
+def _law(pairs: list[Pair], rows: int) -> dict[str, np.ndarray]:
+    """The sample's law for each row, not a number for rows that are not of the sample."""
+    law = np.full((rows, 3), np.nan)
+    if pairs:
+        with contextlib.suppress(ValueError):  # a user's own row among the sample's
+            law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs])
+    return {f"bayes_{k}": law[:, k] for k in range(3)}
 
 
 def _encode(pairs: list[Pair], tokenizer, fixed, budget: int, settings: DataSettings) -> tuple[dict, int]:

@@ -55,13 +55,13 @@ def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[in
     Returns:
         Token ids of prompt, first and second answer, each with its separators.
     """
-    most_turns = max(1, budget // (3 * (len(turn) + LEAST_PER_TURN)))
-    parts = [part[-most_turns:] for part in parts]
-    separators = [len(turn) * (len(part) - 1) for part in parts]
     needs = [sum(map(len, part)) for part in parts]
-    if sum(needs) + sum(separators) <= budget:
+    separators = sum(len(turn) * (len(part) - 1) for part in parts)
+    if sum(needs) + separators <= budget:
         return [_join(part, turn) for part in parts]
-    budget -= sum(separators)
+    most_turns = max(1, budget // (3 * (len(turn) + LEAST_PER_TURN)))
+    parts = [_run_together(part, most_turns) for part in parts]
+    budget -= sum(len(turn) * (len(part) - 1) for part in parts)
     if policy == "tail-trim":
         cap = min(needs[0], prompt_cap, budget // 2)
         granted = [cap, *share(budget - cap, needs[1:])]
@@ -69,6 +69,14 @@ def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[in
         granted = share(budget, needs, (PROMPT_WEIGHT, ANSWER_WEIGHT, ANSWER_WEIGHT))
     cut = _cut_each_turn if policy == "spread" else _keep_beginning
     return [_join(cut(part, limit), turn) for part, limit in zip(parts, granted, strict=True)]
+
+
+def _run_together(part: Turns, most_turns: int) -> Turns:
+    """Earlier turns made one, so that separators do not eat the budget of a very long conversation."""
+    if len(part) <= most_turns:
+        return part
+    early = len(part) - most_turns + 1
+    return [[token for tokens in part[:early] for token in tokens], *part[early:]]
 
 
 def _cut_each_turn(part: Turns, limit: int) -> Turns:

@@ -146,6 +146,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         AutoModelForSequenceClassification,
         BitsAndBytesConfig,
     )
+
     base = folder or resolve_base(settings.base)
     config = _told(base, lambda: AutoConfig.from_pretrained(base))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
