@@ -1,0 +1,55 @@
+"""The README is true: its recipes, files and options exist, and each shipped recipe is valid."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tiebreak.cli import build_parser, main
+from tiebreak.config import load_recipe, shipped
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [
+    line.split("  #")[0].strip() for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()
+]
+OURS = ("tiebreak ", "python src/", "torchrun ", "deepspeed ")
+
+
+@pytest.mark.parametrize("line", [line for line in BLOCKS if line.startswith(OURS)])
+def test_commands_parse(line):
+    """As far as this goes without data: launcher words are dropped, files named must exist, options must parse."""
+    words = shlex.split(line)
+    scripts = [word for word in words if word.startswith("src/")]
+    for word in [*scripts, *(word for word in words if word.startswith("ds_configs/"))]:
+        assert (ROOT / word).is_file(), word
+    start = words.index(scripts[0]) if scripts else 0
+    command = [Path(scripts[0]).stem] if scripts else []
+    options = build_parser().parse_args([*command, *words[start + 1 :]])
+    if getattr(options, "recipe", None):
+        load_recipe(options.recipe, options.set)
+
+
+def test_make_targets_and_links_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\w+)", README, re.M)
+    assert {"demo", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / link).is_file(), link
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_valid_and_say_what_they_are(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    text = (ROOT / "src/tiebreak/recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    head = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(head) >= 3 and f"--recipe {name}" in head[-1]
+
+
+def test_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == shipped()
