@@ -15,7 +15,7 @@ from typing import Any
 from tiebreak.config import cache_folder
 from tiebreak.data.templates import TEMPLATES
 
-VERSION = 1
+VERSION = 2
 SEED = 0
 VOCABULARY = 1_024
 CORPUS_ROWS = 2_000
@@ -85,7 +85,8 @@ def _model(family: str, vocabulary: int, tokenizer):
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     decoder = common | ends | {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048}
     if family == "gemma2":
-        config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128)
+        # Every block's output is normed to size one, so the embeddings (times 8) must start as large.
+        config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128, initializer_range=0.1)
         return Gemma2ForSequenceClassification(config)
     return LlamaForSequenceClassification(LlamaConfig(**decoder))
 
