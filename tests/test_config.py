@@ -7,13 +7,13 @@ from tiebreak.errors import UserError
 
 
 def test_changes_reach_every_kind_of_field():
-    changes = ["train.lr=1e-4", "model.lora.r=8", "data.swap=both", "train.max_steps=null", "train.betas=[0.9, 0.95]"]
+    changes = ["train.lr=1e-4", "model.lora.r=8", "data.swap=both", "train.max_steps=null", "log.wandb=off"]
     recipe = load_recipe("demo-gemma2", changes)
     assert recipe.train.lr == 1e-4
     assert recipe.model.lora.r == 8
     assert recipe.data.swap == "both"
     assert recipe.train.max_steps is None
-    assert recipe.train.betas == (0.9, 0.95)
+    assert recipe.log.wandb == "off"
 
 
 def test_all_problems_are_told_at_once():

@@ -168,7 +168,7 @@ def test_early_stopping(sample, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are demo-deberta"),
+        (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are deberta-v3-base"),
         (["--set", "train.lr=-1", "--set", "data.foo=1"], "2 problem(s)"),
         (["--set", "train.lr"], "key.path=value"),
         (["--data", "no-such.csv"], "no-such.csv: no such file"),
@@ -194,6 +194,8 @@ def test_a_folder_with_a_run_is_not_overwritten(sample, tmp_path, capsys):
     assert "--resume auto" in capsys.readouterr().err
     assert main([*common, "--resume", "auto", *set_("train.max_steps=2")]) == 2
     assert "train.max_steps: 1 then, 2 now" in capsys.readouterr().err
+    assert main([*common, "--resume", "auto", "--fold", "1/4", *set_("train.max_steps=1")]) == 2
+    assert "fold: '0/10' then, '1/4' now" in capsys.readouterr().err
 
 
 def test_bad_rows_are_told_or_skipped_and_kept_in_a_file(sample, tmp_path, capsys):
@@ -208,3 +210,22 @@ def test_bad_rows_are_told_or_skipped_and_kept_in_a_file(sample, tmp_path, capsy
     assert main([*common, "--on-bad-row", "skip"]) == 0
     skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()]
     assert [(problem["row"], problem["cells"]["winner_model_b"]) for problem in skipped] == [(5, "1")]
+
+
+def test_wandb_offline_goes_on_in_the_same_run(run, sample, tmp_path):
+    """In processes of their own: wandb starts a service."""
+    out = tmp_path / "run"
+    command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]
+    command += set_("log.wandb=offline", "train.max_steps=2", "train.eval_every=2")
+    run(*command)
+    name = (out / "wandb_id").read_text()
+    run(*command)
+    assert (out / "wandb_id").read_text() == name
+    assert len(list((out / "wandb").glob(f"offline-run-*-{name}"))) == 2
+
+
+def test_wandb_that_is_not_installed_is_told(sample, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    changes = set_("log.wandb=offline", "train.max_steps=1")
+    assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT, *changes]) == 2
+    assert "wandb is not installed" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, engine: Engine, cursor: Cursor, keep: int) -> 
     kept |= {path.name for path in sorted(folder.glob("step-*"))[-keep:]}
     for path in folder.glob("step-*"):
         if path.name not in kept:
-            shutil.rmtree(path)
+            shutil.rmtree(path.rename(folder / f".tmp-{path.name}"))  # never a checkpoint with half its files
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:

@@ -1,6 +1,7 @@
 """What a run says: a line per step in log.jsonl, progress on the terminal, Weights & Biases if asked for."""
 
 import json
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -98,7 +99,7 @@ def _start_wandb(folder: Path, recipe: Recipe):
         raise UserError("log.wandb is on, but wandb is not installed: pip install 'tiebreak[wandb]'") from None
     id_file = folder / "wandb_id"
     if not id_file.is_file():
-        id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
+        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
     return wandb.init(
         project=recipe.log.project,
         id=id_file.read_text(encoding="utf-8"),

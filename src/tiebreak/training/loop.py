@@ -52,22 +52,32 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
     """
     train, plan = job.recipe.train, job.plan
     job.engine.module.train()
-    while cursor.step < plan.steps:
+    stopped = not evaluate_if_due(job, cursor)  # a run stopped in an evaluation resumes with it
+    while not stopped and cursor.step < plan.steps and not out_of_patience(job, cursor):
         stopped = train_step(job, plan.step(cursor.step), cursor.step)
         cursor.step += 1
-        last = cursor.step == plan.steps
-        if not stopped and (last or cursor.step % job.eval_every == 0):
-            stopped = not evaluate(job, cursor)
+        due = is_due(job, cursor)
+        if due and not stopped:
+            stopped = not evaluate_if_due(job, cursor)
+        if due or stopped or (train.save_every and cursor.step % train.save_every == 0):
             save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
-        elif stopped or last or (train.save_every and cursor.step % train.save_every == 0):
-            save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
-        if stopped:
-            job.log.say(f"asked to stop: step {cursor.step} is saved; the same command with --resume auto goes on")
-            raise Stopped
-        if train.early_stopping and cursor.without_gain >= train.early_stopping:
-            job.log.say(f"no better log loss in {cursor.without_gain} evaluations: stopped early")
-            break
+    if stopped:
+        job.log.say(f"asked to stop: step {cursor.step} is saved; the same command with --resume auto goes on")
+        raise Stopped
     return cursor
+
+
+def is_due(job: Job, cursor: Cursor) -> bool:
+    """Whether the step just done ends with an evaluation and a checkpoint: every so many, and the last."""
+    return cursor.step > 0 and (cursor.step % job.eval_every == 0 or cursor.step == job.plan.steps)
+
+
+def out_of_patience(job: Job, cursor: Cursor) -> bool:
+    patience = job.recipe.train.early_stopping
+    if patience is None or cursor.without_gain < patience:
+        return False
+    job.log.say(f"no better log loss in {cursor.without_gain} evaluations: stopped early")
+    return True
 
 
 def train_step(job: Job, step: Step, index: int) -> bool:
@@ -77,7 +87,7 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     factor = lr_factor(index, job.plan.steps, train.warmup, train.schedule)
     for group in engine.optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-    torch.manual_seed(hash((train.seed, index, ranks.rank)))
+    torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
     # Summed over ranks at the end: loss, tokens, whether anyone was asked to stop.
     totals = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     micro_batches = step.micro_batches[ranks.rank]
@@ -106,8 +116,10 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     return stops > 0
 
 
-def evaluate(job: Job, cursor: Cursor) -> bool:
+def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
     """Score the held-out rows and note the best; returns False if asked to stop meanwhile."""
+    if not is_due(job, cursor) or str(cursor.step) in cursor.evaluated:
+        return True
     if len(job.held_out) == 0:
         cursor.best_step = cursor.step
         return True

@@ -1,21 +1,15 @@
 """A training run from the command line to the model folder."""
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
-import sys
-import time
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
 
-from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
+from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
 from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
@@ -23,24 +17,14 @@ from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import Tokens, prepare
 from tiebreak.engines.choose import check_engine, make_engine
 from tiebreak.errors import UserError
-from tiebreak.files import write_atomically, write_json
-from tiebreak.models.loading import (
-    build_judge,
-    choose_precision,
-    load_tokenizer,
-    save_judge,
-)
+from tiebreak.files import write_json
+from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer, save_judge
 from tiebreak.report import baselines
 from tiebreak.report.metrics import softmax
 from tiebreak.report.table import compare, render
-from tiebreak.training.checkpoints import (
-    Cursor,
-    find_checkpoint,
-    load_cursor,
-    load_optimizer,
-    load_weights,
-)
+from tiebreak.training.checkpoints import Cursor, load_cursor, load_optimizer, load_weights
 from tiebreak.training.evaluate import predict_rows
+from tiebreak.training.folder import default_folder, describe, keep_problems, open_folder
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Job, fit
 from tiebreak.training.losses import cross_entropy
@@ -48,8 +32,6 @@ from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.preemption import StopRequest
 
 HOLD_OUT = "0/10"
-FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.save_every", "train.keep", "train.timeout_s"}
-"""Fields that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
 
 
 def train(options: argparse.Namespace) -> int:
@@ -62,33 +44,25 @@ def train(options: argparse.Namespace) -> int:
     say = print if ranks.first else (lambda text: None)
     ds_config = check_engine(options.engine, options.ds, recipe.train, ranks.world)
 
-    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
-    if options.data:
-        say(f"data: {', '.join(map(str, files))}")
-    else:
-        say(f"data: the embedded sample, as no --data was given ({recipe.data.sample_rows:,} rows)")
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    prepared = (tokenizer, recipe.model.template, recipe.data, options.on_bad_row, True, False, say)
-    tokens = prepare(files, *prepared)
-    valid, rows, held_out = split(options, recipe, tokens, prepared, say)
+    rows = read_rows(options, recipe, tokenizer, say)
 
     with joined(ranks, recipe.train.timeout_s, always=ds_config is not None):
-        folder = Path(str(agree(options.out or default_folder(recipe, options))))
-        found, notes = open_folder(folder, recipe, options.resume is not None, ranks)
-        device = ranks.device
-        precision = choose_precision(recipe.train.precision, device)
-        judge = build_judge(recipe, tokenizer, device, precision)
+        folder = agree(Path(options.out) if options.out else default_folder(recipe))
+        resume = options.resume is not None
+        found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
+        precision = choose_precision(recipe.train.precision, ranks.device)
+        judge = build_judge(recipe, tokenizer, ranks.device, precision)
         engine = make_engine(judge, build_optimizer(judge, recipe.train), ranks, recipe.train, ds_config)
-        train_settings = recipe.train
         plan = Plan(
-            tokens.lengths[rows],
-            train_settings.batch_size,
-            train_settings.epochs,
-            train_settings.seed,
+            rows.tokens.lengths[rows.train],
+            recipe.train.batch_size,
+            recipe.train.epochs,
+            recipe.train.seed,
             recipe.data.swap,
-            train_settings.max_steps,
-            ranks.world,
-            train_settings.tokens_per_micro_batch,
+            max_steps=recipe.train.max_steps,
+            world=ranks.world,
+            tokens=recipe.train.tokens_per_micro_batch,
         )
         cursor = Cursor()
         if found is not None:
@@ -96,29 +70,31 @@ def train(options: argparse.Namespace) -> int:
             load_weights(found, engine)
             load_optimizer(found, engine)
             notes.append(f"resumed from {found.name}")
-        describe(folder, recipe, engine, tokens, files, rows, held_out, options)
+        if ranks.first:
+            describe(folder, engine, rows.description)
+            notes += keep_problems(folder, rows.tokens)
         log = RunLog(folder, recipe, plan.steps, ranks.first, cursor.step)
         log.say(
-            f"{recipe.name}: {len(rows):,} rows to train on, {len(held_out):,} held out, {plan.steps:,} steps; "
-            f"{sum(p.numel() for p in engine.trainable().values()):,} trained parameters; {engine.name}, "
-            f"{ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; attention: {judge.attention.implementation} "
-            f"({judge.attention.reason})"
+            f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
+            f"{plan.steps:,} steps; {sum(p.numel() for p in engine.trainable().values()):,} trained parameters; "
+            f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
+            f"attention: {judge.attention.implementation} ({judge.attention.reason})"
         )
         for note in [*notes, f"run folder: {folder}"]:
             log.say(note)
         job = Job(
-            recipe,
-            engine,
-            plan,
-            tokens,
-            rows,
-            valid,
-            held_out,
-            cross_entropy,
-            folder / "checkpoints",
-            log,
-            StopRequest(folder),
-            train_settings.eval_every or max(1, -(-plan.steps_per_epoch // 4)),
+            recipe=recipe,
+            engine=engine,
+            plan=plan,
+            tokens=rows.tokens,
+            rows=rows.train,
+            valid=rows.valid,
+            held_out=rows.held_out,
+            loss=cross_entropy,
+            checkpoints=folder / "checkpoints",
+            log=log,
+            stop=StopRequest(folder),
+            eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
         )
         try:
             cursor = fit(job, cursor)
@@ -128,105 +104,58 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def split(
-    options, recipe: Recipe, tokens: Tokens, prepared: tuple[Any, ...], say
-) -> tuple[Tokens, np.ndarray, np.ndarray]:
-    """The table to validate on, the rows to train on, and the rows of that table to hold out."""
-    everything = np.arange(len(tokens))
-    if options.valid == "none":
-        return tokens, everything, everything[:0]
+@dataclass(frozen=True)
+class Rows:
+    """What a run learns from and is judged by.
+
+    `train` are rows of `tokens`, `held_out` rows of `valid` (often the same table). `description`
+    names tables and split: a resumed run must have the same.
+    """
+
+    tokens: Tokens
+    train: np.ndarray
+    valid: Tokens
+    held_out: np.ndarray
+    description: dict[str, Any]
+
+
+def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Callable[[str], None]) -> Rows:
+    """Prepare the tables and part what is trained on from what is held out."""
     if options.valid and options.fold:
         raise UserError("--valid and --fold both say what to validate on: give one of them")
-    if options.valid:
-        valid = prepare([Path(options.valid)], *prepared)
-        shared = np.isin(valid.groups, tokens.groups)
-        if shared.any():
-            say(f"warning: {shared.sum():,} rows of {options.valid} have a prompt that is also trained on")
-        return valid, everything, np.arange(len(valid))
     fold, folds = parse_fold(options.fold or HOLD_OUT)
-    if not options.fold:
-        say("validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)")
-    assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
-    return tokens, everything[assigned != fold], everything[assigned == fold]
 
+    def prepared(files: list[Path]) -> Tokens:
+        settings = (recipe.model.template, recipe.data, options.on_bad_row)
+        return prepare(files, tokenizer, *settings, need_labels=True, say=say)
 
-def default_folder(recipe: Recipe, options: argparse.Namespace) -> Path:
-    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def open_folder(folder: Path, recipe: Recipe, resume: bool, ranks: Ranks) -> tuple[Path | None, list[str]]:
-    """Create the run folder, or find the checkpoint at which an earlier run in it stands.
-
-    Rank 0 looks, and every rank gets its answer: others would see a folder that it has just made.
-
-    Raises:
-        UserError: the folder holds a run and is not to be resumed, or a run of another recipe.
-    """
-    found, notes, refusal = agree(_open_folder(folder, recipe, resume) if ranks.first else None)
-    if refusal:
-        raise UserError(refusal)
-    return found, notes
-
-
-def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> tuple[Path | None, list[str], str | None]:
-    stored = folder / "recipe.yaml"
-    if not stored.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        return None, [], None
-    if not resume:
-        return None, [], f"{folder} holds a run already: --resume auto goes on with it, or choose another --out"
-    earlier = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    changed = [
-        f"{section}.{name}: {earlier[section][name]!r} then, {value!r} now"
-        for section, fields in recipe.model_dump(mode="json").items()
-        if isinstance(fields, dict) and section != "log"
-        for name, value in fields.items()
-        if earlier[section].get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
-    ]
-    if changed:
-        return None, [], f"{folder} was begun with another recipe:\n  " + "\n  ".join(changed)
-    return *find_checkpoint(folder / "checkpoints"), None
-
-
-def describe(folder: Path, recipe, engine, tokens: Tokens, files, rows, held_out, options) -> None:
-    """environment.json: what ran, on what, with which versions; and the rows that were left out."""
-    if not engine.ranks.first:
-        return
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    packages = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "numpy")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    write_json(
-        folder / "environment.json",
-        {
-            "command": sys.argv,
-            "git": commit.stdout.strip() or None,
-            "python": platform.python_version(),
-            "versions": versions,
-            "host": platform.node(),
-            "slurm_job": os.environ.get("SLURM_JOB_ID"),
-            "device": device,
-            "engine": engine.name,
-            "world": engine.ranks.world,
-            "data": [str(path) for path in files],
-            "tokens": tokens.folder.name,
-            "fold": options.fold,
-            "rows_trained": len(rows),
-            "rows_held_out": len(held_out),
-        },
-    )
-    if problems := tokens.problems:
-        lines = "".join(json.dumps(problem) + "\n" for problem in problems)
-        write_atomically(folder / "skipped_rows.jsonl", lines)
-        print(f"{len(problems)} bad rows were left out: {folder / 'skipped_rows.jsonl'}", flush=True)
+    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
+    if options.data:
+        say(f"data: {', '.join(map(str, files))}")
+    else:
+        say(f"data: the embedded sample, as no --data was given ({recipe.data.sample_rows:,} rows)")
+    tokens = valid = prepared(files)
+    everything = np.arange(len(tokens))
+    train, held_out = everything, everything[:0]
+    if options.valid and options.valid != "none":
+        valid = prepared([Path(options.valid)])
+        held_out = np.arange(len(valid))
+        if shared := int(np.isin(valid.groups, tokens.groups).sum()):
+            say(f"warning: {shared:,} rows of {options.valid} have a prompt that is also trained on")
+    elif not options.valid:
+        assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
+        train, held_out = everything[assigned != fold], everything[assigned == fold]
+        if not options.fold:
+            say("validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)")
+    description = {
+        "data": [str(path) for path in files],
+        "tokens": tokens.folder.name,
+        "valid": options.valid if options.valid == "none" else valid.folder.name,
+        "fold": None if options.valid else f"{fold}/{folds}",
+        "rows_trained": len(train),
+        "rows_held_out": len(held_out),
+    }
+    return Rows(tokens, train, valid, held_out, description)
 
 
 def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:

@@ -1,0 +1,115 @@
+"""The run folder: created or found again, with a record of what ran in it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tiebreak.cluster.ranks import Ranks, agree
+from tiebreak.config import Recipe
+from tiebreak.data.tokens import Tokens
+from tiebreak.engines.base import Engine
+from tiebreak.errors import UserError
+from tiebreak.files import write_atomically, write_json
+from tiebreak.training.checkpoints import find_checkpoint
+
+FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.save_every", "train.keep", "train.timeout_s"}
+"""Fields that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
+PACKAGES = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "numpy")
+
+
+def default_folder(recipe: Recipe) -> Path:
+    return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def open_folder(
+    folder: Path, recipe: Recipe, rows: dict[str, Any], resume: bool, ranks: Ranks
+) -> tuple[Path | None, list[str]]:
+    """Create the run folder, or find the checkpoint at which an earlier run in it stands.
+
+    Rank 0 looks, and every rank gets its answer: others would see a folder that it has just made.
+
+    Args:
+        rows: names tables and split. It and the recipe must be those the run was begun with.
+
+    Raises:
+        UserError: the folder holds a run and is not to be resumed, or another run than this.
+    """
+    found, notes, refusal = agree(_open_folder(folder, recipe, rows, resume) if ranks.first else None)
+    if refusal:
+        raise UserError(refusal)
+    return found, notes
+
+
+def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tuple[Path | None, list[str], str | None]:
+    stored = folder / "recipe.yaml"
+    now = recipe.model_dump(mode="json")
+    if not stored.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "rows.json", rows)
+        write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
+        return None, [], None
+    if not resume:
+        return None, [], f"{folder} holds a run already: --resume auto goes on with it, or choose another --out"
+    then = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    changed = [
+        f"{section}.{name}: {then[section].get(name)!r} then, {value!r} now"
+        for section, fields in now.items()
+        if isinstance(fields, dict) and section != "log"
+        for name, value in fields.items()
+        if then[section].get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
+    ]
+    earlier = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    changed += [
+        f"{name}: {earlier.get(name)!r} then, {value!r} now"
+        for name, value in rows.items()
+        if earlier.get(name) != value
+    ]
+    if changed:
+        return None, [], f"{folder} was begun with other settings:\n  " + "\n  ".join(changed)
+    return *find_checkpoint(folder / "checkpoints"), None
+
+
+def describe(folder: Path, engine: Engine, rows: dict[str, Any]) -> None:
+    """Write environment.json: what runs, on what, with which versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    content = {
+        "command": sys.argv,
+        "git": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "host": platform.node(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "device": device,
+        "engine": engine.name,
+        "world": engine.ranks.world,
+    }
+    write_json(folder / "environment.json", content | rows)
+
+
+def keep_problems(folder: Path, tokens: Tokens) -> list[str]:
+    """Keep the rows that were left out in the run folder; a sentence about them, if there are any."""
+    problems = tokens.problems
+    if not problems:
+        return []
+    path = folder / "skipped_rows.jsonl"
+    write_atomically(path, "".join(json.dumps(problem) + "\n" for problem in problems))
+    return [f"{len(problems)} bad rows were left out: {path}"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
