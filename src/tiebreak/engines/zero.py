@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,8 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
 
 
 def quieten() -> None:
-    """Before DeepSpeed is imported: no banner, and no compiler needed on a CPU."""
+    """Before DeepSpeed is imported: only what the user can act on is said, and no compiler needed on a CPU."""
+    warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning)
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed

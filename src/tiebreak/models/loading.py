@@ -27,12 +27,16 @@ HEADS = ("score", "classifier", "pooler")
 SETTINGS_FILE = "tiebreak.json"
 
 
-def resolve_base(base: str) -> str:
-    """A demo model's folder, a local folder, or a hub name as it stands."""
+def quieten_transformers() -> None:
+    """No progress bar for every small file, no warning that a head is new: it is meant to be."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def resolve_base(base: str) -> str:
+    """A demo model's folder, a local folder, or a hub name as it stands."""
     if base in FAMILIES:
         return str(demo_folder(base))
     if Path(base).exists() and not (Path(base) / "config.json").is_file():
@@ -44,6 +48,7 @@ def load_tokenizer(base: str, template: str):
     """The base's fast tokenizer, with a padding token and the template's special tokens."""
     from transformers import AutoTokenizer
 
+    quieten_transformers()
     tokenizer = _told(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
     if not tokenizer.is_fast:
         raise UserError(f"{base}: only a slow tokenizer; a tokenizer.json is needed")
@@ -147,6 +152,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         BitsAndBytesConfig,
     )
 
+    quieten_transformers()
     base = folder or resolve_base(settings.base)
     config = _told(base, lambda: AutoConfig.from_pretrained(base))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
