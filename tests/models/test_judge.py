@@ -8,7 +8,7 @@ from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_judge, load_tokenizer
-from tiebreak.models.rows import Rows
+from tiebreak.models.rows import Rows, attend_rows
 
 CPU = torch.device("cpu")
 BACKBONES = ("demo-gemma2", "demo-llama2", "demo-deberta")
@@ -127,3 +127,35 @@ def test_attention_that_cannot_run_is_refused(name, wanted, sentence):
 
     with pytest.raises(UserError, match=sentence):
         choose_attention(AutoConfig.from_pretrained(demo_folder(name)), wanted, CPU)
+
+
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2"])
+def test_flash_attention_is_told_where_rows_end(name, sample):
+    """Its CPU twin takes exactly what flash-attn takes, the cumulative lengths, and gives the same logits."""
+    from transformers import AttentionInterface
+
+    told = []
+
+    def twin(module, query, key, value, attention_mask, **kwargs):
+        assert attention_mask is None
+        bounds = kwargs.pop("cu_seq_lens_q")
+        assert bounds.dtype == torch.int32 and torch.equal(bounds, kwargs.pop("cu_seq_lens_k"))
+        lengths = bounds.diff().tolist()
+        assert kwargs.pop("max_length_q") == kwargs.pop("max_length_k") == max(lengths)
+        told.append(lengths)
+        return attend_rows(module, query, key, value, None, rows=Rows.of(lengths, CPU), **kwargs)
+
+    AttentionInterface.register("flash_twin", twin)
+    recipe = load_recipe(name, ["model.method=full"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(8)]
+    lengths = [len(row) for row in rows]
+    with torch.no_grad():
+        expected = judge(torch.cat(rows), lengths)
+        judge.attention = Attention("flash_attention_2", True, "the twin")
+        judge.classifier.config._attn_implementation = "flash_twin"
+        found = judge(torch.cat(rows), lengths)
+    assert told == [lengths] * judge.classifier.config.num_hidden_layers
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

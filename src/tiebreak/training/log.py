@@ -97,6 +97,7 @@ def _start_wandb(folder: Path, recipe: Recipe):
         import wandb
     except ImportError:
         raise UserError("log.wandb is on, but wandb is not installed: pip install 'tiebreak[wandb]'") from None
+    assert recipe.log.wandb != "off"
     id_file = folder / "wandb_id"
     if not id_file.is_file():
         id_file.write_text(secrets.token_hex(4), encoding="utf-8")

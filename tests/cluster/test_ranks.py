@@ -1,0 +1,47 @@
+"""Ranks from every launcher's environment."""
+
+import pytest
+
+from tiebreak.cluster.ranks import Ranks, find_ranks
+from tiebreak.errors import UserError
+
+SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+ADDRESS = {"MASTER_ADDR": "n1", "MASTER_PORT": "20001"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in (*SLURM, *ADDRESS, "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, Ranks(0, 1, 0)),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, Ranks(2, 4, 0)),
+        (SLURM | ADDRESS, Ranks(3, 4, 1)),
+        # torchrun inside a Slurm step: the launcher's own ranks count.
+        (SLURM | ADDRESS | {"RANK": "1", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Ranks(1, 8, 1)),
+        # A batch script that calls python without srun is one process, whatever the job's size.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Ranks(0, 1, 0)),
+    ],
+)
+def test_ranks_of_each_launcher(environment, values, expected):
+    environment(values)
+    assert find_ranks() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (SLURM, "MASTER_ADDR"),
+        ({"RANK": "1"}, "WORLD_SIZE"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "incomplete or odd"),
+    ],
+)
+def test_an_incomplete_environment_is_told(environment, values, sentence):
+    environment(values)
+    with pytest.raises(UserError, match=sentence):
+        find_ranks()
