@@ -16,7 +16,7 @@ install: .venv/installed
 
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/python src/train.py --recipe demo-gemma2 --out $(DEMO)
+	$(BIN)/python src/train.py --recipe demo-gemma2 --set train.epochs=3 --out $(DEMO)
 	$(BIN)/tiebreak sample --rows 2000 --seed 1 --profile short --out $(DEMO)/test.csv
 	$(BIN)/python src/predict.py --model $(DEMO) --data $(DEMO)/test.csv --labels auto --out $(DEMO)/prediction
 

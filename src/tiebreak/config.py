@@ -87,8 +87,6 @@ class TrainSettings(Section):
     """Peak learning rate of the classification head; none means `lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
-    eps: Annotated[float, Field(gt=0)] = 1e-6
-    """AdamW's eps. Below the gradients of a judge; 1e-8 lets rounding in unused weights decide their updates."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """On matrices only, never on norms and biases."""
     warmup: Share = 0.1
