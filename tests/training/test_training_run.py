@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiebreak.cli import main
 from tiebreak.training.checkpoints import find_checkpoint
 
+WEIGHT = "network.base_model.model.score.modules_to_save.default.weight"
 SHORT = ["--set", "train.batch_size=16", "--set", "train.eval_every=4", "--set", "data.max_tokens=128"]
 
 
@@ -229,3 +230,32 @@ def test_wandb_that_is_not_installed_is_told(sample, tmp_path, capsys, monkeypat
     changes = set_("log.wandb=offline", "train.max_steps=1")
     assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT, *changes]) == 2
     assert "wandb is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_the_rows_at_fault(
+    broken, sample, tmp_path, capsys, monkeypatch
+):
+    """The third step is broken; the weights and the checkpoint are those of the second."""
+    from tiebreak.training import run as run_module
+
+    calls = []
+    honest = run_module.cross_entropy
+
+    def faulty(logits, batch):
+        calls.append(batch)
+        loss = honest(logits, batch)
+        if len(calls) < 3:
+            return loss
+        return loss * float("nan") if broken == "loss" else loss + (logits * 0).sqrt().sum()
+
+    monkeypatch.setattr(run_module, "cross_entropy", faulty)
+    changes = set_("train.max_steps=6", "train.save_every=1", "train.tokens_per_micro_batch=8192")
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 2
+    message = capsys.readouterr().err
+    assert "step 3: the loss is" in message and "nan" in message
+    assert "step-00000002" in message
+    assert ("Rows of the micro-batches at fault" in message) == (broken == "loss")
+    assert [record["step"] for record in steps_of(out)] == [1, 2]
+    assert torch.isfinite(load_file(out / "checkpoints" / "step-00000002" / "weights.safetensors")[WEIGHT]).all()

@@ -44,10 +44,14 @@ class Engine:
         loss.backward()
 
     def step(self) -> float:
-        """Clip, update, clear; returns the global gradient norm before clipping."""
+        """Clip, update, clear; returns the global gradient norm before clipping.
+
+        With a norm that is not finite the weights stay as they are.
+        """
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
-        self.optimizer.step()
+        if torch.isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
@@ -56,6 +60,14 @@ class Engine:
         if self.ranks.world > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: object) -> list:
+        """Every rank's value, by rank."""
+        if self.ranks.world == 1:
+            return [value]
+        gathered: list = [None] * self.ranks.world
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name, in the model's order."""

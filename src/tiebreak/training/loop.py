@@ -1,5 +1,6 @@
 """The one training loop: every model, every engine, every kind of loss."""
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -13,13 +14,16 @@ from tiebreak.config import Recipe
 from tiebreak.data.plan import Plan, Step
 from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
+from tiebreak.errors import UserError
 from tiebreak.report.metrics import scores, softmax
 from tiebreak.training.batches import Batch, make_batch
-from tiebreak.training.checkpoints import Cursor, save_checkpoint
+from tiebreak.training.checkpoints import Cursor, find_checkpoint, save_checkpoint
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor
 from tiebreak.training.preemption import Stopped, StopRequest
+
+SHOWN_IDS = 40
 
 
 @dataclass
@@ -90,6 +94,7 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
     # Summed over ranks at the end: loss, tokens, whether anyone was asked to stop.
     totals = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    suspects: list[str] = []
     micro_batches = step.micro_batches[ranks.rank]
     for k, members in enumerate(micro_batches):
         rows = job.rows[step.rows[members]]
@@ -99,9 +104,13 @@ def train_step(job: Job, step: Step, index: int) -> bool:
             engine.backward(loss * ranks.world)
         totals[0] += loss.detach()
         totals[1] += batch.tokens.numel() if len(members) else 0
-    norm = engine.step()
+        if not torch.isfinite(loss):
+            suspects += [job.tokens.ids[row] for row in rows]
     totals[2] = bool(job.stop)
     loss, tokens, stops = engine.sum(totals).tolist()
+    norm = engine.step() if math.isfinite(loss) else math.nan
+    if not math.isfinite(norm):
+        raise_non_finite(job, index, loss, norm, suspects)
     job.log.step(
         {
             "step": index + 1,
@@ -114,6 +123,18 @@ def train_step(job: Job, step: Step, index: int) -> bool:
         }
     )
     return stops > 0
+
+
+def raise_non_finite(job: Job, index: int, loss: float, norm: float, suspects: list[str]) -> None:
+    """End the run on every rank, with the rows at fault; the weights are still those of the step before."""
+    gathered = job.engine.gather(suspects)
+    ids = [name for part in gathered for name in part]
+    newest, _ = find_checkpoint(job.checkpoints)
+    raise UserError(
+        f"step {index + 1}: the loss is {loss}, the gradient norm {norm}; nothing of this step was saved. "
+        + (f"Rows of the micro-batches at fault: {', '.join(ids[:SHOWN_IDS])}. " if ids else "")
+        + f"Newest checkpoint: {newest or 'none'}. Look at these rows, or lower train.lr and start anew"
+    )
 
 
 def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
