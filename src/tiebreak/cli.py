@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     train.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
     train.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
-    train.add_argument("--engine", choices=["auto", "ddp", "deepspeed"], default="auto")
+    train.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
     train.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
     train.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
     train.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")

@@ -87,6 +87,9 @@ class TrainSettings(Section):
     """Peak learning rate of the classification head; none means `lr`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's eps. At 1e-8 rounding alone moves weights whose true gradient is zero, as DeBERTa's key biases;
+    its own recipes take 1e-6. The gradients of a large model's adapters are too small for that."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """On matrices only, never on norms and biases."""
     warmup: Share = 0.1

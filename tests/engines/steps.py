@@ -1,15 +1,17 @@
 """Run under a launcher by test_engines.py: a few training steps of every combination, in one process group.
 
-Usage: steps.py TABLE OUT.pt COMBINATION..., each NAME:METHOD:ENGINE with ENGINE plain, zero1 or zero2.
+Usage: steps.py TABLE OUT.pt COMBINATION..., each NAME:METHOD:ENGINE with ENGINE plain, zero1, zero2 or fsdp.
 Rank 0 saves per combination the steps' records, the optimizer's first moments after step 1 (the clipped
 gradient times 1 - beta1), and the final weights.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from tiebreak.cluster.ranks import find_ranks, joined
 from tiebreak.config import load_recipe
@@ -30,6 +32,7 @@ CHANGES = [
     "train.warmup=0",
     "train.max_grad_norm=0.5",  # clips: the norms are above it
     "model.lora.r=4",
+    "train.eps=1e-6",  # else rounding alone moves weights whose true gradient is zero
 ]
 
 
@@ -44,12 +47,13 @@ def run(table: Path, combination: str) -> dict:
     name, method, kind = combination.split(":")
     recipe = load_recipe(name, [*CHANGES, f"model.method={method}"])
     ranks = find_ranks()
-    ds = None if kind == "plain" else Path(f"ds_configs/{kind}.json")
+    ds = Path(f"ds_configs/{kind}.json") if kind.startswith("zero") else None
+    wanted = "fsdp" if kind == "fsdp" else "auto"
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([table], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     judge = build_judge(recipe, tokenizer, ranks.device, torch.float32)
-    config = check_engine("auto", ds, recipe.train, ranks.world)
-    engine = make_engine(judge, build_optimizer(judge, recipe.train), ranks, recipe.train, config)
+    config = check_engine(wanted, ds, recipe.train, ranks.world)
+    engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe.train, wanted, config)
     train, rows = recipe.train, np.arange(len(tokens))
     plan = Plan(
         tokens.lengths, train.batch_size, 1, train.seed, "random", STEPS, ranks.world, train.tokens_per_micro_batch
@@ -81,6 +85,7 @@ def run(table: Path, combination: str) -> dict:
         "engine": engine.name,
         "wrapper": type(engine.module).__name__,
         "micro_batches": micro,
+        "whole": sorted(name for name, p in judge.named_parameters() if not isinstance(p, DTensor)),
         "records": list(records),
         "moments": moments,
         "weights": weights,

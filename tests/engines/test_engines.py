@@ -15,7 +15,12 @@ from tiebreak.errors import UserError
 HERE = Path(__file__).parent
 BACKBONES = ("demo-gemma2", "demo-llama2", "demo-deberta")
 METHODS = ("full", "qlora")
-ENGINES = {"plain": "DistributedDataParallel", "zero1": "DeepSpeedEngine", "zero2": "DeepSpeedEngine"}
+ENGINES = {
+    "plain": "DistributedDataParallel",
+    "zero1": "DeepSpeedEngine",
+    "zero2": "DeepSpeedEngine",
+    "fsdp": "FSDPJudge",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +42,15 @@ def results(run, sample, tmp_path_factory):
 @pytest.mark.processes
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize(("world", "kind"), [(2, "plain"), (4, "plain"), (2, "zero1"), (2, "zero2")])
+@pytest.mark.parametrize(("world", "kind"), [(2, "plain"), (4, "plain"), (2, "zero1"), (2, "zero2"), (2, "fsdp")])
 def test_invariant_1_one_process_equals_several(results, name, method, world, kind):
     """Losses, gradients and weights agree to 1e-5 in fp32 without dropout, whatever runs the steps."""
     one = results[1][f"{name}:{method}:plain"]
     several = results[world][f"{name}:{method}:{kind}"]
     assert several["wrapper"] == ENGINES[kind]
     assert several["engine"] == ("ddp" if kind == "plain" else kind)
+    if kind == "fsdp":
+        assert several["whole"] == [], "the 4-bit base too must be cut over the ranks"
     assert max(one["micro_batches"]) > 1, "one micro-batch a step would not test the accumulation"
     assert len(one["records"]) == len(several["records"]) == 4
     for alone, shared in zip(one["records"], several["records"], strict=True):

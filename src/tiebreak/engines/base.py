@@ -1,12 +1,14 @@
 """The seam between the training loop and what runs it: one process, DDP or DeepSpeed."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.models.judge import Judge
@@ -49,11 +51,12 @@ class Engine:
         With a norm that is not finite the weights stay as they are.
         """
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
-        if torch.isfinite(norm):
+        found = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
+        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks (in place)."""
@@ -72,6 +75,14 @@ class Engine:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name, in the model's order."""
         return {name: p for name, p in self.judge.named_parameters() if p.requires_grad}
+
+    def whole_judge(self, rebuild: Callable[[], Judge]) -> Judge:
+        """The judge to save on rank 0, its parameters full tensors; every rank must call this.
+
+        Args:
+            rebuild: makes an untrained twin, for engines whose own judge holds a part only.
+        """
+        return self.judge
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Full trained weights by name; every rank must call this."""

@@ -1,5 +1,6 @@
 """Which engine runs a job."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,12 +31,23 @@ def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int)
 
 def make_engine(
     judge: Judge,
-    optimizer: torch.optim.Optimizer,
+    make_optimizer: Callable[[Judge], torch.optim.Optimizer],
     ranks: Ranks,
     train: TrainSettings,
+    engine: str,
     ds_config: dict | None,
 ) -> Engine:
-    """DeepSpeed where there is a configuration, DDP for several ranks, else the plain process."""
+    """DeepSpeed where there is a configuration, FSDP2 if asked for, DDP for several ranks, else the process.
+
+    Args:
+        make_optimizer: called once the judge's parameters are those that are trained: FSDP2 replaces them.
+    """
+    if engine == "fsdp":
+        from tiebreak.engines.fsdp import FSDPEngine, shard
+
+        shard(judge, ranks)
+        return FSDPEngine(judge, make_optimizer(judge), ranks, train.max_grad_norm)
+    optimizer = make_optimizer(judge)
     if ds_config is not None:
         from tiebreak.engines.zero import ZeroEngine
 

@@ -25,7 +25,7 @@ def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.AdamW
         peak = train.head_lr if head and train.head_lr is not None else train.lr
         decay = train.weight_decay if decays else 0.0
         described.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW(described, betas=train.betas)
+    return torch.optim.AdamW(described, betas=train.betas, eps=train.eps)
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:

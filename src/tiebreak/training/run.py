@@ -4,10 +4,12 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
 from tiebreak.config import Recipe, load_recipe
@@ -47,13 +49,15 @@ def train(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     rows = read_rows(options, recipe, tokenizer, say)
 
-    with joined(ranks, recipe.train.timeout_s, always=ds_config is not None):
+    with joined(ranks, recipe.train.timeout_s, always=ds_config is not None or options.engine == "fsdp"):
         folder = agree(Path(options.out) if options.out else default_folder(recipe))
         resume = options.resume is not None
         found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
         judge = build_judge(recipe, tokenizer, ranks.device, precision)
-        engine = make_engine(judge, build_optimizer(judge, recipe.train), ranks, recipe.train, ds_config)
+        engine = make_engine(
+            judge, partial(build_optimizer, train=recipe.train), ranks, recipe.train, options.engine, ds_config
+        )
         plan = Plan(
             rows.tokens.lengths[rows.train],
             recipe.train.batch_size,
@@ -172,9 +176,11 @@ def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = compare(softmax(logits), labels, chars, fitted, bayes)
+    precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
+    judge = job.engine.whole_judge(lambda: build_judge(job.recipe, tokenizer, torch.device("cpu"), precision))
     if not job.engine.ranks.first:
         return
-    save_judge(job.engine.judge, tokenizer, job.recipe, fitted, folder / "model")
+    save_judge(judge, tokenizer, job.recipe, fitted, folder / "model")
     write_json(folder / "metrics.json", {"best_step": best, "steps": cursor.step, "validation": rows})
     if rows:
         job.log.say(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")
