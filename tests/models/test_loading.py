@@ -133,3 +133,15 @@ def test_missing_models_are_the_users_mistake(tmp_path):
     (tmp_path / "tiebreak.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         find_judge(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_truncated_weights_are_told(method, tmp_path):
+    recipe = load_recipe("demo-llama2", [f"model.method={method}"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    save_judge(judge, tokenizer, recipe, {}, tmp_path / "model")
+    (path,) = (tmp_path / "model").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(UserError, match="not loadable"):
+        load_judge(tmp_path / "model", recipe, CPU, torch.float32)

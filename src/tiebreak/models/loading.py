@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tiebreak import CLASSES, __version__
@@ -240,6 +241,6 @@ def _told(base: str, load):
     """Run a loader; a model that is not there is the user's mistake."""
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error
