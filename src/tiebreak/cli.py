@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from tiebreak import __version__
@@ -15,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
         return COMMANDS[options.command](options)
     except UserError as error:
         return tell(error)
+    except KeyboardInterrupt:
+        print("tiebreak: interrupted", file=sys.stderr)
+        return 130
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         return tell(UserError(f"{error.filename}: {error.strerror}"))
 

@@ -68,7 +68,7 @@ def test_every_problem_is_told_by_row_and_fails(check, write_table):
     reasons = ["not a JSON array", "2 turns", "1, 1, 0", "this file, row 1", "no id"] * 3
     for row, (line, reason) in enumerate(zip(lines, reasons, strict=True), 2):
         assert line.startswith(f"bad row: table.csv, row {row}") and reason in line
-    assert err == "tiebreak: error: 15 bad rows; mend them, or leave them out with --on-bad-row=skip\n"
+    assert err == "tiebreak: error: 15 bad rows; mend them, or train with --on-bad-row=skip\n"
 
 
 def test_a_table_of_bad_rows_alone_is_described(check, write_table):

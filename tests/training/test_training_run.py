@@ -99,7 +99,8 @@ def test_a_damaged_checkpoint_is_passed_over(sample, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_signal_leads_to_a_checkpoint_and_exit_75_and_the_same_command_goes_on(sample, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_leads_to_a_checkpoint_and_exit_75_and_the_same_command_goes_on(number, sample, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]
     command += set_("train.max_steps=60", "train.epochs=9", "train.eval_every=1000")
@@ -108,7 +109,7 @@ def test_a_signal_leads_to_a_checkpoint_and_exit_75_and_the_same_command_goes_on
     while not (out / "log.jsonl").exists() or len(steps_of(out)) < 3:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.05)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     stopped = find_checkpoint(out / "checkpoints")[0]
@@ -206,6 +207,7 @@ def test_early_stopping(sample, tmp_path, capsys):
         (["--fold", "7/5"], "--fold 7/5"),
         (["--fold", "0/5", "--valid", "x.csv"], "--valid and --fold"),
         (["--engine", "deepspeed"], "--ds"),
+        (["--resume", "auto"], "--resume auto needs --out"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--set", "train.tokens_per_micro_batch=64"], "the longest row would not fit"),
     ],

@@ -79,7 +79,7 @@ def check(files: Sequence[str], test: Sequence[str] = ()) -> int:
         print(f"bad row: {problem}")
     if problems:
         print(
-            f"tiebreak: error: {len(problems):,} bad rows; mend them, or leave them out with --on-bad-row=skip",
+            f"tiebreak: error: {len(problems):,} bad rows; mend them, or train with --on-bad-row=skip",
             file=sys.stderr,
         )
     return 2 if problems else 0

@@ -49,6 +49,8 @@ def predict(options: argparse.Namespace) -> int:
     recipe = make_recipe(stored["recipe"], options.set)
     files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
     say(f"data: {', '.join(map(str, files))}" + ("" if options.data else " (the embedded sample; no --data was given)"))
+    if options.labels and options.labels != "auto":
+        read_labels(Path(options.labels))  # told now, not after hours
     tokenizer = load_saved_tokenizer(folder)
     tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, "keep", keep_ids=True, say=say)
     device = ranks.device

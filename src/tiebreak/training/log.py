@@ -96,7 +96,7 @@ def _start_wandb(folder: Path, recipe: Recipe):
     try:
         import wandb
     except ImportError:
-        raise UserError("log.wandb is on, but wandb is not installed: pip install 'tiebreak[wandb]'") from None
+        raise UserError("log.wandb is on, but wandb is not installed: pip install -e '.[wandb]'") from None
     assert recipe.log.wandb != "off"
     id_file = folder / "wandb_id"
     if not id_file.is_file():

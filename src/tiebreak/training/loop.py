@@ -66,7 +66,8 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
         if due or stopped or (train.save_every and cursor.step % train.save_every == 0):
             save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
     if stopped:
-        job.log.say(f"asked to stop: step {cursor.step} is saved; the same command with --resume auto goes on")
+        folder = job.checkpoints.parent
+        job.log.say(f"asked to stop: step {cursor.step} is saved; --out {folder} --resume auto goes on")
         raise Stopped
     return cursor
 

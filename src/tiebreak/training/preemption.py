@@ -1,10 +1,10 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 or a STOP file lead to a checkpoint and exit code 75."""
+"""Being asked to stop: SIGTERM, SIGUSR1, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
 
 import signal
 from pathlib import Path
 
 STOPPED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
@@ -17,6 +17,8 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the checkpoint
         self._signalled = True
 
     def __bool__(self) -> bool:

@@ -41,6 +41,8 @@ def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     if options.model:
         recipe.model.base = options.model
+    if options.resume and not options.out:
+        raise UserError("--resume auto needs --out, the run folder to go on with")
     ranks = find_ranks()
     settle_process()
     say = print if ranks.first else (lambda text: None)
@@ -69,6 +71,8 @@ def train(options: argparse.Namespace) -> int:
             tokens=recipe.train.tokens_per_micro_batch,
         )
         cursor = Cursor()
+        if resume and found is None:
+            notes.append("no checkpoint to resume from: this run starts at the first step")
         if found is not None:
             cursor = load_cursor(found)
             load_weights(found, engine)
