@@ -44,13 +44,12 @@ def predict(options: argparse.Namespace) -> int:
     ranks = find_ranks()
     settle_process()
     say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
-    folder, out = find_judge(Path(options.model))[0], Path(options.out)
-    stored = find_judge(folder)[1]
+    (folder, stored), out = find_judge(Path(options.model)), Path(options.out)
     recipe = make_recipe(stored["recipe"], options.set)
     files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
     say(f"data: {', '.join(map(str, files))}" + ("" if options.data else " (the embedded sample; no --data was given)"))
-    if options.labels and options.labels != "auto":
-        read_labels(Path(options.labels))  # told now, not after hours
+    # Read first, so that a mistake in them is told now and not after hours.
+    given = read_labels(Path(options.labels)) if options.labels not in (None, "auto") else None
     tokenizer = load_saved_tokenizer(folder)
     tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, "keep", keep_ids=True, say=say)
     device = ranks.device
@@ -67,7 +66,7 @@ def predict(options: argparse.Namespace) -> int:
         say(f"{path}: {rows:,} rows")
         tell_unreadable(tokens, out, say)
         if options.labels:
-            score(path, tokens, options.labels, stored["baselines"], out, say)
+            score(path, tokens, given, stored["baselines"], out, say)
     return 0
 
 
@@ -132,19 +131,19 @@ def _lines(problems: list[dict], most: int = 10) -> Iterator[str]:
         yield f"... and {len(problems) - most} more"
 
 
-def score(path: Path, tokens: Tokens, labels: str, fitted: Baselines, out: Path, say) -> None:
-    """Write metrics.json from the predictions and the labels of `labels`, or of the data itself (`auto`)."""
-    if labels == "auto":
-        known = {name: int(label) for name, label in zip(tokens.ids, tokens.labels, strict=True) if label != NO_LABEL}
+def score(path: Path, tokens: Tokens, given: dict[str, int] | None, fitted: Baselines, out: Path, say) -> None:
+    """Write metrics.json from the predictions and the given labels by id, or those of the data itself."""
+    if given is not None:
+        known = given
     else:
-        known = read_labels(Path(labels))
+        known = {name: int(label) for name, label in zip(tokens.ids, tokens.labels, strict=True) if label != NO_LABEL}
     ids, probabilities = read_predictions(path)
     chosen = [k for k, name in enumerate(ids) if name in known]
-    if not chosen and labels == "auto":
+    if not chosen and given is None:
         say("no labels in the data: nothing to score")
         return
     if not chosen:
-        raise UserError(f"{labels}: none of its ids is in the predictions")
+        raise UserError("--labels: none of its ids is in the predictions")
     truth = np.array([known[ids[k]] for k in chosen])
     bayes = None if tokens.bayes is None else tokens.bayes[chosen]
     rows = compare(probabilities[chosen], truth, tokens.chars[chosen], fitted, bayes)

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from tiebreak.config import TrainSettings
-
-HEAD_NAMES = ("score", "classifier", "pooler")
+from tiebreak.models.loading import HEADS
 
 
 def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.AdamW:
@@ -18,7 +17,7 @@ def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.AdamW
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in judge.named_parameters():
         if parameter.requires_grad:
-            head = any(part in HEAD_NAMES for part in name.split("."))
+            head = any(part in HEADS for part in name.split("."))
             groups.setdefault((head, parameter.ndim >= 2), []).append(parameter)
     described = []
     for (head, decays), parameters in sorted(groups.items()):
