@@ -137,6 +137,10 @@ def _prepare_process() -> None:
     import logging
     import warnings
 
+    from tiebreak.training.preemption import stop_at_once
+
+    stop_at_once()
+
     # Waiting threads sleep: spinning ones made a demo 15 times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -43,7 +43,9 @@ class ModelSettings(Section):
     template: Literal["gemma2", "llama2", "deberta", "plain"] = "plain"
     """How a pair becomes text."""
     method: Literal["full", "lora", "qlora"] = "full"
-    """Train all weights, adapters, or adapters on a 4-bit base (NF4, double quantisation)."""
+    """Train all weights, adapters, or adapters on a quantised base (`bits`)."""
+    bits: Literal[4, 8] = 4
+    """Of the base under `qlora`: 4 is NF4, 8 is LLM.int8."""
     lora: LoraSettings = LoraSettings()
     """Used by `lora` and `qlora`."""
     attention: Literal["auto", "flash", "rows", "eager", "sdpa"] = "auto"
@@ -98,8 +100,9 @@ class TrainSettings(Section):
     """How the learning rate falls to zero after the warm-up."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global norm; none leaves them."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32.
+    fp16 is refused with its reason (tiebreak.compatibility)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, far less memory."""
     eval_every: Positive | None = None
@@ -111,7 +114,16 @@ class TrainSettings(Section):
     keep: Positive = 2
     """Newest checkpoints kept, beside the best."""
     timeout_s: Positive = 600
-    """Seconds after which a silent rank ends the job."""
+    """Seconds a rank may stand still before the job ends with its name: longer than any micro-batch or save."""
+
+
+class FsdpSettings(Section):
+    """Used by `--engine fsdp`; changes memory and speed, never the result."""
+
+    cpu_offload: bool = False
+    """Keep weights, gradients and optimizer states in the host's memory."""
+    reshard_after_forward: bool = True
+    """Drop a layer's gathered weights after its forward pass: less memory, one more gathering."""
 
 
 class PredictSettings(Section):
@@ -137,6 +149,7 @@ class Recipe(Section):
     model: ModelSettings
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    fsdp: FsdpSettings = FsdpSettings()
     predict: PredictSettings = PredictSettings()
     log: LogSettings = LogSettings()
 

@@ -5,10 +5,13 @@ import json
 import os
 from pathlib import Path
 
+TEMPORARY = ".tmp-"
+"""What the names of files and folders not yet whole begin with."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a kill at any instant leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     data = content.encode("utf-8") if isinstance(content, str) else content
     with open(temporary, "wb") as file:
         file.write(data)
@@ -19,6 +22,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Have a file that another library wrote on the disk, not only in the system's memory."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:

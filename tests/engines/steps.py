@@ -1,11 +1,14 @@
 """Run under a launcher by test_engines.py: a few training steps of every combination, in one process group.
 
-Usage: steps.py TABLE OUT.pt COMBINATION..., each NAME:METHOD:ENGINE with ENGINE plain, zero1, zero2 or fsdp.
+Usage: steps.py TABLE OUT.pt COMBINATION..., each NAME:METHOD:ENGINE with ENGINE plain, fsdp,
+fsdp_offload or a file of ds_configs/, and @PRECISION behind it if it is not fp32.
 Rank 0 saves per combination the steps' records, the optimizer's first moments after step 1 (the clipped
 gradient times 1 - beta1), and the final weights.
 """
 
+import json
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +16,19 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from tiebreak.cluster.ranks import find_ranks, joined
+from tiebreak.cluster.ranks import Ranks, find_ranks, joined
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.tokens import prepare
-from tiebreak.engines.choose import check_engine, make_engine
-from tiebreak.models.loading import build_judge, load_tokenizer
+from tiebreak.engines.choose import choose_engine, make_engine
+from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer
 from tiebreak.training.loop import Job, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
+from tiebreak.training.speed import StepFlops
+from tiebreak.training.watch import Watch
 
-STEPS = 4
+STEPS = 6
 CHANGES = [
     "train.batch_size=15",  # shared by no number of ranks
     "train.tokens_per_micro_batch=600",  # several micro-batches a step
@@ -32,6 +37,7 @@ CHANGES = [
     "train.warmup=0",
     "train.max_grad_norm=0.5",  # clips: the norms are above it
     "model.lora.r=4",
+    "train.precision=fp32",
     "train.eps=1e-6",  # else rounding alone moves weights whose true gradient is zero
 ]
 
@@ -42,54 +48,84 @@ class Records(list):
     def step(self, record: dict) -> None:
         self.append(record)
 
+    def say(self, text: str) -> None:
+        print(text)
 
-def run(table: Path, combination: str) -> dict:
+
+def ds_file(kind: str) -> Path:
+    """The shipped file; under ZeRO-3 with even the smallest parameter cut, as these models have no large ones."""
+    config = json.loads(Path(f"ds_configs/{kind}.json").read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    for offload in ("offload_param", "offload_optimizer"):
+        config["zero_optimization"].get(offload, {}).pop("pin_memory", None)  # there is no GPU to copy to
+    path = Path(tempfile.mkdtemp()) / f"{kind}.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Job:
+    """A job without evaluation; NAME:METHOD:ENGINE as above; METHOD `qlora8` has an 8-bit base."""
     name, method, kind = combination.split(":")
-    recipe = load_recipe(name, [*CHANGES, f"model.method={method}"])
+    offload = f"fsdp.cpu_offload={kind == 'fsdp_offload'}"
+    method, eight = method.removesuffix("8"), method.endswith("8")
+    bits = f"model.bits={8 if eight else 4}"
+    recipe = load_recipe(name, [*CHANGES, f"model.method={method}", bits, offload, *changes])
     ranks = find_ranks()
-    ds = Path(f"ds_configs/{kind}.json") if kind.startswith("zero") else None
-    wanted = "fsdp" if kind == "fsdp" else "auto"
+    ds = ds_file(kind) if kind.startswith("zero") else None
+    choice = choose_engine("fsdp" if kind.startswith("fsdp") else "auto", ds, recipe.train, ranks.world)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([table], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    judge = build_judge(recipe, tokenizer, ranks.device, torch.float32)
-    config = check_engine(wanted, ds, recipe.train, ranks.world)
-    engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe.train, wanted, config)
+    judge = build_judge(recipe, tokenizer, ranks.device, choose_precision(recipe.train.precision, ranks.device))
+    flops = StepFlops(judge, recipe.train.gradient_checkpointing)
+    engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
     train, rows = recipe.train, np.arange(len(tokens))
     plan = Plan(
         tokens.lengths, train.batch_size, 1, train.seed, "random", STEPS, ranks.world, train.tokens_per_micro_batch
     )
-    records = Records()
-    job = Job(
-        recipe,
-        engine,
-        plan,
-        tokens,
-        rows,
-        tokens,
-        rows[:0],
-        cross_entropy,
-        Path("."),
-        records,
-        False,
-        STEPS,  # type: ignore[arg-type]
+    return Job(
+        recipe=recipe,
+        engine=engine,
+        plan=plan,
+        tokens=tokens,
+        rows=rows,
+        valid=tokens,
+        held_out=rows[:0],
+        loss=cross_entropy,
+        saver=None,  # type: ignore[arg-type]
+        log=Records(),  # type: ignore[arg-type]
+        stop=False,  # type: ignore[arg-type]
+        watch=Watch(Ranks(), 120),
+        flops=flops,
+        eval_every=STEPS,
     )
+
+
+def run(table: Path, combination: str) -> dict:
+    *pair, precision = combination.split("@")
+    changes = () if not pair else (f"train.precision={precision}",)
+    job = make_job(table, pair[0] if pair else combination, changes)
+    engine, plan = job.engine, job.plan
     engine.module.train()
     moments = {}
     for index in range(STEPS):
         train_step(job, plan.step(index), index)
         if index == 0:
-            moments = {key: state["exp_avg"].clone() for key, state in engine.optimizer_state().items()}
-    weights = {key: weight.clone() for key, weight in engine.weights().items()}
-    micro = [len(plan.step(index).micro_batches[0]) for index in range(STEPS)]
+            moments = {key: engine.get_moments(p)["exp_avg"].clone() for key, p in engine.trainable().items()}
     return {
         "engine": engine.name,
         "wrapper": type(engine.module).__name__,
-        "micro_batches": micro,
-        "whole": sorted(name for name, p in judge.named_parameters() if not isinstance(p, DTensor)),
-        "records": list(records),
+        "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(STEPS)],
+        "whole": sorted(name for name, p in engine.judge.named_parameters() if not is_cut(p)),
+        "devices": sorted({p.device.type for p in engine.judge.parameters()}),
+        "records": list(job.log),
         "moments": moments,
-        "weights": weights,
+        "weights": {key: engine.get_weight(p).clone() for key, p in engine.trainable().items()},
     }
+
+
+def is_cut(parameter: torch.nn.Parameter) -> bool:
+    """By FSDP2, or by ZeRO-3: then its own tensor is empty between uses."""
+    return isinstance(parameter, DTensor) or (hasattr(parameter, "ds_id") and parameter.numel() == 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The seam between the training loop and what runs it: one process, DDP or DeepSpeed."""
+"""The seam between the training loop and what runs it: one process, DDP, DeepSpeed or FSDP2."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.models.judge import Judge
 
-OptimizerState = dict[str, dict[str, torch.Tensor]]
-"""Per parameter name its optimizer tensors: exp_avg, exp_avg_sq (full shapes, fp32) and step."""
+Moments = dict[str, torch.Tensor]
+"""A parameter's optimizer state: exp_avg and exp_avg_sq of its full shape, fp32, and the count `step`."""
 
 
 class Engine:
@@ -26,9 +26,11 @@ class Engine:
         judge: the bare model, whose `named_parameters()` name everything saved.
         module: what to call for a forward pass.
         optimizer: its `param_groups` take the learning rates.
+        sharded: whether no rank holds all trained weights, so that each had better write a share of them.
     """
 
     name = "single"
+    sharded = False
 
     def __init__(self, judge: Judge, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None):
         self.judge = judge
@@ -82,25 +84,45 @@ class Engine:
         Args:
             rebuild: makes an untrained twin, for engines whose own judge holds a part only.
         """
-        return self.judge
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Full trained weights by name; every rank must call this."""
-        return {name: p.detach() for name, p in self.trainable().items()}
-
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        if not self.sharded:
+            return self.judge
+        twin = rebuild() if self.ranks.first else self.judge
+        theirs = dict(twin.named_parameters())
         with torch.no_grad():
             for name, parameter in self.trainable().items():
-                parameter.copy_(weights[name])
+                weight = self.get_weight(parameter)  # one full tensor at a time
+                if self.ranks.first:
+                    theirs[name].copy_(weight)
+        return twin
 
-    def optimizer_state(self) -> OptimizerState:
-        """Full optimizer state by parameter name; every rank must call this."""
-        return {name: dict(self.optimizer.state[p]) for name, p in self.trainable().items() if self.optimizer.state[p]}
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set every trained parameter, in the model's order."""
+        with torch.no_grad():
+            for name, parameter in self.trainable().items():
+                self.set_weight(parameter, weights[name].to(self.ranks.device))
 
-    def load_optimizer_state(self, state: OptimizerState) -> None:
+    def load_moments(self, moments: Callable[[str], Moments]) -> None:
+        """Set every parameter's optimizer state; an empty one means that it had made no step."""
         for name, parameter in self.trainable().items():
-            if name in state:
-                self.optimizer.state[parameter] = {
-                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                    for key, value in state[name].items()
-                }
+            if found := moments(name):
+                self.set_moments(parameter, found)
+
+    # What an engine that cuts parameters or optimizer states overrides. Every rank calls these, for the same
+    # parameter at a time.
+
+    def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The full weight, as the optimizer has it."""
+        return parameter.detach()
+
+    def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        parameter.copy_(value)
+
+    def get_moments(self, parameter: nn.Parameter) -> Moments:
+        """The full optimizer state; empty before the first step."""
+        return dict(self.optimizer.state[parameter])
+
+    def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        self.optimizer.state[parameter] = {
+            key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+            for key, value in values.items()
+        }

@@ -1,19 +1,29 @@
 """Which engine runs a job."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from tiebreak.cluster.ranks import Ranks
-from tiebreak.config import TrainSettings
+from tiebreak.config import Recipe, TrainSettings
 from tiebreak.engines.base import Engine
+from tiebreak.engines.ds_config import read_ds_config
 from tiebreak.errors import UserError
 from tiebreak.models.judge import Judge
 
 
-def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> dict | None:
-    """Refuse contradictions before any weight is loaded; the completed DeepSpeed configuration, if any.
+@dataclass(frozen=True)
+class Choice:
+    """`kind` is single, ddp, fsdp, zero1, zero2 or zero3; `ds` DeepSpeed's completed configuration, if it runs."""
+
+    kind: str
+    ds: dict | None = None
+
+
+def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> Choice:
+    """DeepSpeed where there is a configuration, FSDP2 if asked for, DDP for several ranks, else the process.
 
     Raises:
         UserError: `--ds` with another engine, DeepSpeed without a file, or a file against the recipe.
@@ -22,38 +32,40 @@ def check_engine(engine: str, ds: Path | None, train: TrainSettings, world: int)
         raise UserError(f"--ds {ds} chooses DeepSpeed, --engine says {engine}: give one of them")
     if ds is None and engine == "deepspeed":
         raise UserError("--engine deepspeed needs a configuration: --ds ds_configs/zero2.json")
-    if ds is None:
-        return None
-    from tiebreak.engines.zero import read_ds_config
-
-    return read_ds_config(ds, train, world)
+    if ds is not None:
+        config = read_ds_config(ds, train, world)
+        return Choice(f"zero{config['zero_optimization']['stage']}", config)
+    if engine == "fsdp":
+        return Choice("fsdp")
+    return Choice("ddp" if world > 1 else "single")
 
 
 def make_engine(
     judge: Judge,
     make_optimizer: Callable[[Judge], torch.optim.Optimizer],
     ranks: Ranks,
-    train: TrainSettings,
-    engine: str,
-    ds_config: dict | None,
+    recipe: Recipe,
+    choice: Choice,
 ) -> Engine:
-    """DeepSpeed where there is a configuration, FSDP2 if asked for, DDP for several ranks, else the process.
+    """The chosen engine around a judge.
 
     Args:
         make_optimizer: called once the judge's parameters are those that are trained: FSDP2 replaces them.
     """
-    if engine == "fsdp":
+    limit = recipe.train.max_grad_norm
+    if choice.kind == "fsdp":
         from tiebreak.engines.fsdp import FSDPEngine, shard
 
-        shard(judge, ranks)
-        return FSDPEngine(judge, make_optimizer(judge), ranks, train.max_grad_norm)
+        shard(judge, ranks, recipe.fsdp)
+        return FSDPEngine(judge, make_optimizer(judge), ranks, limit)
     optimizer = make_optimizer(judge)
-    if ds_config is not None:
-        from tiebreak.engines.zero import ZeroEngine
+    if choice.ds is not None:
+        from tiebreak.engines.zero import Zero3Engine, ZeroEngine
 
-        return ZeroEngine(judge, optimizer, ranks, train.max_grad_norm, ds_config)
-    if ranks.world > 1:
+        kind = Zero3Engine if choice.kind == "zero3" else ZeroEngine
+        return kind(judge, optimizer, ranks, limit, choice.ds)
+    if choice.kind == "ddp":
         from tiebreak.engines.ddp import DDPEngine
 
-        return DDPEngine(judge, optimizer, ranks, train.max_grad_norm)
-    return Engine(judge, optimizer, ranks, train.max_grad_norm)
+        return DDPEngine(judge, optimizer, ranks, limit)
+    return Engine(judge, optimizer, ranks, limit)

@@ -1,28 +1,42 @@
 """FSDP2: weights, gradients and optimizer state cut over the ranks, gathered layer by layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tiebreak.cluster.ranks import Ranks
-from tiebreak.engines.base import Engine, OptimizerState
+from tiebreak.config import FsdpSettings
+from tiebreak.engines.base import Engine, Moments
 from tiebreak.models.judge import Judge
 
 
-def shard(judge: Judge, ranks: Ranks) -> None:
-    """Cut a judge's parameters over all ranks in place: one group for each layer, one for the rest.
+def shard(judge: Judge, ranks: Ranks, settings: FsdpSettings) -> None:
+    """Cut a judge's parameters over all ranks in place: the embedding, each layer, and the rest.
 
-    Must come before the optimizer is made, since the parameters become DTensors.
+    Must come before the optimizer is made, since the parameters become DTensors. A decoder that runs under
+    bf16 autocast gathers embedding and layers in bf16, half the traffic; gradients are reduced in fp32, and
+    the head stays fp32. Hidden states keep their dtype, so the mathematics is that of the other engines.
+    Encoders gather in fp32: a LayerNorm wants its weights in its input's dtype.
     """
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    common: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": settings.reshard_after_forward}
+    if settings.cpu_offload:
+        common["offload_policy"] = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda")
+    policy: dict[str, Any] = {}
+    if judge.autocast is not None and hasattr(judge.classifier, "score"):
+        policy = {"param_dtype": judge.autocast, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    embedding = judge.classifier.get_input_embeddings()
+    dtype = embedding.weight.dtype if policy else None
+    fully_shard(embedding, mp_policy=MixedPrecisionPolicy(**policy, output_dtype=dtype), **common)
     for layer in layers(judge):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(judge, mesh=mesh)
+        fully_shard(layer, mp_policy=MixedPrecisionPolicy(**policy), **common)
+    fully_shard(judge, **common)
 
 
 def layers(judge: Judge) -> list[nn.Module]:
@@ -33,41 +47,26 @@ def layers(judge: Judge) -> list[nn.Module]:
 
 class FSDPEngine(Engine):
     name = "fsdp"
+    sharded = True
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         self.module.set_requires_gradient_sync(last)
         yield
 
-    def whole_judge(self, rebuild: Callable[[], Judge]) -> Judge:
-        weights = self.weights()
-        if not self.ranks.first:
-            return self.judge
-        twin = rebuild()
-        with torch.no_grad():
-            for name, parameter in twin.named_parameters():
-                if name in weights:
-                    parameter.copy_(weights[name])
-        return twin
+    def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        return _full(parameter.detach())
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {name: _full(weight) for name, weight in super().weights().items()}
+    def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        parameter.copy_(_like(value, parameter))
 
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        trainable = self.trainable()
-        super().load_weights({name: _like(value, trainable[name]) for name, value in weights.items()})
+    def get_moments(self, parameter: nn.Parameter) -> Moments:
+        return {key: _full(value) for key, value in super().get_moments(parameter).items()}
 
-    def optimizer_state(self) -> OptimizerState:
-        whole = super().optimizer_state()
-        return {name: {key: _full(value) for key, value in state.items()} for name, state in whole.items()}
-
-    def load_optimizer_state(self, state: OptimizerState) -> None:
-        trainable = self.trainable()
-        for name, values in state.items():
-            parameter = trainable[name]
-            self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else _like(value, parameter) for key, value in values.items()
-            }
+    def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        self.optimizer.state[parameter] = {
+            key: value.clone() if key == "step" else _like(value, parameter) for key, value in values.items()
+        }
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
@@ -76,6 +75,5 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 def _like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A full tensor, cut as the parameter is."""
-    if not isinstance(parameter, DTensor):
-        return tensor.to(parameter.device, copy=True)
+    assert isinstance(parameter, DTensor)
     return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)

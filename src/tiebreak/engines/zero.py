@@ -1,74 +1,18 @@
-"""DeepSpeed ZeRO-1 and ZeRO-2: optimizer states, and gradients, cut over the ranks."""
+"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) cut over the ranks."""
 
-import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
+from torch import nn
 
-from tiebreak.config import TrainSettings
-from tiebreak.engines.base import Engine, OptimizerState
-from tiebreak.errors import UserError
+from tiebreak.engines.base import Engine, Moments
 
-STAGES = (1, 2)
-UNSET = (None, "auto")
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
-    """A DeepSpeed JSON file made complete from the recipe.
-
-    The recipe owns batch size, clipping, optimizer, schedule and precision; the file owns everything
-    else. A field that says otherwise than the recipe is an error, never overridden in silence.
-
-    Raises:
-        UserError: naming every such field with both values.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; shipped are ds_configs/zero1.json and ds_configs/zero2.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    zero = config.get("zero_optimization") or {}
-    problems = []
-    if zero.get("stage") not in STAGES:
-        problems.append(f"zero_optimization.stage is {zero.get('stage')}; served are {STAGES[0]} and {STAGES[1]}")
-    for name in ("offload_optimizer", "offload_param"):
-        if (zero.get(name) or {}).get("device", "none") != "none":
-            problems.append(f"zero_optimization.{name} is {zero[name]['device']!r}; offloading is not served")
-    for name in ("optimizer", "scheduler"):
-        if config.get(name) not in UNSET:
-            problems.append(f"{name} is {config[name]}; the recipe has AdamW and train.schedule: remove it")
-    for name in ("fp16", "bf16"):
-        if (config.get(name) or {}).get("enabled") not in (*UNSET, False):
-            problems.append(f"{name}.enabled is true; train.precision ({train.precision}) decides: remove it")
-    ours = {
-        "train_batch_size": (train.batch_size, "train.batch_size"),
-        "gradient_clipping": (train.max_grad_norm or 0.0, "train.max_grad_norm"),
-    }
-    for name, (value, field) in ours.items():
-        if config.get(name) not in (*UNSET, value):
-            problems.append(f"{name} is {config[name]}, {field} is {value}: remove one of them")
-    for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        if config.get(name) not in UNSET:
-            problems.append(f"{name} is {config[name]}; micro-batches follow train.tokens_per_micro_batch: remove it")
-    if problems:
-        raise UserError(f"{path} contradicts the recipe:\n" + "\n".join(f"  {problem}" for problem in problems))
-    config = {name: value for name, value in config.items() if value not in UNSET}
-    # To DeepSpeed every step is one row on each rank: the loop scales the loss by the real counts.
-    return config | {
-        "train_batch_size": world,
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": train.max_grad_norm or 0.0,
-        "steps_per_print": 2**31,
-    }
 
 
 def quieten() -> None:
@@ -85,7 +29,7 @@ def quieten() -> None:
 
 
 class ZeroEngine(Engine):
-    name = "deepspeed"
+    """ZeRO-1 and ZeRO-2: every rank has the weights, and the optimizer's part of a flat fp32 copy of each group."""
 
     def __init__(self, judge, optimizer, ranks, max_grad_norm, config: dict) -> None:
         super().__init__(judge, optimizer, ranks, max_grad_norm)
@@ -108,56 +52,97 @@ class ZeroEngine(Engine):
         self.module.step()
         return float(self.module.get_global_grad_norm())
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {name: safe_get_full_fp32_param(p) for name, p in self.trainable().items()}
+        return safe_get_full_fp32_param(parameter)
 
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+    def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param
 
-        super().load_weights(weights)
-        for name, parameter in self.trainable().items():
-            safe_set_full_fp32_param(parameter, weights[name])
+        parameter.copy_(value)
+        safe_set_full_fp32_param(parameter, value)
 
-    def optimizer_state(self) -> OptimizerState:
+    def get_moments(self, parameter: nn.Parameter) -> Moments:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        step = self._adam_step()
-        if step is None:
+        state = self._state(parameter)
+        if "step" not in state:
             return {}
-        self._link_states()
-        return {
-            name: {key: safe_get_full_optimizer_state(p, key) for key in MOMENTS} | {"step": step.clone()}
-            for name, p in self.trainable().items()
-        }
+        self._link(parameter)
+        return {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS} | {"step": state["step"].clone()}
 
-    def load_optimizer_state(self, state: OptimizerState) -> None:
+    def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        if not state:
-            return
-        step = next(iter(state.values()))["step"]
-        for flat in self.optimizer.single_partition_of_fp32_groups:
-            # A step tensor of its own for each group: a shared one would count every group's step.
-            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-            self.optimizer.optimizer.state[flat] = {"step": step.clone()} | moments
-        self._link_states()
-        for name, parameter in self.trainable().items():
-            for key in MOMENTS:
-                safe_set_full_optimizer_state(parameter, state[name][key].to(parameter.device), key)
+        self._make_room(parameter, values["step"])
+        self._link(parameter)
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, values[key].to(parameter.device), key)
 
-    def _link_states(self) -> None:
-        """Tell each parameter where its moments lie in the flat partitions.
+    def _flat(self, parameter: nn.Parameter) -> torch.Tensor:
+        """This rank's part of the flat fp32 copy of the parameter's group."""
+        for members, flat in zip(
+            self.optimizer.bit16_groups, self.optimizer.single_partition_of_fp32_groups, strict=True
+        ):
+            if any(member is parameter for member in members):
+                return flat
+        raise KeyError("the parameter is not trained")
+
+    def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        return self.optimizer.optimizer.state[self._flat(parameter)]
+
+    def _make_room(self, parameter: nn.Parameter, step: torch.Tensor) -> None:
+        """Optimizer state of a flat part that has made no step yet.
+
+        Each has a `step` of its own: a shared tensor would count once for every part.
+        """
+        if "step" not in (state := self._state(parameter)):
+            flat = self._flat(parameter)
+            state |= {"step": step.clone()} | {key: torch.zeros_like(flat) for key in MOMENTS}
+
+    def _link(self, parameter: nn.Parameter) -> None:
+        """Tell a parameter where its moments lie in the flat part.
 
         DeepSpeed 0.19.8 does so once, after the first group's first step, when the other groups have none.
         """
-        groups = zip(self.optimizer.bit16_groups, self.optimizer.single_partition_of_fp32_groups, strict=True)
-        for parameters, flat in groups:
-            for parameter in parameters:
-                if parameter._hp_mapping is not None:
-                    parameter._hp_mapping.set_optim_state_fragment(flat, self.optimizer.optimizer.state[flat])
+        if parameter._hp_mapping is not None:  # type: ignore[attr-defined]
+            parameter._hp_mapping.set_optim_state_fragment(self._flat(parameter), self._state(parameter))  # type: ignore[attr-defined]
 
-    def _adam_step(self) -> torch.Tensor | None:
-        steps = [state["step"] for state in self.optimizer.optimizer.state.values() if "step" in state]
-        return steps[0] if steps else None
+
+class Zero3Engine(ZeroEngine):
+    """ZeRO-3: parameters too are cut, and may live in the host's memory."""
+
+    sharded = True
+
+    def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        with GatheredParameters([parameter], modifier_rank=0):
+            if self.ranks.first:
+                parameter.copy_(value)
+        safe_set_local_fp32_param(parameter, self._part(parameter, value))
+
+    def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        self._make_room(parameter, values["step"])
+        for key in MOMENTS:
+            safe_set_local_optimizer_state(parameter, self._part(parameter, values[key]), key)
+
+    def _flat(self, parameter: nn.Parameter) -> torch.Tensor:
+        group, _, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+        return self.optimizer.fp32_partitioned_groups_flat[group]
+
+    def _link(self, parameter: nn.Parameter) -> None:
+        """ZeRO-3 looks its states up by itself."""
+
+    def _part(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+        """This rank's part of a full tensor, padded with zeros where the ranks do not divide it.
+
+        DeepSpeed's own setters of full tensors read beyond the end there.
+        """
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        padded = torch.nn.functional.pad(value.flatten(), (0, size * self.ranks.world - value.numel()))
+        return padded[size * self.ranks.rank :][:size]

@@ -26,7 +26,7 @@ class Attention:
 
 
 def choose_attention(config, wanted: str, device: torch.device) -> Attention:
-    """Choose the attention backend of a model configuration.
+    """Choose the attention backend of a model configuration; tiebreak.compatibility has refused wrong ones.
 
     Args:
         wanted: `auto`, `flash`, `rows` (packed), `eager` or `sdpa` (padded).
@@ -46,8 +46,6 @@ def choose_attention(config, wanted: str, device: torch.device) -> Attention:
         wanted, why = "eager", f"{config.model_type} is not known to run packed"
         return Attention(wanted, False, why)
     if wanted == "flash":
-        if encoder:
-            raise UserError("model.attention is flash, which has no disentangled attention: use auto for DeBERTa")
         if not flash:
             raise UserError("model.attention is flash, but there is no GPU with flash-attn here: use auto or rows")
         return Attention("flash_attention_2", True, "asked for")
@@ -55,6 +53,4 @@ def choose_attention(config, wanted: str, device: torch.device) -> Attention:
         if not packable:
             raise UserError(f"model.attention is rows, but {config.model_type} is not known to run packed: use auto")
         return Attention("eager" if encoder else ROWS, True, "asked for")
-    if wanted == "sdpa" and (encoder or config.model_type == "gemma2"):
-        raise UserError(f"model.attention is sdpa, which computes {config.model_type} wrongly or not at all: use auto")
     return Attention(wanted, False, "asked for")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from tiebreak import CLASSES, __version__
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
-from tiebreak.files import sha256, write_json
+from tiebreak.files import TEMPORARY, sha256, write_json
 from tiebreak.models import deberta
 from tiebreak.models.attention import choose_attention
 from tiebreak.models.demo import FAMILIES, demo_folder
@@ -43,6 +42,14 @@ def resolve_base(base: str) -> str:
     if Path(base).exists() and not (Path(base) / "config.json").is_file():
         raise UserError(f"{base}: the folder holds no config.json, so it is no model folder")
     return base
+
+
+def find_model_type(base: str) -> str:
+    """The architecture's name in transformers, from the configuration alone."""
+    from transformers import AutoConfig
+
+    quieten_transformers()
+    return _told(base, lambda: AutoConfig.from_pretrained(resolve_base(base))).model_type
 
 
 def load_tokenizer(base: str, template: str):
@@ -127,16 +134,18 @@ def save_judge(judge: Judge, tokenizer, recipe: Recipe, baselines: Mapping[str, 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
     judge.network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     settings = {"tiebreak": __version__, "classes": CLASSES, "baselines": dict(baselines)}
     write_json(temporary / SETTINGS_FILE, settings | {"recipe": recipe.model_dump(mode="json")})
     _assert_whole(temporary)
+    old = temporary.with_name(f"{temporary.name}-old")
     if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -172,7 +181,8 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
     extra: dict[str, Any] = {}
     if settings.method == "qlora":
         extra["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
+            load_in_4bit=settings.bits == 4,
+            load_in_8bit=settings.bits == 8,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision,

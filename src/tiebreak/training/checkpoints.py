@@ -1,22 +1,33 @@
 """Checkpoints that name everything by parameter: they load at any world size and under any engine.
 
-A checkpoint is a folder `step-00000123` with the trained weights, the optimizer's state, the loop's
-cursor, and a manifest of hashes written last. It appears by a rename, so it is whole or absent.
+A checkpoint is a folder `step-00000123` with the trained weights and the optimizer's state in safetensors,
+the loop's cursor, and a manifest of hashes written last. It appears by a rename, so it is whole or absent.
+An engine whose ranks hold a part each gathers one parameter at a time, and each rank writes its share of them:
+the state is never in one place, and still every file holds full tensors by name.
 Dropout's random numbers need no state: they are seeded anew from (seed, step, rank) at every step.
 """
 
 import json
 import shutil
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from tiebreak.engines.base import Engine
-from tiebreak.files import sha256, write_json
+from tiebreak.engines.base import Engine, Moments
+from tiebreak.errors import UserError
+from tiebreak.files import TEMPORARY, flush, sha256, write_json
+from tiebreak.training.claim import Claim
 
-WEIGHTS, OPTIMIZER, CURSOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "cursor.json", "manifest.json"
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+CURSOR, MANIFEST = "cursor.json", "manifest.json"
+POLL_S = 0.05
 
 
 @dataclass
@@ -30,29 +41,106 @@ class Cursor:
     evaluated: dict[str, dict] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, engine: Engine, cursor: Cursor, keep: int) -> None:
-    """Write `folder/step-N` for the cursor's step, then drop all but the newest `keep` and the best.
+class Saver:
+    """Writes checkpoints in a thread of its own while training goes on; one at a time.
 
-    Every rank must call this; rank 0 writes.
+    Args:
+        keep: newest checkpoints kept, beside the best.
+        claim: this run's on the folder, checked before anything becomes visible.
+        timeout_s: after which a rank that has not written its share is given up on.
     """
-    weights, optimizer = engine.weights(), engine.optimizer_state()
-    final = folder / f"step-{cursor.step:08d}"
-    if not engine.ranks.first or final.exists():
-        return
-    temporary = folder / f".tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, temporary / WEIGHTS)
-    flat = {f"{name}|{key}": tensor.cpu() for name, state in optimizer.items() for key, tensor in state.items()}
-    save_file({name: tensor.contiguous() for name, tensor in flat.items()}, temporary / OPTIMIZER)
-    write_json(temporary / CURSOR, asdict(cursor))
-    write_json(temporary / MANIFEST, {name: sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER, CURSOR)})
-    temporary.rename(final)
-    kept = {f"step-{cursor.best_step:08d}"} if cursor.best_step is not None else set()
-    kept |= {path.name for path in sorted(folder.glob("step-*"))[-keep:]}
-    for path in folder.glob("step-*"):
-        if path.name not in kept:
-            shutil.rmtree(path.rename(folder / f".tmp-{path.name}"))  # never a checkpoint with half its files
+
+    def __init__(self, folder: Path, engine: Engine, keep: int, claim: Claim, timeout_s: float) -> None:
+        self.folder, self.engine, self.keep = folder, engine, keep
+        self._claim, self._timeout_s = claim, timeout_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, cursor: Cursor) -> None:
+        """Copy what is saved to the host's memory and hand it to the thread; every rank must call this."""
+        self.wait()
+        final = folder_of(self.folder, cursor.step)
+        if self.engine.gather(final.exists())[0]:
+            return
+        ranks = self.engine.ranks
+        writers = ranks.world if self.engine.sharded else 1
+        weights: dict[str, torch.Tensor] = {}
+        moments: dict[str, torch.Tensor] = {}
+        for k, (name, parameter) in enumerate(self.engine.trainable().items()):
+            weight, state = self.engine.get_weight(parameter), self.engine.get_moments(parameter)
+            if k % writers == ranks.rank:
+                weights[name] = _copied(weight)
+                moments |= {f"{name}|{key}": _copied(value) for key, value in state.items()}
+        if ranks.rank < writers:
+            arguments = (final, asdict(cursor), ranks.rank, writers, {WEIGHTS: weights, OPTIMIZER: moments})
+            self._pending = self._thread.submit(self._write, *arguments)
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is on disk.
+
+        Raises:
+            UserError: it could not be written, or another run has taken the folder over.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except (OSError, SafetensorError) as error:
+            sweep(self.folder)
+            raise UserError(
+                f"{self.folder}: the checkpoint could not be written ({error}); "
+                "make room or mend the folder, and run the same command again"
+            ) from error
+
+    def _write(self, final: Path, cursor: dict, rank: int, writers: int, parts: dict[str, dict]) -> None:
+        temporary = final.with_name(f"{TEMPORARY}{final.name}-{self._claim.token}")
+        temporary.mkdir(parents=True, exist_ok=True)
+        hashes = {}
+        for kind, tensors in parts.items():
+            path = temporary / f"{kind}-{rank:05d}-of-{writers:05d}.safetensors"
+            save_file(tensors, path)
+            flush(path)
+            hashes[path.name] = sha256(path)
+        write_json(temporary / f"hashes-{rank:05d}.json", hashes)
+        if rank > 0:
+            return
+        write_json(temporary / CURSOR, cursor)
+        manifest = {CURSOR: sha256(temporary / CURSOR)}
+        deadline = time.monotonic() + self._timeout_s
+        for other in range(writers):
+            part = temporary / f"hashes-{other:05d}.json"
+            while not part.is_file():
+                if time.monotonic() > deadline:
+                    raise OSError(f"rank {other} has not written its share: is the folder shared by all nodes?")
+                time.sleep(POLL_S)
+            manifest |= json.loads(part.read_text(encoding="utf-8"))
+            part.unlink()
+        write_json(temporary / MANIFEST, manifest)
+        self._claim.check()
+        temporary.rename(final)
+        self._drop_old(cursor["best_step"])
+
+    def _drop_old(self, best: int | None) -> None:
+        kept = {folder_of(self.folder, best)} if best is not None else set()
+        kept |= set(sorted(self.folder.glob("step-*"))[-self.keep :])
+        for path in self.folder.glob("step-*"):
+            if path not in kept:
+                shutil.rmtree(path.rename(path.with_name(f"{TEMPORARY}{path.name}")))  # never one with half its files
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what a killed run left half-written in these folders."""
+    for folder in folders:
+        for path in folder.glob(f"{TEMPORARY}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -71,15 +159,50 @@ def load_cursor(path: Path) -> Cursor:
 
 
 def load_weights(path: Path, engine: Engine) -> None:
-    engine.load_weights(load_file(path / WEIGHTS, device=str(engine.ranks.device)))
+    """Set the engine's trained weights; every rank must call this."""
+    with _opened(path, WEIGHTS) as weights:
+        engine.load_weights(weights)
 
 
 def load_optimizer(path: Path, engine: Engine) -> None:
-    state: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(path / OPTIMIZER).items():
-        name, _, moment = key.rpartition("|")
-        state.setdefault(name, {})[moment] = tensor
-    engine.load_optimizer_state(state)
+    """Set the engine's optimizer state; every rank must call this."""
+    with _opened(path, OPTIMIZER) as stored:
+        keys: dict[str, list[str]] = {}
+        for key in stored:
+            keys.setdefault(key.rpartition("|")[0], []).append(key)
+
+        def moments(name: str) -> Moments:
+            return {key.rpartition("|")[2]: stored[key] for key in keys.get(name, [])}
+
+        engine.load_moments(moments)
+
+
+class _Stored(Mapping[str, torch.Tensor]):
+    """Tensors of several safetensors files, read one by one."""
+
+    def __init__(self, files: list) -> None:
+        self._of = {key: file for file in files for key in file.keys()}  # noqa: SIM118
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._of[key].get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[_Stored]:
+    with ExitStack() as stack:
+        files = sorted(path.glob(f"{kind}-*.safetensors"))
+        yield _Stored([stack.enter_context(safe_open(file, framework="pt")) for file in files])
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """On the host, and apart from what training goes on to change."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _fault(path: Path) -> str | None:

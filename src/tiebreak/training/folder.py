@@ -19,10 +19,13 @@ from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically, write_json
-from tiebreak.training.checkpoints import find_checkpoint
+from tiebreak.training.checkpoints import find_checkpoint, sweep
+from tiebreak.training.claim import Claim, take_over
 
+CHECKPOINTS = "checkpoints"
 FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.save_every", "train.keep", "train.timeout_s"}
-"""Fields that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
+FREE_SECTIONS = {"log", "fsdp", "predict"}
+"""Fields and sections that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
 PACKAGES = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "numpy")
 
 
@@ -32,8 +35,8 @@ def default_folder(recipe: Recipe) -> Path:
 
 def open_folder(
     folder: Path, recipe: Recipe, rows: dict[str, Any], resume: bool, ranks: Ranks
-) -> tuple[Path | None, list[str]]:
-    """Create the run folder, or find the checkpoint at which an earlier run in it stands.
+) -> tuple[Claim, Path | None, list[str]]:
+    """Create and claim the run folder, and find the checkpoint at which an earlier run in it stands.
 
     Rank 0 looks, and every rank gets its answer: others would see a folder that it has just made.
 
@@ -43,29 +46,36 @@ def open_folder(
     Raises:
         UserError: the folder holds a run and is not to be resumed, or another run than this.
     """
-    found, notes, refusal = agree(_open_folder(folder, recipe, rows, resume) if ranks.first else None)
-    if refusal:
-        raise UserError(refusal)
-    return found, notes
+    result: tuple[Claim, Path | None, list[str]] | UserError | None = None
+    if ranks.first:
+        try:
+            result = _open_folder(folder, recipe, rows, resume)
+        except UserError as error:
+            result = error
+    result = agree(result)
+    if isinstance(result, UserError):
+        raise result
+    assert result is not None
+    return result
 
 
-def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tuple[Path | None, list[str], str | None]:
+def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tuple[Claim, Path | None, list[str]]:
     stored = folder / "recipe.yaml"
     now = recipe.model_dump(mode="json")
     if not stored.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "rows.json", rows)
         write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
-        return None, [], None
+        return take_over(folder), None, []
     if not resume:
-        return None, [], f"{folder} holds a run already: --resume auto goes on with it, or choose another --out"
+        raise UserError(f"{folder} holds a run already: --resume auto goes on with it, or choose another --out")
     then = yaml.safe_load(stored.read_text(encoding="utf-8"))
     changed = [
-        f"{section}.{name}: {then[section].get(name)!r} then, {value!r} now"
+        f"{section}.{name}: {then.get(section, {}).get(name)!r} then, {value!r} now"
         for section, fields in now.items()
-        if isinstance(fields, dict) and section != "log"
+        if isinstance(fields, dict) and section not in FREE_SECTIONS
         for name, value in fields.items()
-        if then[section].get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
+        if then.get(section, {}).get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
     ]
     earlier = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     changed += [
@@ -74,8 +84,10 @@ def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tupl
         if earlier.get(name) != value
     ]
     if changed:
-        return None, [], f"{folder} was begun with other settings:\n  " + "\n  ".join(changed)
-    return *find_checkpoint(folder / "checkpoints"), None
+        raise UserError(f"{folder} was begun with other settings:\n  " + "\n  ".join(changed))
+    claim = take_over(folder)
+    sweep(folder, folder / CHECKPOINTS)
+    return claim, *find_checkpoint(folder / CHECKPOINTS)
 
 
 def describe(folder: Path, engine: Engine, rows: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.report.metrics import scores, softmax
 from tiebreak.training.batches import Batch, make_batch
-from tiebreak.training.checkpoints import Cursor, find_checkpoint, save_checkpoint
+from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor
 from tiebreak.training.preemption import Stopped, StopRequest
+from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
+from tiebreak.training.watch import Watch
 
 SHOWN_IDS = 40
 
@@ -42,9 +44,11 @@ class Job:
     valid: Tokens
     held_out: np.ndarray
     loss: Callable[[torch.Tensor, Batch], torch.Tensor]
-    checkpoints: Path
+    saver: Saver
     log: RunLog
     stop: StopRequest
+    watch: Watch
+    flops: StepFlops
     eval_every: int
 
 
@@ -64,12 +68,20 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
         if due and not stopped:
             stopped = not evaluate_if_due(job, cursor)
         if due or stopped or (train.save_every and cursor.step % train.save_every == 0):
-            save_checkpoint(job.checkpoints, job.engine, cursor, train.keep)
+            job.watch.at(cursor.step, "saving")
+            job.saver.save(cursor)
+    settle(job)
     if stopped:
-        folder = job.checkpoints.parent
+        folder = job.saver.folder.parent
         job.log.say(f"asked to stop: step {cursor.step} is saved; --out {folder} --resume auto goes on")
         raise Stopped
     return cursor
+
+
+def settle(job: Job) -> None:
+    """Until the last checkpoint is on disk, for all ranks."""
+    job.saver.wait()
+    job.engine.gather(None)
 
 
 def is_due(job: Job, cursor: Cursor) -> bool:
@@ -93,36 +105,45 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     for group in engine.optimizer.param_groups:
         group["lr"] = group["peak"] * factor
     torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
-    # Summed over ranks at the end: loss, tokens, whether anyone was asked to stop.
-    totals = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    # Summed over ranks at the end: loss, tokens, places with padding, operations, whether anyone was asked to stop.
+    totals = torch.zeros(5, dtype=torch.float64, device=ranks.device)
     suspects: list[str] = []
     micro_batches = step.micro_batches[ranks.rank]
     for k, members in enumerate(micro_batches):
         rows = job.rows[step.rows[members]]
+        job.watch.at(index + 1, "reading rows")
         batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device)
+        job.watch.at(index + 1, "computing")
         with engine.micro_batch(last=k == len(micro_batches) - 1):
             loss = job.loss(engine.module(batch.tokens, batch.lengths), batch) / len(step.rows)
             engine.backward(loss * ranks.world)
         totals[0] += loss.detach()
-        totals[1] += batch.tokens.numel() if len(members) else 0
+        if len(members):
+            totals[1] += batch.tokens.numel()
+            totals[2] += padded_tokens(engine.judge.attention.packed, batch.lengths)
+            totals[3] += job.flops.of(batch.lengths)
         if not torch.isfinite(loss):
             suspects += [job.tokens.ids[row] for row in rows]
-    totals[2] = bool(job.stop)
-    loss, tokens, stops = engine.sum(totals).tolist()
+    totals[4] = bool(job.stop)
+    loss, tokens, places, flops, stops = engine.sum(totals).tolist()
     norm = engine.step() if math.isfinite(loss) else math.nan
     if not math.isfinite(norm):
         raise_non_finite(job, index, loss, norm, suspects)
-    job.log.step(
-        {
-            "step": index + 1,
-            "loss": loss,
-            "lr": train.lr * factor,
-            "grad_norm": norm,
-            "tokens": int(tokens),
-            "seconds": time.monotonic() - started,
-            "memory_gib": peak_memory_gib(ranks.device),
-        }
-    )
+    seconds = time.monotonic() - started
+    record = {
+        "step": index + 1,
+        "loss": loss,
+        "lr": train.lr * factor,
+        "grad_norm": norm,
+        "tokens": int(tokens),
+        "seconds": seconds,
+        "tokens_per_s": tokens / seconds,
+        "padding": 1 - tokens / places,
+        "memory_gib": peak_memory_gib(ranks.device),
+    }
+    if peak := peak_flops(ranks.device):
+        record["mfu"] = flops / seconds / (peak * ranks.world)
+    job.log.step(record)
     return stops > 0
 
 
@@ -130,7 +151,8 @@ def raise_non_finite(job: Job, index: int, loss: float, norm: float, suspects: l
     """End the run on every rank, with the rows at fault; the weights are still those of the step before."""
     gathered = job.engine.gather(suspects)
     ids = [name for part in gathered for name in part]
-    newest, _ = find_checkpoint(job.checkpoints)
+    job.saver.wait()
+    newest, _ = find_checkpoint(job.saver.folder)
     raise UserError(
         f"step {index + 1}: the loss is {loss}, the gradient norm {norm}; nothing of this step was saved. "
         + (f"Rows of the micro-batches at fault: {', '.join(ids[:SHOWN_IDS])}. " if ids else "")
@@ -145,12 +167,8 @@ def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
     if len(job.held_out) == 0:
         cursor.best_step = cursor.step
         return True
-
-    def interrupted() -> bool:
-        return bool(job.engine.sum(torch.tensor(float(bool(job.stop)), device=job.engine.ranks.device)) > 0)
-
     budget = job.recipe.train.tokens_per_micro_batch
-    logits = predict_rows(job.engine, job.valid, job.held_out, budget, interrupted)
+    logits = predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, cursor.step))
     if logits is None:
         return False
     found = scores(softmax(logits), job.valid.labels[job.held_out])
@@ -162,6 +180,12 @@ def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
     record = {"step": cursor.step, "best": best}
     job.log.evaluation(record | {f"validation_{name}": value for name, value in found.items() if name != "rows"})
     return True
+
+
+def interrupted(job: Job, step: int) -> bool:
+    """Between two blocks of an evaluation: whether any rank was asked to stop."""
+    job.watch.at(step, "evaluating")
+    return bool(job.engine.sum(torch.tensor(float(bool(job.stop)), device=job.engine.ranks.device)) > 0)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -1,10 +1,23 @@
 """Being asked to stop: SIGTERM, SIGUSR1, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
 
 import signal
+import sys
 from pathlib import Path
 
 STOPPED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def stop_at_once() -> None:
+    """Until there is something to save, SIGTERM and SIGUSR1 end the process with exit code 75 right away."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    print(
+        f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again", file=sys.stderr, flush=True
+    )
+    raise Stopped
 
 
 class StopRequest:
@@ -13,7 +26,7 @@ class StopRequest:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "STOP"
         self._signalled = False
-        for number in SIGNALS:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -26,7 +39,7 @@ class StopRequest:
 
 
 class Stopped(SystemExit):
-    """Raised after the checkpoint is saved; ends the process with exit code 75."""
+    """Ends the process with exit code 75: what was reached is saved, and the same command goes on."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)

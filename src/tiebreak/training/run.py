@@ -11,28 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
+from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
+from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import Tokens, prepare
-from tiebreak.engines.choose import check_engine, make_engine
+from tiebreak.engines.choose import Choice, choose_engine, make_engine
+from tiebreak.engines.ds_config import offloads
 from tiebreak.errors import UserError
 from tiebreak.files import write_json
-from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer, save_judge
+from tiebreak.models.loading import build_judge, choose_precision, find_model_type, load_tokenizer, save_judge
 from tiebreak.report import baselines
 from tiebreak.report.metrics import softmax
 from tiebreak.report.table import compare, render
-from tiebreak.training.checkpoints import Cursor, load_cursor, load_optimizer, load_weights
+from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
+from tiebreak.training.claim import Claim
 from tiebreak.training.evaluate import predict_rows
-from tiebreak.training.folder import default_folder, describe, keep_problems, open_folder
+from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder
 from tiebreak.training.log import RunLog
-from tiebreak.training.loop import Job, fit
+from tiebreak.training.loop import Job, fit, interrupted
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
-from tiebreak.training.preemption import StopRequest
+from tiebreak.training.preemption import Stopped, StopRequest
+from tiebreak.training.speed import StepFlops
+from tiebreak.training.watch import Watch
 
+WATCH_FIRST_S = 60
+"""The watch speaks this long before a collective times out: it knows who is at fault."""
 HOLD_OUT = "0/10"
 
 
@@ -46,20 +53,22 @@ def train(options: argparse.Namespace) -> int:
     ranks = find_ranks()
     settle_process()
     say = print if ranks.first else (lambda text: None)
-    ds_config = check_engine(options.engine, options.ds, recipe.train, ranks.world)
+    choice = choose_engine(options.engine, options.ds, recipe.train, ranks.world)
+    for warning in check_compatibility(describe_setting(recipe, choice, ranks)):
+        say(warning)
 
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     rows = read_rows(options, recipe, tokenizer, say)
 
-    with joined(ranks, recipe.train.timeout_s, always=ds_config is not None or options.engine == "fsdp"):
+    timeout_s = recipe.train.timeout_s
+    with joined(ranks, timeout_s + WATCH_FIRST_S, always=choice.kind not in ("single", "ddp")):
         folder = agree(Path(options.out) if options.out else default_folder(recipe))
         resume = options.resume is not None
-        found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
+        claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
         judge = build_judge(recipe, tokenizer, ranks.device, precision)
-        engine = make_engine(
-            judge, partial(build_optimizer, train=recipe.train), ranks, recipe.train, options.engine, ds_config
-        )
+        flops = StepFlops(judge, recipe.train.gradient_checkpointing)
+        engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
         plan = Plan(
             rows.tokens.lengths[rows.train],
             recipe.train.batch_size,
@@ -99,17 +108,37 @@ def train(options: argparse.Namespace) -> int:
             valid=rows.valid,
             held_out=rows.held_out,
             loss=cross_entropy,
-            checkpoints=folder / "checkpoints",
+            saver=Saver(folder / CHECKPOINTS, engine, recipe.train.keep, claim, timeout_s),
             log=log,
             stop=StopRequest(folder),
+            watch=Watch(ranks, timeout_s),
+            flops=flops,
             eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
         )
         try:
             cursor = fit(job, cursor)
-            finish(job, cursor, folder, tokenizer)
+            finish(job, cursor, claim, tokenizer)
         finally:
+            job.watch.close()
             log.close()
     return 0
+
+
+def describe_setting(recipe: Recipe, choice: Choice, ranks: Ranks) -> Setting:
+    """What the compatibility table looks at."""
+    model = recipe.model
+    return Setting(
+        model_type=find_model_type(model.base),
+        method=model.method,
+        bits=model.bits,
+        attention=model.attention,
+        precision=recipe.train.precision,
+        lora_dropout=model.lora.dropout,
+        engine=choice.kind,
+        offload=recipe.fsdp.cpu_offload if choice.ds is None else offloads(choice.ds),
+        world=ranks.world,
+        device=ranks.device.type,
+    )
 
 
 @dataclass(frozen=True)
@@ -166,17 +195,20 @@ def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Calla
     return Rows(tokens, train, valid, held_out, description)
 
 
-def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
+def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer) -> None:
     """Take the best checkpoint, score it beside the baselines, and leave model/ and metrics.json."""
+    folder = claim.folder
     best = cursor.best_step or cursor.step
     if best != cursor.step:
-        load_weights(job.checkpoints / f"step-{best:08d}", job.engine)
+        load_weights(folder_of(job.saver.folder, best), job.engine)
     fitted = baselines.fit(job.tokens.chars[job.rows], job.tokens.labels[job.rows])
     rows: dict[str, dict[str, float]] = {}
     if len(job.held_out):
         budget = job.recipe.train.tokens_per_micro_batch
-        logits = predict_rows(job.engine, job.valid, job.held_out, budget, lambda: False)
-        if job.engine.ranks.first and logits is not None:
+        logits = predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, cursor.step))
+        if logits is None:
+            raise Stopped  # the last step is saved: the same command comes back to here
+        if job.engine.ranks.first:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = compare(softmax(logits), labels, chars, fitted, bayes)
@@ -184,6 +216,7 @@ def finish(job: Job, cursor: Cursor, folder: Path, tokenizer) -> None:
     judge = job.engine.whole_judge(lambda: build_judge(job.recipe, tokenizer, torch.device("cpu"), precision))
     if not job.engine.ranks.first:
         return
+    claim.check()
     save_judge(judge, tokenizer, job.recipe, fitted, folder / "model")
     write_json(folder / "metrics.json", {"best_step": best, "steps": cursor.step, "validation": rows})
     if rows:

@@ -1,0 +1,76 @@
+"""DeepSpeed's JSON file, checked against the recipe and made complete from it."""
+
+import json
+from pathlib import Path
+
+from tiebreak.config import TrainSettings
+from tiebreak.errors import UserError
+
+STAGES = (1, 2, 3)
+OFFLOADS = ("offload_optimizer", "offload_param")
+UNSET = (None, "auto")
+
+
+def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
+    """A DeepSpeed JSON file made complete from the recipe.
+
+    The recipe owns batch size, clipping, optimizer, schedule and precision; the file owns everything
+    else. A field that says otherwise than the recipe is an error, never overridden in silence.
+
+    Raises:
+        UserError: naming every such field with both values.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; shipped are ds_configs/zero1.json, zero2, zero3 and zero3_offload")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    zero = config.get("zero_optimization") or {}
+    problems = []
+    if zero.get("stage") not in STAGES:
+        problems.append(f"zero_optimization.stage is {zero.get('stage')}; served are 1, 2 and 3")
+    for name in OFFLOADS:
+        device = (zero.get(name) or {}).get("device", "none")
+        if device not in ("none", "cpu"):
+            problems.append(f"zero_optimization.{name}.device is {device!r}; served are 'none' and 'cpu'")
+    if offloads(config) and config.get("zero_force_ds_cpu_optimizer", True):
+        problems.append(
+            "zero_force_ds_cpu_optimizer is true (DeepSpeed's default when offloading); the recipe's AdamW is torch's: "
+            "set it to false, and zero_allow_untested_optimizer to true"
+        )
+    for name in ("optimizer", "scheduler"):
+        if config.get(name) not in UNSET:
+            problems.append(f"{name} is {config[name]}; the recipe has AdamW and train.schedule: remove it")
+    for name in ("fp16", "bf16"):
+        if (config.get(name) or {}).get("enabled") not in (*UNSET, False):
+            problems.append(f"{name}.enabled is true; train.precision ({train.precision}) decides: remove it")
+    ours = {
+        "train_batch_size": (train.batch_size, "train.batch_size"),
+        "gradient_clipping": (train.max_grad_norm or 0.0, "train.max_grad_norm"),
+    }
+    for name, (value, field) in ours.items():
+        if config.get(name) not in (*UNSET, value):
+            problems.append(f"{name} is {config[name]}, {field} is {value}: remove one of them")
+    for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if config.get(name) not in UNSET:
+            problems.append(f"{name} is {config[name]}; micro-batches follow train.tokens_per_micro_batch: remove it")
+    if problems:
+        raise UserError(f"{path} contradicts the recipe:\n" + "\n".join(f"  {problem}" for problem in problems))
+    config = {name: value for name, value in config.items() if value not in UNSET}
+    # To DeepSpeed every step is one row on each rank: the loop scales the loss by the real counts.
+    return config | {
+        "train_batch_size": world,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.max_grad_norm or 0.0,
+        "steps_per_print": 2**31,
+    }
+
+
+def offloads(config: dict) -> bool:
+    """Whether optimizer states or parameters live in the host's memory."""
+    zero = config.get("zero_optimization") or {}
+    return any(
+        (zero.get(name) or {}).get("device", "none") != "none" for name in ("offload_optimizer", "offload_param")
+    )

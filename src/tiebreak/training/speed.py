@@ -1,0 +1,52 @@
+"""How much arithmetic a step takes, and the share of the GPU's peak that it reaches."""
+
+import torch
+from torch import nn
+
+from tiebreak.models.judge import Judge
+
+PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
+PEAKS |= {"L40": 181e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
+"""Dense bf16 (V100: fp16) multiply-add peaks in FLOP/s, from the vendor's data sheets (SXM where there are several)."""
+
+
+class StepFlops:
+    """Floating-point operations of a training step, after Kaplan et al. 2020 (arXiv 2001.08361, section 2.1).
+
+    A token costs 2 per weight of every matrix it meets going forward, and the same again for the gradient of
+    the activations; the gradient of a trained weight costs 2 more. Attention costs 4 x length x width per layer
+    and token going forward (half of it where it is causal) and twice that going back. Activation checkpointing
+    repeats the forward pass. Embeddings are look-ups, and the head sees one token of a row: neither is counted.
+    """
+
+    def __init__(self, judge: Judge, checkpointing: bool) -> None:
+        backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
+        config = judge.classifier.config
+        linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
+        weights = sum(m.in_features * m.out_features for m in linear)
+        trained = sum(m.in_features * m.out_features for m in linear if m.weight.requires_grad)
+        heads, layers = config.num_attention_heads, config.num_hidden_layers
+        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        causal = hasattr(judge.classifier, "score")
+        self.forward_per_token = 2.0 * weights
+        passes = 3 if checkpointing else 2
+        self.per_token = passes * self.forward_per_token + 2.0 * trained
+        self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * layers
+
+    def of(self, lengths: list[int]) -> float:
+        """Of rows of these many tokens."""
+        return self.per_token * sum(lengths) + self.per_squared_length * sum(n * n for n in lengths)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The GPU's dense bf16 peak in FLOP/s; None on a CPU and on GPUs that are not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = [key for key in PEAKS if key in name]
+    return PEAKS[max(found, key=len)] if found else None
+
+
+def padded_tokens(attention_packed: bool, lengths: list[int]) -> int:
+    """Token places that a batch's forward pass computes: a padded batch is as long as its longest row."""
+    return sum(lengths) if attention_packed else len(lengths) * max(lengths)
