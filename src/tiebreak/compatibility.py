@@ -7,6 +7,7 @@ is never quantised, pooling is by length, ...) needs no row.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 
 SHARDED = ("zero3", "fsdp")
@@ -24,9 +25,14 @@ class Setting:
     precision: str = "auto"
     lora_dropout: float = 0.0
     engine: str = "single"
-    offload: bool = False
-    world: int = 1
     device: str = "cpu"
+
+    @classmethod
+    def of(cls, recipe: Recipe, model_type: str, device: str, engine: str = "single") -> "Setting":
+        """What a recipe's model and precision come to under an engine (single: prediction)."""
+        model = recipe.model
+        fields = (model_type, model.method, model.bits, model.attention, recipe.train.precision, model.lora.dropout)
+        return cls(*fields, engine, device)
 
     @property
     def quantised(self) -> int | None:

@@ -114,9 +114,6 @@ def test_rows_scatter_undoes_their_grouping():
 @pytest.mark.parametrize(
     ("name", "wanted", "sentence"),
     [
-        ("demo-gemma2", "sdpa", "sdpa"),
-        ("demo-deberta", "sdpa", "sdpa"),
-        ("demo-deberta", "flash", "disentangled"),
         ("demo-llama2", "flash", "no GPU"),
     ],
 )

@@ -15,7 +15,7 @@ class DDPEngine(Engine):
         super().__init__(judge, optimizer, ranks, max_grad_norm)
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         self.module = DistributedDataParallel(
-            judge, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            judge, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tiebreak.cluster.ranks import Ranks, find_ranks, settle_process
+from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import make_recipe
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
@@ -22,6 +23,7 @@ from tiebreak.models.judge import Judge
 from tiebreak.models.loading import (
     choose_precision,
     find_judge,
+    find_model_type,
     fingerprint,
     load_judge,
     load_saved_tokenizer,
@@ -46,6 +48,8 @@ def predict(options: argparse.Namespace) -> int:
     say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
     (folder, stored), out = find_judge(Path(options.model)), Path(options.out)
     recipe = make_recipe(stored["recipe"], options.set)
+    for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
+        say(warning)
     files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
     say(f"data: {', '.join(map(str, files))}" + ("" if options.data else " (the embedded sample; no --data was given)"))
     # Read first, so that a mistake in them is told now and not after hours.

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
+from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
 from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import Recipe, load_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import Plan
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import Tokens, prepare
-from tiebreak.engines.choose import Choice, choose_engine, make_engine
-from tiebreak.engines.ds_config import offloads
+from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.files import write_json
 from tiebreak.models.loading import build_judge, choose_precision, find_model_type, load_tokenizer, save_judge
@@ -54,7 +53,8 @@ def train(options: argparse.Namespace) -> int:
     settle_process()
     say = print if ranks.first else (lambda text: None)
     choice = choose_engine(options.engine, options.ds, recipe.train, ranks.world)
-    for warning in check_compatibility(describe_setting(recipe, choice, ranks)):
+    model_type = find_model_type(recipe.model.base)
+    for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind)):
         say(warning)
 
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
@@ -122,23 +122,6 @@ def train(options: argparse.Namespace) -> int:
             job.watch.close()
             log.close()
     return 0
-
-
-def describe_setting(recipe: Recipe, choice: Choice, ranks: Ranks) -> Setting:
-    """What the compatibility table looks at."""
-    model = recipe.model
-    return Setting(
-        model_type=find_model_type(model.base),
-        method=model.method,
-        bits=model.bits,
-        attention=model.attention,
-        precision=recipe.train.precision,
-        lora_dropout=model.lora.dropout,
-        engine=choice.kind,
-        offload=recipe.fsdp.cpu_offload if choice.ds is None else offloads(choice.ds),
-        world=ranks.world,
-        device=ranks.device.type,
-    )
 
 
 @dataclass(frozen=True)
