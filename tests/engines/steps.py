@@ -1,7 +1,7 @@
 """Run under a launcher by test_engines.py: a few training steps of every combination, in one process group.
 
 Usage: steps.py TABLE OUT.pt COMBINATION..., each NAME:METHOD:ENGINE with ENGINE plain, fsdp,
-fsdp_offload or a file of ds_configs/, and @PRECISION behind it if it is not fp32.
+fsdp_offload or a file of ds_configs/, and a change of the recipe behind it: @train.precision=bf16.
 Rank 0 saves per combination the steps' records, the optimizer's first moments after step 1 (the clipped
 gradient times 1 - beta1), and the final weights.
 """
@@ -21,6 +21,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.tokens import prepare
 from tiebreak.engines.choose import choose_engine, make_engine
+from tiebreak.engines.fsdp import layers
 from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer
 from tiebreak.training.loop import Job, train_step
 from tiebreak.training.losses import cross_entropy
@@ -101,11 +102,14 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Jo
 
 
 def run(table: Path, combination: str) -> dict:
-    *pair, precision = combination.split("@")
-    changes = () if not pair else (f"train.precision={precision}",)
-    job = make_job(table, pair[0] if pair else combination, changes)
+    plain, _, change = combination.partition("@")
+    job = make_job(table, plain, (change,) if change else ())
     engine, plan = job.engine, job.plan
     engine.module.train()
+    passes = []
+    feed_forward = dict(layers(engine.judge)[-1].named_children())
+    watched = feed_forward.get("mlp") or feed_forward["intermediate"]
+    watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     moments = {}
     for index in range(STEPS):
         train_step(job, plan.step(index), index)
@@ -114,6 +118,7 @@ def run(table: Path, combination: str) -> dict:
     return {
         "engine": engine.name,
         "wrapper": type(engine.module).__name__,
+        "passes": len(passes),
         "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(STEPS)],
         "whole": sorted(name for name, p in engine.judge.named_parameters() if not is_cut(p)),
         "devices": sorted({p.device.type for p in engine.judge.parameters()}),

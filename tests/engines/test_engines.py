@@ -28,10 +28,11 @@ ENGINES = {
 }
 MATRIX = [f"{name}:{method}:{kind}" for name in BACKBONES for method in METHODS for kind in ENGINES]
 FOUR = [f"{name}:qlora:plain" for name in BACKBONES]
-OFFLOADED = [
-    f"demo-gemma2:{method}:{kind}" for method in ("full", "qlora") for kind in ("zero3_offload", "fsdp_offload")
-]
-BF16 = [f"demo-gemma2:{method}:{kind}@bf16" for method in ("full", "qlora") for kind in ("plain", "fsdp")]
+BOTH = ("full", "qlora")
+OFFLOADED = [f"demo-gemma2:{method}:{kind}_offload" for method in BOTH for kind in ("zero3", "fsdp")]
+BF16 = [f"demo-gemma2:{method}:{kind}@train.precision=bf16" for method in BOTH for kind in ("plain", "fsdp")]
+REPEAT = "@train.gradient_checkpointing=true"
+REPEATED = ["demo-gemma2:qlora:zero3", "demo-deberta:full:zero3", "demo-llama2:lora:fsdp", "demo-gemma2:full:plain"]
 EIGHT_BIT = [f"demo-llama2:qlora8:{kind}" for kind in ("plain", "zero2")]
 
 
@@ -41,7 +42,11 @@ def results(run, sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     saved = {}
     alone = [combination for combination in MATRIX if combination.endswith(":plain")]
-    wanted = {1: [*alone, EIGHT_BIT[0]], 2: [*MATRIX, *OFFLOADED, *BF16, *EIGHT_BIT], 4: FOUR}
+    wanted = {
+        1: [*alone, EIGHT_BIT[0]],
+        2: [*MATRIX, *OFFLOADED, *BF16, *(one + REPEAT for one in REPEATED), *EIGHT_BIT],
+        4: FOUR,
+    }
     for world, combinations in wanted.items():
         launcher = ["torchrun", "--nproc-per-node", world, "--master-port", 0, "--rdzv-backend", "c10d"]
         launcher += ["--rdzv-endpoint", "localhost:0"]
@@ -87,10 +92,19 @@ def test_invariant_1_one_process_equals_several(results, world, combination):
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("combination", REPEATED)
+def test_activation_checkpointing_changes_nothing(results, combination):
+    repeated, once = results[2][combination + REPEAT], results[2][combination]
+    assert once["passes"] == sum(once["micro_batches"])
+    assert repeated["passes"] == 2 * once["passes"], "the forward pass was not repeated"
+    assert_same(once, repeated)
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["full", "qlora"])
 def test_fsdp_in_bf16_is_ddp_in_bf16(results, method):
     """Under FSDP2 norm weights and embeddings are rounded to bf16 too: 2 to the power of -8 of their size."""
-    ddp, fsdp = (results[2][f"demo-gemma2:{method}:{kind}@bf16"] for kind in ("plain", "fsdp"))
+    ddp, fsdp = (results[2][f"demo-gemma2:{method}:{kind}@train.precision=bf16"] for kind in ("plain", "fsdp"))
     exact = results[1][f"demo-gemma2:{method}:plain"]
     losses = [[record["loss"] for record in found["records"]] for found in (ddp, fsdp, exact)]
     assert losses[1] == pytest.approx(losses[0], abs=2**-7)
