@@ -71,13 +71,13 @@ def start(mode: str, table: Path, out: Path) -> list[int]:
 
 
 def ended(pids: list[int], within: float) -> dict[int, int]:
-    """The exit statuses of those that ended within so many seconds."""
+    """The exit codes of those that ended within so many seconds."""
     statuses: dict[int, int] = {}
     deadline = time.monotonic() + within
     while len(statuses) < len(pids) and time.monotonic() < deadline:
         for pid in pids:
-            if pid not in statuses and os.waitpid(pid, os.WNOHANG)[0]:
-                statuses[pid] = 0
+            if pid not in statuses and (status := os.waitpid(pid, os.WNOHANG))[0]:
+                statuses[pid] = os.waitstatus_to_exitcode(status[1])
         time.sleep(0.005)
     return statuses
 
@@ -86,8 +86,13 @@ def run_through(mode: str, table: Path, out: Path) -> float:
     """An undisturbed run; its seconds."""
     began = time.monotonic()
     pids = start(mode, table, out)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert codes == [0] * len(pids), f"{mode}: exit codes {codes}\n{out.with_suffix('.txt').read_text()[-3000:]}"
+    codes = ended(pids, DEADLINE_S)
+    for pid in set(pids) - set(codes):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        codes[pid] = -1
+    text = out.with_suffix(".txt").read_text()[-3000:]
+    assert set(codes.values()) == {0}, f"{mode}: exit codes {list(codes.values())} (-1: hung)\n{text}"
     return time.monotonic() - began
 
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -82,34 +82,39 @@ def settle_process() -> None:
 
 @contextmanager
 def joined(ranks: Ranks, timeout_s: int, always: bool = False) -> Iterator[None]:
-    """The process group around the job's work, left by all ranks together.
+    """The process group around the job's work; a job of several ranks ends with it, process and all.
 
-    Gloo's threads give back Python tensors when an operation ends. Destroying the group before they have
-    done so deadlocks with the interpreter lock, so an orderly end passes a barrier first, and a
-    failing rank ends at once: its launcher ends the others.
+    Gloo's threads give back Python tensors some time after an operation has ended. A group that is destroyed
+    before that, by us or by the last reference to it, waits for a thread that waits for the interpreter lock. So
+    no rank tears its group down: all pass a barrier and end at once, and a failing rank ends without one, upon
+    which its launcher ends the others.
     """
     join(ranks, timeout_s, always)
     try:
         yield
-    except SystemExit:
-        _leave()
-        raise
+        code = 0
+    except SystemExit as error:
+        if ranks.world == 1:
+            raise
+        code = int(error.code or 0)
     except BaseException as error:
         if ranks.world == 1:
             raise
-        sys.stdout.flush()
         if isinstance(error, UserError):
-            os._exit(tell(error))
+            _end(tell(error))
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    _leave()
-
-
-def _leave() -> None:
-    if dist.is_initialized():
+        _end(1)
+    if ranks.world > 1:
         dist.barrier()
+        _end(code)
+    if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def agree(value: Any) -> Any:
