@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_folder
 
 from tiebreak.config import load_recipe
 from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
+from tiebreak.models.demo import demo_folder
 from tiebreak.models.loading import build_judge, find_judge, fingerprint, load_judge, load_tokenizer, save_judge
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ else:
     from transformers import BitsAndBytesConfig
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["score", "classifier", "pooler"],
+        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["score", "classifier", "pooler", "bert.pooler"],
     )
     extra = {"quantization_config": four_bit} if kind == "qlora" else {}
     model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3, **extra)
@@ -44,10 +46,12 @@ np.save(rows_file + ".npy", logits.float().numpy())
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta"])
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta", "bert"])
 def test_invariant_4_saved_equals_reloaded(name, method, sample, tmp_path):
     """In our own loader, and in a fresh process that knows transformers and peft alone."""
-    recipe = load_recipe(name, [f"model.method={method}", "train.seed=11"])
+    recipe = load_recipe("demo-deberta" if name == "bert" else name, [f"model.method={method}", "train.seed=11"])
+    if name == "bert":
+        recipe.model.base = str(tiny_folder(name, tmp_path / "base"))
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     judge = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
@@ -145,3 +149,47 @@ def test_truncated_weights_are_told(method, tmp_path):
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(UserError, match="not loadable"):
         load_judge(tmp_path / "model", recipe, CPU, torch.float32)
+
+
+def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForSequenceClassification
+
+    base = demo_folder("demo-deberta")
+    two = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, ignore_mismatched_sizes=True)
+    two.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer("demo-deberta", "deberta")
+    tokenizer.save_pretrained(tmp_path)
+    recipe = load_recipe("demo-deberta")
+    recipe.model.base = str(tmp_path)
+    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    assert judge.classifier.classifier.weight.shape == (3, 64)
+    assert torch.equal(judge.classifier.pooler.dense.weight, two.pooler.dense.weight)
+    weights = load_file(tmp_path / "model.safetensors")
+    for wrong in (None, torch.zeros(2, 2)):
+        changed = {k: v for k, v in weights.items() if not k.endswith("layer.1.output.dense.weight")}
+        if wrong is not None:
+            changed["deberta.encoder.layer.1.output.dense.weight"] = wrong
+        save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=r"1 weights are absent or do not fit.*layer\.1\.output\.dense\.weight"):
+            build_judge(recipe, tokenizer, CPU, torch.float32)
+
+
+def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
+    recipe = load_recipe("demo-deberta", ["data.max_tokens=512"])
+    recipe.model.base = str(tiny_folder("bert", tmp_path))
+    tokenizer = load_tokenizer(recipe.model.base, "deberta")
+    with pytest.raises(UserError, match="knows 256 positions"):
+        build_judge(recipe, tokenizer, CPU, torch.float32)
+
+
+def test_families_of_which_no_judge_is_made_are_told(tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(vocab_size=2_000, dim=16, hidden_dim=16, n_layers=1, n_heads=2)
+    DistilBertModel(config).save_pretrained(tmp_path)
+    recipe = load_recipe("demo-deberta")
+    tokenizer = load_tokenizer("demo-deberta", "deberta")
+    recipe.model.base = str(tmp_path)
+    with pytest.raises(UserError, match=r"no judge is made of distilbert; Gemma.*BERT are"):
+        build_judge(recipe, tokenizer, CPU, torch.float32)

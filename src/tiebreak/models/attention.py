@@ -13,7 +13,8 @@ from tiebreak.models.rows import attend_rows
 ROWS = "tiebreak_rows"
 AttentionInterface.register(ROWS, attend_rows)
 
-PACKABLE_DECODERS = ("gemma2", "llama", "qwen2", "mistral", "gemma3_text")
+PACKABLE = ("gemma2", "llama", "qwen2", "mistral", "gemma3_text", "bert")
+"""Families whose attention is transformers' own interface; DeBERTa has its own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def choose_attention(config, wanted: str, device: torch.device) -> Attention:
         UserError: a backend that this model or machine cannot run.
     """
     encoder = config.model_type == "deberta-v2"
-    packable = deberta.can_pack(config) if encoder else config.model_type in PACKABLE_DECODERS
+    packable = deberta.can_pack(config) if encoder else config.model_type in PACKABLE
     flash = not encoder and device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
     if wanted == "auto":
         if packable and flash:

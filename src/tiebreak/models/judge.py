@@ -30,6 +30,10 @@ class Judge(nn.Module):
         """The transformers classifier below any adapters."""
         return self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
 
+    @property
+    def _backbone(self) -> Any:
+        return getattr(self.classifier, self.classifier.base_model_prefix)
+
     def forward(self, tokens: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         """Logits of each row, as the row would get alone.
 
@@ -49,8 +53,8 @@ class Judge(nn.Module):
         with torch.autocast(device.type, enabled=False):
             if decoder:
                 return classifier.score(pooled.float())
-            pooled = classifier.pooler(pooled.float()[:, None])
-            return classifier.classifier(classifier.dropout(pooled))
+            pooler = classifier.pooler if hasattr(classifier, "pooler") else self._backbone.pooler
+            return classifier.classifier(classifier.dropout(pooler(pooled.float()[:, None])))
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]):
         """Hidden states (T, hidden), and each row's first and last index."""
@@ -58,7 +62,6 @@ class Judge(nn.Module):
         ends = torch.tensor(lengths).cumsum(0)
         starts = ends - torch.tensor(lengths)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
-        classifier = self.classifier
         if self.attention.implementation == "flash_attention_2":
             bounds = torch.cat([starts[:1], ends]).to(device, torch.int32)
             told: dict[str, Any] = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
@@ -67,10 +70,10 @@ class Judge(nn.Module):
             told = {"rows": Rows.of(lengths, device)}
         if self.attention.implementation in (ROWS, "flash_attention_2"):
             # A cache or any mask would make transformers build its own idea of the packed rows.
-            output = classifier.model(tokens[None], position_ids=positions, use_cache=False, **told)
+            output = self._backbone(tokens[None], position_ids=positions, use_cache=False, **told)
             hidden = output.last_hidden_state
         else:
-            hidden = deberta.packed_backbone(classifier.deberta, tokens[None], positions, told["rows"])
+            hidden = deberta.packed_backbone(self._backbone, tokens[None], positions, told["rows"])
         return hidden[0], starts.to(device), (ends - 1).to(device)
 
     def _padded(self, tokens: torch.Tensor, lengths: list[int]):
@@ -80,9 +83,8 @@ class Judge(nn.Module):
         mask = real.to(tokens.device)
         batch = tokens.new_full((rows, longest), self.classifier.config.pad_token_id)
         batch[mask] = tokens
-        backbone = getattr(self.classifier, self.classifier.base_model_prefix)
         extra = {"use_cache": False} if hasattr(self.classifier, "score") else {}
-        hidden = backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
+        hidden = self._backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
         starts = torch.arange(rows) * longest
         last = starts + torch.tensor(lengths) - 1
         return hidden.flatten(0, 1), starts.to(tokens.device), last.to(tokens.device)

@@ -21,9 +21,12 @@ from tiebreak.models import deberta
 from tiebreak.models.attention import choose_attention
 from tiebreak.models.demo import FAMILIES, demo_folder
 from tiebreak.models.judge import Judge
+from tiebreak.models.weights import WEIGHTS, default_folder
 
 HEADS = ("score", "classifier", "pooler")
 """The modules of a classifier that are trained whole under adapters and never quantised."""
+ENCODERS = ("deberta-v2", "bert")
+"""Families that are judged by their first token; those with a `score` are judged by their last."""
 SETTINGS_FILE = "tiebreak.json"
 
 
@@ -36,9 +39,13 @@ def quieten_transformers() -> None:
 
 
 def resolve_base(base: str) -> str:
-    """A demo model's folder, a local folder, or a hub name as it stands."""
+    """A demo model's folder, one of `tiebreak weights`, a local folder, or a hub name as it stands."""
     if base in FAMILIES:
         return str(demo_folder(base))
+    if base in WEIGHTS and not Path(base).exists():
+        if not (folder := default_folder(base)).is_dir():
+            raise UserError(f"{base}: not fetched yet; `tiebreak weights {base}` does that")
+        return str(folder)
     if Path(base).exists() and not (Path(base) / "config.json").is_file():
         raise UserError(f"{base}: the folder holds no config.json, so it is no model folder")
     return base
@@ -77,6 +84,7 @@ def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torc
     settings = recipe.model
     torch.manual_seed(recipe.train.seed)
     network, attention = _load_classifier(settings, tokenizer, device, precision)
+    _assert_positions(network.config, recipe)
     if settings.method != "full":
         network = _add_adapters(network, settings)
     if recipe.train.gradient_checkpointing:
@@ -187,20 +195,22 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision,
             bnb_4bit_quant_storage=weights,
-            llm_int8_skip_modules=list(HEADS),
+            llm_int8_skip_modules=[*HEADS, "bert.pooler"],  # names count from the start
         )
         extra["device_map"] = {"": device}
-    classifier = _told(
+    extra |= {"dtype": weights, "attn_implementation": attention.implementation}
+    classifier, loaded = _told(
         base,
         lambda: AutoModelForSequenceClassification.from_pretrained(
-            base, config=config, dtype=weights, attn_implementation=attention.implementation, **extra
+            base, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **extra
         ),
     )
-    if not hasattr(classifier, "score") and config.model_type != "deberta-v2":
-        raise UserError(f"{base}: no judge is made of {config.model_type}; Gemma, Llama, Qwen2, Mistral, DeBERTa are")
-    for name in HEADS:
-        if hasattr(classifier, name):
-            getattr(classifier, name).float()
+    if not hasattr(classifier, "score") and config.model_type not in ENCODERS:
+        families = "Gemma, Llama, Qwen2, Mistral, DeBERTa, BERT"
+        raise UserError(f"{base}: no judge is made of {config.model_type}; {families} are")
+    _assert_loaded(base, loaded, whole=folder is not None)
+    for head in _heads(classifier).values():
+        head.float()
     for module in classifier.modules():
         # In evaluation bitsandbytes repacks 4-bit weights for AVX512-BF16 processors: the products are
         # then only bf16-exact, differ from one processor to the next, and have no backward pass.
@@ -217,24 +227,46 @@ def _add_adapters(classifier: Any, settings: ModelSettings) -> nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     lora = settings.lora
-    heads = [name for name in HEADS if hasattr(classifier, name)]
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # fractions are fine
         lora_dropout=lora.dropout,
         target_modules=_linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
-        modules_to_save=heads,
+        modules_to_save=list(_heads(classifier)),
     )
     return get_peft_model(classifier, config)
 
 
+def _heads(classifier: Any) -> dict[str, nn.Module]:
+    """The classifier's head modules by name; BERT keeps its pooler in the backbone."""
+    places = (classifier, getattr(classifier, classifier.base_model_prefix))
+    return {name: getattr(place, name) for place in places for name in HEADS if hasattr(place, name)}
+
+
+def _assert_loaded(base: str, loaded: dict[str, Any], whole: bool) -> None:
+    """Refuse weights that are absent or of another shape; a base may lack a head, or have one for other classes."""
+    fresh = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+    wrong = sorted(name for name in fresh if whole or set(HEADS).isdisjoint(name.split(".")))
+    if wrong:
+        raise UserError(f"model {base}: {len(wrong)} weights are absent or do not fit, for example {wrong[0]}")
+
+
+def _assert_positions(config: Any, recipe: Recipe) -> None:
+    """Refuse rows longer than a table of absolute positions; rotary and relative positions have no such end."""
+    known = config.max_position_embeddings
+    if config.model_type == "bert" and recipe.data.max_tokens > known:
+        raise UserError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but {recipe.model.base} knows {known} positions: lower it"
+        )
+
+
 def _linear_layers(classifier: Any) -> str:
-    """A pattern that matches every linear layer of the backbone, and of nothing else."""
+    """A pattern that matches every linear layer of the backbone, and of nothing else; its pooler is a head."""
     prefix = classifier.base_model_prefix
     backbone = getattr(classifier, prefix)
     names = {name.rpartition(".")[2] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-    return rf"(.*\.)?{prefix}\..*\.({'|'.join(sorted(names))})"
+    return rf"(.*\.)?{prefix}\.(?!pooler\.).*\.({'|'.join(sorted(names))})"
 
 
 def _assert_whole(folder: Path) -> None:

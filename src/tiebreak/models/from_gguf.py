@@ -1,0 +1,23 @@
+"""A GGUF file (llama.cpp's format) -> a plain model folder: fp32 weights and a fast tokenizer."""
+
+from pathlib import Path
+
+
+def convert(parts: Path, folder: Path) -> None:
+    """Dequantise `parts/model.gguf` into a causal language model's folder.
+
+    transformers reads the file, but refuses to save what it read, since the quantised form cannot be
+    written. The weights in memory are plain fp32, so the note that they were quantised is taken off.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tiebreak.models.loading import quieten_transformers
+
+    quieten_transformers()
+    tokenizer = AutoTokenizer.from_pretrained(parts, gguf_file="model.gguf")
+    model = AutoModelForCausalLM.from_pretrained(parts, gguf_file="model.gguf", dtype=torch.float32)
+    del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
