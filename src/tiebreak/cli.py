@@ -145,6 +145,7 @@ def _weights(options: argparse.Namespace) -> int:
         return 0
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which transformers imports, warns
     _prepare_process()
 
     def ask(question: str) -> bool:

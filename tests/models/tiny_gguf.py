@@ -93,8 +93,9 @@ def _add_tokenizer(writer, gemma: bool) -> int:
         tokens = special + sorted(ByteLevel.alphabet())
         types = [3] * len(special) + [1] * 256
         writer.add_tokenizer_model("gpt2")
-        writer.add_token_merges(["a b"])
-        tokens.append("ab")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_merges(["Ċ Ċ"])
+        tokens.append("ĊĊ")
         types.append(1)
         writer.add_bos_token_id(1)
         writer.add_eos_token_id(2)

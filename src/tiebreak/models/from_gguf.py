@@ -16,8 +16,23 @@ def convert(parts: Path, folder: Path) -> None:
 
     quieten_transformers()
     tokenizer = AutoTokenizer.from_pretrained(parts, gguf_file="model.gguf")
+    _split_digits(tokenizer, parts / "model.gguf")
     model = AutoModelForCausalLM.from_pretrained(parts, gguf_file="model.gguf", dtype=torch.float32)
     del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _split_digits(tokenizer, path: Path) -> None:
+    """Split a text at its digits before all else, where the file's `smollm` rule says so: transformers does not.
+
+    Without it "\\n\\n1" is cut into other pieces than in training, in a fifth of real answers.
+    """
+    from gguf import GGUFReader
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    rule = GGUFReader(path).fields.get("tokenizer.ggml.pre")
+    if rule is not None and rule.contents() == "smollm":
+        split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+        tokenizer.backend_tokenizer.pre_tokenizer = split
