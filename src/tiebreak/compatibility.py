@@ -26,13 +26,14 @@ class Setting:
     lora_dropout: float = 0.0
     engine: str = "single"
     device: str = "cpu"
+    optimizer: str = "adamw"
 
     @classmethod
     def of(cls, recipe: Recipe, model_type: str, device: str, engine: str = "single") -> "Setting":
         """What a recipe's model and precision come to under an engine (single: prediction)."""
         model = recipe.model
         fields = (model_type, model.method, model.bits, model.attention, recipe.train.precision, model.lora.dropout)
-        return cls(*fields, engine, device)
+        return cls(*fields, engine, device, recipe.train.optimizer)
 
     @property
     def quantised(self) -> int | None:
@@ -79,6 +80,21 @@ TABLE = (
         False,
         "the frozen base travels for every micro-batch: DDP is faster wherever it fits on each GPU",
         "axolotl#1482, trl#1723",
+    ),
+    Row(
+        "8-bit optimizer under FSDP2",
+        lambda s: s.optimizer.endswith("8bit") and s.engine == "fsdp",
+        True,
+        "bitsandbytes cannot update cut tensors: take train.optimizer=adamw, or DDP",
+        "measured",
+    ),
+    Row(
+        "8-bit optimizer under ZeRO",
+        lambda s: s.optimizer.endswith("8bit") and s.engine.startswith("zero"),
+        True,
+        "ZeRO cuts flat copies of many parameters, so 8-bit states have no parameter to be saved by: take "
+        "train.optimizer=adamw (ZeRO cuts its states already), or DDP",
+        "measured",
     ),
     Row(
         "fp16",

@@ -40,8 +40,18 @@ class LoraSettings(Section):
 class ModelSettings(Section):
     base: str
     """A built-in demo model (`demo-gemma2`, ...), a local folder, or a hub name."""
-    template: Literal["gemma2", "llama2", "deberta", "plain"] = "plain"
-    """How a pair becomes text."""
+    template: Literal["gemma2", "llama2", "deberta", "siamese", "plain"] = "plain"
+    """How a pair becomes text. `siamese` makes two of it: the prompt with each answer."""
+    head: Literal["linear", "mlp", "siamese"] = "linear"
+    """What turns a text's vector into logits: one layer, two with a GELU, or a comparison of the two sides."""
+    head_dropout: Share = 0.0
+    """Dropout before each layer of the head."""
+    head_hidden: Positive | None = None
+    """Width of the hidden layer of `mlp` and `siamese`; none means the backbone's."""
+    pooling: Literal["auto", "last", "cls", "mean"] = "auto"
+    """A text's vector: its last token, its first, or the mean; `auto` is a decoder's last, an encoder's first."""
+    freeze: Literal["none", "embeddings", "backbone"] | Positive = "none"
+    """What keeps its weights: nothing, the embeddings, those and so many of the lowest layers, or all but the head."""
     method: Literal["full", "lora", "qlora"] = "full"
     """Train all weights, adapters, or adapters on a quantised base (`bits`)."""
     bits: Literal[4, 8] = 4
@@ -64,6 +74,8 @@ class DataSettings(Section):
     """Most tokens of the prompt under `tail-trim`."""
     swap: Literal["never", "random", "both"] = "random"
     """A/B-swap augmentation: none, a coin per row and epoch, or every row in both orders."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the rows to train on, drawn by `folds_seed`; what is held out stays whole."""
     sample_rows: Positive = 12_000
     """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
     sample_profile: Literal["short", "arena"] = "short"
@@ -84,9 +96,13 @@ class TrainSettings(Section):
     tokens_per_micro_batch: Positive = 8_192
     """Most tokens one rank runs at a time. Changes speed and memory, never the result."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    """Peak learning rate (AdamW)."""
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "adamw-fused", "adamw-8bit", "paged-adamw-8bit"] = "adamw"
+    """AdamW: torch's, its fused kernel, or bitsandbytes' with 8-bit states, which may be paged to the host."""
     head_lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of the classification head; none means `lr`."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer's rate is this times that of the layer above; the embeddings come last, the head is left out."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
@@ -96,8 +112,10 @@ class TrainSettings(Section):
     """On matrices only, never on norms and biases."""
     warmup: Share = 0.1
     """Share of the steps in which the learning rate climbs linearly from zero."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the learning rate falls to zero after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after the warm-up, or that it does not."""
+    label_smoothing: Share = 0.0
+    """Share of the target that is spread evenly over the three classes."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global norm; none leaves them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -152,6 +170,15 @@ class Recipe(Section):
     fsdp: FsdpSettings = FsdpSettings()
     predict: PredictSettings = PredictSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _sides_agree(self) -> "Recipe":
+        if (self.model.head == "siamese") != (self.model.template == "siamese"):
+            raise ValueError(
+                f"model.head is {self.model.head} and model.template is {self.model.template}: a siamese head "
+                "compares the two texts of the siamese template, so set both or neither"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "Recipe":

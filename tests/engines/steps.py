@@ -21,8 +21,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.tokens import prepare
 from tiebreak.engines.choose import choose_engine, make_engine
-from tiebreak.engines.fsdp import layers
-from tiebreak.models.loading import build_judge, choose_precision, load_tokenizer
+from tiebreak.models.loading import build_judge, choose_precision, layers, load_tokenizer
 from tiebreak.training.loop import Job, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer

@@ -50,16 +50,10 @@ def test_a_few_rows_are_learnt_by_heart(tmp_path, sample):
     assert sum(losses[-5:]) / 5 < 0.3
 
 
-def test_resumed_equals_uninterrupted(sample, tmp_path):
-    common = [
-        "train",
-        "--recipe",
-        "demo-llama2",
-        "--data",
-        str(sample),
-        *SHORT,
-        *set_("train.max_steps=6", "model.method=lora"),
-    ]
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-fused", "paged-adamw-8bit"])
+def test_resumed_equals_uninterrupted(optimizer, sample, tmp_path):
+    common = ["train", "--recipe", "demo-llama2", "--data", str(sample), *SHORT]
+    common += set_("train.max_steps=6", "model.method=lora", f"train.optimizer={optimizer}")
     assert main([*common, "--out", str(tmp_path / "whole")]) == 0
     assert main([*common, "--out", str(tmp_path / "parted"), *set_("train.save_every=3", "train.keep=9")]) == 0
     for later in ("step-00000004", "step-00000006"):
@@ -136,6 +130,18 @@ def test_launchers_give_the_losses_of_one_process(run, tmp_path):
         assert saved.keys() == whole.keys()
         for key, tensor in whole.items():
             torch.testing.assert_close(saved[key], tensor, atol=1e-5, rtol=0, msg=f"{name}: {key}")
+
+
+def test_a_share_of_the_rows(sample, tmp_path):
+    """The held-out rows stay the same; what is left out is drawn anew with another seed."""
+    rows = []
+    for share in ("1.0", "0.25"):
+        out = tmp_path / share
+        changes = set_("train.max_steps=1", f"data.share={share}", "train.label_smoothing=0.1")
+        assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 0
+        rows.append(json.loads((out / "environment.json").read_text()))
+    assert rows[1]["rows_held_out"] == rows[0]["rows_held_out"] == 40
+    assert (rows[0]["rows_trained"], rows[1]["rows_trained"]) == (360, 90)
 
 
 def test_early_stopping(sample, tmp_path, capsys):
@@ -225,9 +231,9 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_the_rows_at_fau
     calls = []
     honest = run_module.cross_entropy
 
-    def faulty(logits, batch):
+    def faulty(logits, batch, **settings):
         calls.append(batch)
-        loss = honest(logits, batch)
+        loss = honest(logits, batch, **settings)
         if len(calls) < 3:
             return loss
         return loss * float("nan") if broken == "loss" else loss + (logits * 0).sqrt().sum()

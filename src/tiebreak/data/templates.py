@@ -9,6 +9,8 @@ QUESTION = "Two assistants answered the same user. Which answer would people pre
 class Template:
     """A row is head + prompt + before_first + answer + before_second + answer + tail.
 
+    With `sides` it is two texts instead, each head + prompt + before_first + answer + tail.
+
     `turn` stands between the turns of one part. `added` are special tokens that the tokenizer needs
     to learn. Fixed pieces may hold special tokens; the users' text never does (it is tokenised with
     special tokens split, so that a prompt cannot forge a boundary).
@@ -20,6 +22,7 @@ class Template:
     tail: str
     turn: str
     added: tuple[str, ...] = ()
+    sides: bool = False
 
 
 TEMPLATES = {
@@ -44,6 +47,15 @@ TEMPLATES = {
         tail="[SEP]",
         turn="[TURN]",
         added=("[PROMPT]", "[ANSWER_A]", "[ANSWER_B]", "[TURN]"),
+    ),
+    "siamese": Template(
+        head="[CLS][PROMPT]",
+        before_first="[SEP][ANSWER]",
+        before_second="",
+        tail="[SEP]",
+        turn="[TURN]",
+        added=("[PROMPT]", "[ANSWER]", "[TURN]"),
+        sides=True,
     ),
     "plain": Template(
         head=f"{QUESTION}\n\nPrompt:\n",

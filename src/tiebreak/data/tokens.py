@@ -32,10 +32,11 @@ from tiebreak.files import sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 BUILD_ROWS = 1_000
 LOCK_STALE_S = 120
 POLL_S = 0.2
+PIECES = ("head", "before_first", "before_second", "tail", "turn")
 PARTS = ("prompt", "response_a", "response_b")
 NO_LABEL = -1
 
@@ -57,6 +58,7 @@ class Tokens:
         self._dataset = datasets.load_from_disk(str(folder))
         meta = json.loads((folder / "tiebreak.json").read_text(encoding="utf-8"))
         self.fixed: dict[str, list[int]] = meta["fixed"]
+        self.sides: bool = meta["sides"]
         self.counts: dict[str, int] = meta["counts"]
         self.truncated: int = meta["truncated"]
         table = self._dataset.data.table
@@ -73,16 +75,23 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def row(self, index: int, swapped: bool = False) -> np.ndarray:
-        """The tokens (length,) int32 of one row, in the order A, B or, swapped, B, A."""
+    def texts(self, index: int, swapped: bool = False) -> list[np.ndarray]:
+        """The tokens, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
         chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
         local = index - int(self._starts[chunk])
         prompt, a, b = (_list_at(self._parts[name][chunk], local) for name in PARTS)
         first, second = (b, a) if swapped else (a, b)
         fixed = self.fixed
-        return np.concatenate(
-            [fixed["head"], prompt, fixed["before_first"], first, fixed["before_second"], second, fixed["tail"]]
-        ).astype(np.int32)
+        begin: list = [fixed["head"], prompt, fixed["before_first"]]
+        if self.sides:
+            pieces = [[*begin, answer, fixed["tail"]] for answer in (first, second)]
+        else:
+            pieces = [[*begin, first, fixed["before_second"], second, fixed["tail"]]]
+        return [np.concatenate(piece).astype(np.int32) for piece in pieces]
+
+    def row(self, index: int, swapped: bool = False) -> np.ndarray:
+        """All tokens (length,) int32 of one row."""
+        return np.concatenate(self.texts(index, swapped))
 
     @property
     def problems(self) -> list[dict]:
@@ -119,7 +128,7 @@ def prepare(
 
 def fixed_pieces(tokenizer: "PreTrainedTokenizerBase", template: Template) -> dict[str, list[int]]:
     """Token ids of the template's fixed pieces."""
-    pieces = {name: text for name, text in asdict(template).items() if name != "added"}
+    pieces = {name: getattr(template, name) for name in PIECES}
     return {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in pieces.items()}
 
 
@@ -129,7 +138,8 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
 
     table = read_table(files, on_bad_row, need_labels, keep_ids)
     fixed = fixed_pieces(tokenizer, template)
-    budget = settings.max_tokens - sum(len(fixed[name]) for name in ("head", "before_first", "before_second", "tail"))
+    around = (1 + template.sides) * sum(len(fixed[name]) for name in PIECES if name != "turn")
+    budget = settings.max_tokens - around
     if budget < 3:
         raise UserError(
             f"data.max_tokens is {settings.max_tokens}, but the template alone takes {settings.max_tokens - budget} "
@@ -148,12 +158,14 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
     with ArrowWriter(path=str(temporary / "data.arrow"), features=features) as writer:
         for start in range(0, len(table.pairs), BUILD_ROWS):
             pairs = table.pairs[start : start + BUILD_ROWS]
-            columns, cut = _encode(pairs, tokenizer, fixed, budget, settings)
+            columns, cut = _encode(pairs, tokenizer, fixed["turn"], budget, settings, template.sides)
+            columns["length"] = [around + length for length in columns["length"]]
             columns |= _law(pairs if known_law else [], len(pairs))
             truncated += cut
             writer.write_batch(columns)
         writer.finalize()
-    _finish(temporary, folder, table.problems, {"fixed": fixed, "counts": table.counts, "truncated": truncated})
+    meta = {"fixed": fixed, "sides": template.sides, "counts": table.counts, "truncated": truncated}
+    _finish(temporary, folder, table.problems, meta)
     seconds = time.monotonic() - started
     say(f"{len(table.pairs):,} rows tokenised in {seconds:.1f} s, {truncated / len(table.pairs):.1%} of them truncated")
 
@@ -167,21 +179,25 @@ def _law(pairs: list[Pair], rows: int) -> dict[str, np.ndarray]:
     return {f"bayes_{k}": law[:, k] for k in range(3)}
 
 
-def _encode(pairs: list[Pair], tokenizer, fixed, budget: int, settings: DataSettings) -> tuple[dict, int]:
+def _encode(pairs: list[Pair], tokenizer, turn: list[int], budget: int, settings: DataSettings, sides: bool):
+    """The columns of these pairs, and how many of them were truncated; `sides` hold the prompt twice."""
     turns = [turn for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for turn in part]
     encoded = iter(encode_texts(turns, tokenizer))
     cut = 0
     columns: dict[str, list] = {name: [] for name in (*PARTS, "length", "chars_a", "chars_b")}
-    around = sum(len(fixed[name]) for name in ("head", "before_first", "before_second", "tail"))
     for pair in pairs:
         whole = [[next(encoded) for _ in part] for part in (pair.prompt, pair.response_a, pair.response_b)]
-        kept = truncate(whole, budget, settings.truncation, fixed["turn"], settings.prompt_cap)
+        kept = truncate(whole, budget, settings.truncation, turn, settings.prompt_cap)
+        room = budget
+        while sides and (over := sum(map(len, kept)) + len(kept[0]) - budget) > 0:
+            room -= over
+            kept = truncate(whole, room, settings.truncation, turn, settings.prompt_cap)
         full = sum(len(tokens) for part in whole for tokens in part)
-        full += len(fixed["turn"]) * sum(len(part) - 1 for part in whole)
+        full += len(turn) * sum(len(part) - 1 for part in whole)
         cut += sum(map(len, kept)) < full
         for name, tokens in zip(PARTS, kept, strict=True):
             columns[name].append(tokens)
-        columns["length"].append(around + sum(map(len, kept)))
+        columns["length"].append(sum(map(len, kept)) + sides * len(kept[0]))
         columns["chars_a"].append(sum(map(len, pair.response_a)))
         columns["chars_b"].append(sum(map(len, pair.response_b)))
     columns["id"] = [pair.id for pair in pairs]

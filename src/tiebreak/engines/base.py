@@ -119,10 +119,16 @@ class Engine:
 
     def get_moments(self, parameter: nn.Parameter) -> Moments:
         """The full optimizer state; empty before the first step."""
-        return dict(self.optimizer.state[parameter])
+        return {key: torch.as_tensor(value) for key, value in self.optimizer.state[parameter].items()}
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        torchs = isinstance(self.optimizer, torch.optim.AdamW)
+        on = "cpu" if torchs and not self.optimizer.defaults["fused"] else parameter.device
         self.optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+            key: (value.to(on, copy=True) if torchs else int(value)) if key == "step" else _at(parameter, value)
             for key, value in values.items()
         }
+
+
+def _at(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    return value.to(parameter.device, copy=True)

@@ -14,6 +14,7 @@ from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import FsdpSettings
 from tiebreak.engines.base import Engine, Moments
 from tiebreak.models.judge import Judge
+from tiebreak.models.loading import layers
 
 
 def shard(judge: Judge, ranks: Ranks, settings: FsdpSettings) -> None:
@@ -37,12 +38,6 @@ def shard(judge: Judge, ranks: Ranks, settings: FsdpSettings) -> None:
     for layer in layers(judge):
         fully_shard(layer, mp_policy=MixedPrecisionPolicy(**policy), **common)
     fully_shard(judge, **common)
-
-
-def layers(judge: Judge) -> list[nn.Module]:
-    """The backbone's transformer layers."""
-    backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
-    return list(backbone.encoder.layer if hasattr(backbone, "encoder") else backbone.layers)
 
 
 class FSDPEngine(Engine):

@@ -7,6 +7,7 @@ from torch import nn
 
 from tiebreak.models import deberta
 from tiebreak.models.attention import ROWS, Attention
+from tiebreak.models.heads import SiameseHead, pool
 from tiebreak.models.rows import Rows
 
 
@@ -17,13 +18,25 @@ class Judge(nn.Module):
         network: what is trained and saved; parameter names are its own behind `network.`.
         attention: the backend it was loaded with.
         autocast: dtype of the backbone's matrix products, or None for the weights' own.
+        pooling: `cls`, `last`, `mean`, or `auto`: the last token of a decoder, the first of an encoder.
+        dropout: on what a linear head sees, while training.
     """
 
-    def __init__(self, network: Any, attention: Attention, autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        network: Any,
+        attention: Attention,
+        autocast: torch.dtype | None = None,
+        pooling: str = "auto",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.network: Any = network
         self.attention = attention
         self.autocast = autocast
+        self.decoder = hasattr(self.classifier, "score")
+        self.pooling = pooling if pooling != "auto" else "last" if self.decoder else "cls"
+        self.dropout = nn.Dropout(dropout)
 
     @property
     def classifier(self) -> Any:
@@ -38,26 +51,30 @@ class Judge(nn.Module):
         """Logits of each row, as the row would get alone.
 
         Args:
-            tokens: (T,) int64, the tokens of all rows, one row after another.
-            lengths: tokens of each row, n of them, summing to T.
+            tokens: (T,) int64, the tokens of all texts, one after another.
+            lengths: tokens of each text, summing to T: n texts, or under a siamese head 2n, a row's two sides
+                one after the other.
 
         Returns:
             (n, 3) float32 logits of A, B, tie.
         """
         device = tokens.device
         with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-            hidden, starts, last = (self._packed if self.attention.packed else self._padded)(tokens, lengths)
-            classifier = self.classifier
-            decoder = hasattr(classifier, "score")
-            pooled = hidden[last if decoder else starts]
+            hidden, starts = (self._packed if self.attention.packed else self._padded)(tokens, lengths)
+            pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
+        classifier = self.classifier
+        head = classifier.score if self.decoder else classifier.classifier
         with torch.autocast(device.type, enabled=False):
-            if decoder:
-                return classifier.score(pooled.float())
-            pooler = classifier.pooler if hasattr(classifier, "pooler") else self._backbone.pooler
-            return classifier.classifier(classifier.dropout(pooler(pooled.float()[:, None])))
+            if not self.decoder:
+                pooler = classifier.pooler if hasattr(classifier, "pooler") else self._backbone.pooler
+                pooled = classifier.dropout(pooler(pooled[:, None]))
+            pooled = self.dropout(pooled)
+            if isinstance(_trained(head), SiameseHead):
+                pooled = pooled.unflatten(0, (-1, 2))
+            return head(pooled)
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]):
-        """Hidden states (T, hidden), and each row's first and last index."""
+        """Hidden states (T, hidden), and each text's first index."""
         device = tokens.device
         ends = torch.tensor(lengths).cumsum(0)
         starts = ends - torch.tensor(lengths)
@@ -74,7 +91,7 @@ class Judge(nn.Module):
             hidden = output.last_hidden_state
         else:
             hidden = deberta.packed_backbone(self._backbone, tokens[None], positions, told["rows"])
-        return hidden[0], starts.to(device), (ends - 1).to(device)
+        return hidden[0], starts
 
     def _padded(self, tokens: torch.Tensor, lengths: list[int]):
         """The same from a batch padded on the right, for backbones that cannot run packed."""
@@ -85,6 +102,10 @@ class Judge(nn.Module):
         batch[mask] = tokens
         extra = {"use_cache": False} if hasattr(self.classifier, "score") else {}
         hidden = self._backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
-        starts = torch.arange(rows) * longest
-        last = starts + torch.tensor(lengths) - 1
-        return hidden.flatten(0, 1), starts.to(tokens.device), last.to(tokens.device)
+        return hidden.flatten(0, 1), torch.arange(rows) * longest
+
+
+def _trained(head: nn.Module) -> nn.Module:
+    """The head itself, out of the wrapper that adapters put around what is trained whole."""
+    wrapped: Any = head
+    return wrapped.modules_to_save["default"] if hasattr(head, "modules_to_save") else head

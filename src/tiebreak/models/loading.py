@@ -18,13 +18,12 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, sha256, write_json
 from tiebreak.models import deberta
-from tiebreak.models.attention import choose_attention
+from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.demo import FAMILIES, demo_folder
+from tiebreak.models.heads import HEADS, attach_head, heads_of
 from tiebreak.models.judge import Judge
 from tiebreak.models.weights import WEIGHTS, default_folder
 
-HEADS = ("score", "classifier", "pooler")
-"""The modules of a classifier that are trained whole under adapters and never quantised."""
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""
 SETTINGS_FILE = "tiebreak.json"
@@ -89,8 +88,32 @@ def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torc
         network = _add_adapters(network, settings)
     if recipe.train.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    judge = Judge(network, attention, None if precision == torch.float32 else precision)
+    judge = _judge(network, attention, settings, precision)
+    freeze(judge, settings.freeze)
     return judge.to(device)
+
+
+def freeze(judge: Judge, what: str | int) -> None:
+    """Keep parameters as they are: `embeddings`, so many of the lowest layers too, or the whole `backbone`."""
+    if what == "none":
+        return
+    backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
+    kept = [judge.classifier.get_input_embeddings()]
+    if what == "backbone":
+        kept = [backbone]
+    elif isinstance(what, int):
+        kept += layers(judge)[:what]
+    heads = {id(parameter) for head in heads_of(judge.classifier).values() for parameter in head.parameters()}
+    for module in kept:
+        for parameter in module.parameters():
+            if id(parameter) not in heads:
+                parameter.requires_grad_(False)
+
+
+def layers(judge: Judge) -> list[nn.Module]:
+    """The backbone's transformer layers, the lowest first."""
+    backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
+    return list(backbone.encoder.layer if hasattr(backbone, "encoder") else backbone.layers)
 
 
 def find_judge(folder: Path) -> tuple[Path, dict]:
@@ -116,8 +139,12 @@ def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: to
 
         base, attention = _load_classifier(settings, tokenizer, device, precision)
         network = _told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
-    judge = Judge(network, attention, None if precision == torch.float32 else precision)
-    return judge.to(device).eval()
+    return _judge(network, attention, settings, precision).to(device).eval()
+
+
+def _judge(network: Any, attention: Attention, settings: ModelSettings, precision: torch.dtype) -> Judge:
+    dropout = settings.head_dropout if settings.head == "linear" else 0.0  # other heads have their own
+    return Judge(network, attention, None if precision == torch.float32 else precision, settings.pooling, dropout)
 
 
 def load_saved_tokenizer(folder: Path):
@@ -208,8 +235,11 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
     if not hasattr(classifier, "score") and config.model_type not in ENCODERS:
         families = "Gemma, Llama, Qwen2, Mistral, DeBERTa, BERT"
         raise UserError(f"{base}: no judge is made of {config.model_type}; {families} are")
-    _assert_loaded(base, loaded, whole=folder is not None)
-    for head in _heads(classifier).values():
+    _assert_loaded(base, loaded, whole=folder is not None and settings.head == "linear")
+    attach_head(classifier, settings)
+    if folder is not None and settings.head != "linear":
+        _load_head(classifier, Path(folder))
+    for head in heads_of(classifier).values():
         head.float()
     for module in classifier.modules():
         # In evaluation bitsandbytes repacks 4-bit weights for AVX512-BF16 processors: the products are
@@ -233,15 +263,23 @@ def _add_adapters(classifier: Any, settings: ModelSettings) -> nn.Module:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # fractions are fine
         lora_dropout=lora.dropout,
         target_modules=_linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
-        modules_to_save=list(_heads(classifier)),
+        modules_to_save=list(heads_of(classifier)),
     )
     return get_peft_model(classifier, config)
 
 
-def _heads(classifier: Any) -> dict[str, nn.Module]:
-    """The classifier's head modules by name; BERT keeps its pooler in the backbone."""
-    places = (classifier, getattr(classifier, classifier.base_model_prefix))
-    return {name: getattr(place, name) for place in places for name in HEADS if hasattr(place, name)}
+def _load_head(classifier: Any, folder: Path) -> None:
+    """The stored weights of a head that transformers does not know."""
+    from safetensors import safe_open
+
+    wanted = {name for name in classifier.state_dict() if name.split(".")[0] in ("score", "classifier")}
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_tensor(name) for name in wanted.intersection(file.keys())}
+    if absent := sorted(wanted - found.keys()):
+        raise UserError(f"model {folder}: {len(absent)} weights of its head are absent, for example {absent[0]}")
+    classifier.load_state_dict(found, strict=False)
 
 
 def _assert_loaded(base: str, loaded: dict[str, Any], whole: bool) -> None:

@@ -105,7 +105,7 @@ def run_blocks(judge: Judge, tokens: Tokens, cut: list[np.ndarray], mine: list[i
 
 def block_logits(judge: Judge, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
     """Logits (n, 3) float32 of the rows (n,) in one order, one forward pass."""
-    texts = [tokens.row(int(row), swapped) for row in rows]
+    texts = [text for row in rows for text in tokens.texts(int(row), swapped)]
     device = next(judge.parameters()).device
     flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
     with torch.inference_mode():

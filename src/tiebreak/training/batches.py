@@ -11,7 +11,7 @@ from tiebreak.data.tokens import Tokens
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens` (T,) int64, `lengths` of the n rows, `labels` (n,) int64, and their weight in the loss (n,)."""
+    """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,)."""
 
     tokens: torch.Tensor
     lengths: list[int]
@@ -29,7 +29,7 @@ def make_batch(tokens: Tokens, rows: np.ndarray, swapped: np.ndarray, device: to
     if len(rows) == 0:
         rows, swapped = np.array([tokens.lengths.argmin()]), np.array([False])
         weights = torch.zeros(1)
-    texts = [tokens.row(int(row), bool(swap)) for row, swap in zip(rows, swapped, strict=True)]
+    texts = [text for row, swap in zip(rows, swapped, strict=True) for text in tokens.texts(int(row), bool(swap))]
     labels = np.maximum(tokens.labels[rows], 0).astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[labels], labels)
     return Batch(

@@ -1,36 +1,59 @@
-"""AdamW over named groups, and the learning rate of a step."""
+"""The optimizer over named groups, and the learning rate of a step."""
 
 import math
+import re
+from typing import Any
 
 import torch
 from torch import nn
 
 from tiebreak.config import TrainSettings
-from tiebreak.models.loading import HEADS
+from tiebreak.models.heads import HEADS
+
+LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
-def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with up to four groups: backbone and head, each with and without weight decay.
+def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW over groups that share a peak rate, kept as `peak`, and either decay or do not.
 
-    Matrices decay; norms, biases and other vectors do not. Each group keeps its peak rate as `peak`.
+    Matrices decay; norms, biases and other vectors do not. The head may have a rate of its own, and with
+    `layer_decay` each layer's rate is that share of the one above (Howard and Ruder 2018, arXiv 1801.06146).
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in judge.named_parameters():
-        if parameter.requires_grad:
-            head = any(part in HEADS for part in name.split("."))
-            groups.setdefault((head, parameter.ndim >= 2), []).append(parameter)
-    described = []
-    for (head, decays), parameters in sorted(groups.items()):
-        peak = train.head_lr if head and train.head_lr is not None else train.lr
-        decay = train.weight_decay if decays else 0.0
-        described.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW(described, betas=train.betas, eps=train.eps)
+    named = [(name, parameter) for name, parameter in judge.named_parameters() if parameter.requires_grad]
+    depth = 1 + max((layer_of(name) for name, _ in judge.named_parameters()), default=0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        head = any(part in HEADS for part in name.split("."))
+        if head:
+            peak = train.head_lr if train.head_lr is not None else train.lr
+        else:
+            peak = train.lr * train.layer_decay ** (depth - 1 - layer_of(name))
+        groups.setdefault((peak, parameter.ndim >= 2), []).append(parameter)
+    described = [
+        {"params": members, "lr": peak, "peak": peak, "weight_decay": train.weight_decay if decays else 0.0}
+        for (peak, decays), members in sorted(groups.items(), key=lambda group: group[0])
+    ]
+    common: dict[str, Any] = {"betas": train.betas, "eps": train.eps}
+    if train.optimizer in ("adamw", "adamw-fused"):
+        return torch.optim.AdamW(described, fused=train.optimizer == "adamw-fused" or None, **common)
+    import bitsandbytes
+
+    kind = bitsandbytes.optim.PagedAdamW8bit if train.optimizer.startswith("paged") else bitsandbytes.optim.AdamW8bit
+    return kind(described, **common)
+
+
+def layer_of(name: str) -> int:
+    """The layer that a parameter belongs to, from 0; -1 for the embeddings and what else is below."""
+    found = LAYER.search(name)
+    return int(found[1]) if found else -1
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """The share of the peak rate at a step (from 0): linear warm-up, then cosine or linear to zero."""
+    """The share of the peak rate at a step (from 0): linear warm-up, then cosine or linear to zero, or constant."""
     warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / warm
+    if schedule == "constant":
+        return 1.0
     done = (step - warm) / max(1, steps - warm)
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

@@ -107,7 +107,7 @@ def train(options: argparse.Namespace) -> int:
             rows=rows.train,
             valid=rows.valid,
             held_out=rows.held_out,
-            loss=cross_entropy,
+            loss=partial(cross_entropy, smoothing=recipe.train.label_smoothing),
             saver=Saver(folder / CHECKPOINTS, engine, recipe.train.keep, claim, timeout_s),
             log=log,
             stop=StopRequest(folder),
@@ -167,6 +167,9 @@ def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Calla
         train, held_out = everything[assigned != fold], everything[assigned == fold]
         if not options.fold:
             say("validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)")
+    if recipe.data.share < 1:
+        kept = max(1, round(recipe.data.share * len(train)))
+        train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
     description = {
         "data": [str(path) for path in files],
         "tokens": tokens.folder.name,
