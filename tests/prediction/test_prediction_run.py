@@ -9,9 +9,10 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.data.sample import write_sample
 from tiebreak.errors import UserError
-from tiebreak.prediction.merge import merge, read_predictions, write_predictions
+from tiebreak.prediction.merge import merge, write_predictions
 from tiebreak.prediction.parts import read_part
 from tiebreak.report.metrics import softmax
 
@@ -93,6 +94,11 @@ def test_swap_averages_both_orders(model, table, tmp_path):
     expected = (softmax(part.logits) + softmax(part.swapped_logits)[:, SWAPPED_CLASS]) / 2
     np.testing.assert_allclose(read_predictions(tmp_path / "predictions.csv")[1][part.rows], expected, atol=2e-9)
     assert np.abs(softmax(part.logits) - expected).max() > 1e-6
+    orders = [read_predictions(tmp_path / name)[1][part.rows] for name in ORDERS]
+    np.testing.assert_allclose(orders[0], softmax(part.logits), atol=2e-9)
+    np.testing.assert_allclose(orders[1], softmax(part.swapped_logits)[:, SWAPPED_CLASS], atol=2e-9)
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), *BLOCKS]) == 0
+    assert not any((tmp_path / name).exists() for name in ORDERS), "the orders of an earlier prediction stayed"
 
 
 def test_labels_are_scored_from_the_data_or_from_another_table(model, table, tmp_path, capsys):

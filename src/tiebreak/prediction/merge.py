@@ -9,6 +9,7 @@ import numpy as np
 
 from tiebreak import CLASSES
 from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.data.predictions import ORDERS
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.prediction.parts import part_path, read_part
@@ -20,6 +21,8 @@ PLAN = "prediction.json"
 
 def merge(folder: Path) -> tuple[Path, int]:
     """Merge the parts below a prediction folder into `predictions.csv`; its path and row count.
+
+    A prediction in both answer orders also leaves each order's own table (`ORDERS`), in the table's A and B.
 
     Raises:
         UserError: no prediction here, or blocks that are not done yet.
@@ -33,33 +36,27 @@ def merge(folder: Path) -> tuple[Path, int]:
         raise UserError(
             f"{folder}: {len(absent)} of {plan['blocks']} blocks are not done; run the same prediction again to finish"
         )
-    probabilities = np.full((plan["rows"], 3), np.nan)
+    orders = np.full((2 if plan["swap"] else 1, plan["rows"], 3), np.nan)
     filled = np.zeros(plan["rows"], dtype=np.int64)
     for block in range(plan["blocks"]):
         part = read_part(part_path(parts, block))
-        views = [softmax(part.logits)]
-        if len(part.swapped_logits):
-            views.append(softmax(part.swapped_logits)[:, SWAPPED_CLASS])
-        probabilities[part.rows] = np.mean(views, axis=0)
+        orders[0, part.rows] = softmax(part.logits)
+        if plan["swap"]:
+            orders[1, part.rows] = softmax(part.swapped_logits)[:, SWAPPED_CLASS]
         np.add.at(filled, part.rows, 1)
     if (filled != 1).any():
         raise RuntimeError(f"{parts}: {(filled != 1).sum()} rows are missing or doubled over the blocks")
     for row in plan["unreadable"]:
-        probabilities[row] = plan["class_shares"]
-    ids = (parts / "ids.txt").read_text(encoding="utf-8").splitlines()
+        orders[:, row] = plan["class_shares"]
+    ids = [json.loads(line) for line in (parts / "ids.txt").read_text(encoding="utf-8").splitlines()]
+    for k, name in enumerate(ORDERS):
+        if plan["swap"]:
+            write_predictions(folder / name, ids, orders[k])
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
     path = folder / "predictions.csv"
-    write_predictions(path, [json.loads(line) for line in ids], probabilities)
+    write_predictions(path, ids, orders.mean(axis=0))
     return path, len(ids)
-
-
-def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
-    """Ids and probabilities (n, 3) of a predictions.csv."""
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        if next(reader, None) != ["id", *CLASSES]:
-            raise UserError(f"{path}: not a predictions file; its header is not id,{','.join(CLASSES)}")
-        rows = list(reader)
-    return [row[0] for row in rows], np.array([[float(value) for value in row[1:]] for row in rows])
 
 
 def write_predictions(path: Path, ids: list[str], probabilities: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import make_recipe
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
+from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
 from tiebreak.errors import UserError
@@ -28,7 +29,7 @@ from tiebreak.models.loading import (
     load_judge,
     load_saved_tokenizer,
 )
-from tiebreak.prediction.merge import PLAN, merge, read_predictions
+from tiebreak.prediction.merge import PLAN, merge
 from tiebreak.prediction.parts import Part, part_path, write_part
 from tiebreak.report.baselines import Baselines
 from tiebreak.report.table import compare, render

@@ -1,0 +1,47 @@
+"""`tiebreak attack`: a copy of a table in which one answer of every row says everything twice."""
+
+import csv
+import hashlib
+import io
+from pathlib import Path
+
+from tiebreak.data.cells import encode_json_cell
+from tiebreak.data.table import Pair, read_table
+from tiebreak.errors import UserError
+from tiebreak.files import write_atomically
+
+
+def doubled_side(row_id: str) -> int:
+    """Which answer of a row the attack doubles, 0 or 1: a fair coin thrown by the id alone."""
+    return hashlib.blake2b(row_id.encode(), digest_size=1).digest()[0] & 1
+
+
+def attack(files: list[Path], path: Path) -> int:
+    """Write the attacked copy of one or more tables as CSV in Kaggle's encoding; returns its rows.
+
+    Each turn of the doubled answer is followed by itself. Ids, prompts and the other answers stay. There
+    are no labels: nobody was asked about these answers.
+
+    Raises:
+        UserError: an unusable table, or an output that is no .csv.
+    """
+    if path.suffix != ".csv":
+        raise UserError(f"{path}: an attacked table is written as .csv")
+    pairs = read_table(files, keep_ids=True).pairs
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["id", "prompt", "response_a", "response_b"])
+    for pair in pairs:
+        answers = doubled(pair)
+        writer.writerow([pair.id, *map(encode_json_cell, (pair.prompt, *answers))])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return len(pairs)
+
+
+def doubled(pair: Pair) -> tuple[list[str | None], list[str | None]]:
+    """The two answers, one of them doubled turn by turn."""
+    answers: list[list[str | None]] = [list(pair.response_a), list(pair.response_b)]
+    side = doubled_side(pair.id)
+    answers[side] = [f"{turn}\n{turn}" if turn else turn for turn in answers[side]]
+    return answers[0], answers[1]

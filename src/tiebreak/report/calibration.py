@@ -1,0 +1,132 @@
+"""How honest the probabilities are: calibration error, reliability diagram, temperature."""
+
+import numpy as np
+
+from tiebreak.report.bootstrap import Bootstrap, divide, estimate, newton_step
+from tiebreak.report.metrics import CLIP
+from tiebreak.report.schema import Bin, Calibration, Estimate
+from tiebreak.report.scores import CLASS_NAMES, losses
+
+BINS = 15
+SIMULATIONS = 200
+TEMPERATURES = (0.05, 20.0)
+"""Where the best temperature is sought: beyond these, a judge's confidence says nothing."""
+
+
+def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstrap, seed: int = 0) -> Calibration:
+    """All of it, for probabilities (n, 3) and labels (n,)."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = equal_mass_bins(confidence)
+    simulated = simulate_calibrated(confidence, bins, seed)
+    half = halves(bootstrap, seed)
+    temperature = fit_temperature(probabilities, labels, half, bootstrap)
+    gain = np.where(half, 0, losses(probabilities, labels) - losses(heat(probabilities, temperature.value), labels))
+    held_out_gain = bootstrap.ratio(gain, ~half)
+    assert held_out_gain is not None
+    return Calibration(
+        ece=calibration_error(confidence, right, bins, bootstrap),
+        ece_if_calibrated=float(simulated.mean()),
+        ece_if_calibrated_high=float(np.quantile(simulated, 0.95)),
+        reliability={name: reliability(probabilities[:, k], labels == k) for k, name in enumerate(CLASS_NAMES)},
+        temperature=temperature,
+        fitted_rows=int(half.sum()),
+        held_out_rows=int((~half).sum()),
+        held_out_gain=held_out_gain,
+    )
+
+
+def equal_mass_bins(values: np.ndarray, count: int = BINS) -> np.ndarray:
+    """The bin (n,) of each value, bins holding equally many; equal values share one, so fewer may be left."""
+    edges = np.unique(np.quantile(values, np.arange(1, count) / count, method="inverted_cdf"))
+    return np.unique(np.searchsorted(edges, values, side="left"), return_inverse=True)[1]
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarray, bootstrap: Bootstrap) -> Estimate:
+    """Expected calibration error: sum over bins of |hits - summed confidence| / n.
+
+    Naeini et al. 2015 (AAAI), with bins of equal mass (Nguyen & O'Connor 2015) that resamples keep.
+    """
+    member = np.eye(bins.max() + 1)[bins]
+    gaps = np.concatenate([member * (right - confidence)[:, None], np.ones((len(bins), 1))], axis=1)
+    found = bootstrap.estimate(gaps, lambda s: divide(np.abs(s[:, :-1]).sum(1), s[:, -1]))
+    assert found is not None
+    return found
+
+
+def simulate_calibrated(confidence: np.ndarray, bins: np.ndarray, seed: int) -> np.ndarray:
+    """ECE (SIMULATIONS,) of verdicts that are right exactly as often as they claim: what chance alone gives."""
+    rng = np.random.default_rng(seed)
+    found = np.empty(SIMULATIONS)
+    for k in range(SIMULATIONS):
+        gap = (rng.random(len(confidence)) < confidence) - confidence
+        found[k] = np.abs(np.bincount(bins, gap)).sum() / len(confidence)
+    return found
+
+
+def reliability(predicted: np.ndarray, hit: np.ndarray) -> list[Bin]:
+    """Predicted probability of a class against its share, per bin of equal mass, with Wilson's 95 % interval."""
+    bins = equal_mass_bins(predicted)
+    found = []
+    for k in range(bins.max() + 1):
+        mine = bins == k
+        n, share = int(mine.sum()), float(hit[mine].mean())
+        low, high = wilson(share, n)
+        found.append(Bin(rows=n, predicted=float(predicted[mine].mean()), observed=share, low=low, high=high))
+    return found
+
+
+def wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a share of n rows (Wilson 1927, JASA 22)."""
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    width = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float(max(0.0, centre - width)), float(min(1.0, centre + width))
+
+
+def halves(bootstrap: Bootstrap, seed: int) -> np.ndarray:
+    """A mask (n,): the rows of a random half of the prompt groups."""
+    order = np.random.default_rng([seed, 1]).permutation(bootstrap.groups)
+    return (order < (bootstrap.groups + 1) // 2)[bootstrap.index]
+
+
+def heat(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n, 3) with their logits divided by the temperature (Guo et al. 2017, ICML)."""
+    from scipy.special import softmax
+
+    return softmax(np.log(np.clip(probabilities, CLIP, 1.0)) / temperature, axis=1)
+
+
+def fit_temperature(
+    probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap
+) -> Estimate:
+    """The temperature of least log loss on the rows of a mask (n,), with a one-step bootstrap interval.
+
+    The loss is convex in the inverse temperature, which is what is sought.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    logits = np.log(np.clip(probabilities, CLIP, 1.0))
+    of_label = logits[np.arange(len(labels)), labels]
+    some, some_label = logits[rows], of_label[rows]
+
+    def loss(log_inverse: float) -> float:
+        inverse = np.exp(log_inverse)
+        return float((logsumexp(inverse * some, axis=1) - inverse * some_label).mean())
+
+    bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
+    inverse = np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    at_bound = not 1.001 / TEMPERATURES[1] < inverse < 0.999 / TEMPERATURES[0]
+    resampled = np.array([inverse])
+    for _ in range(2):  # the first polishes the optimum to rounding, the second starts the resamples there
+        if at_bound or np.ptp(logits, axis=1).max() == 0:
+            break
+        heated = heat(probabilities, 1 / inverse)
+        mean = (heated * logits).sum(1)
+        spread = (heated * (logits - mean[:, None]) ** 2).sum(1)
+        gradient, hessian = (np.where(rows, values, 0)[:, None] for values in (mean - of_label, spread))
+        theta, sampled = newton_step(np.array([inverse]), gradient, hessian[:, :, None], bootstrap)
+        inverse, resampled = float(theta[0]), sampled[:, 0]
+    resampled = 1 / np.clip(resampled, 1 / TEMPERATURES[1], 1 / TEMPERATURES[0])
+    found = estimate(float(np.clip(1 / inverse, *TEMPERATURES)), resampled)
+    assert found is not None
+    return found
