@@ -33,15 +33,15 @@ def attack(files: list[Path], path: Path) -> int:
     writer.writerow(["id", "prompt", "response_a", "response_b"])
     for pair in pairs:
         answers = doubled(pair)
-        writer.writerow([pair.id, *map(encode_json_cell, (pair.prompt, *answers))])
+        writer.writerow([pair.id, *(encode_json_cell(list(turns)) for turns in (pair.prompt, *answers))])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return len(pairs)
 
 
-def doubled(pair: Pair) -> tuple[list[str | None], list[str | None]]:
+def doubled(pair: Pair) -> tuple[list[str], list[str]]:
     """The two answers, one of them doubled turn by turn."""
-    answers: list[list[str | None]] = [list(pair.response_a), list(pair.response_b)]
+    answers = [pair.response_a, pair.response_b]
     side = doubled_side(pair.id)
     answers[side] = [f"{turn}\n{turn}" if turn else turn for turn in answers[side]]
     return answers[0], answers[1]

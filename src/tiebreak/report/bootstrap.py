@@ -54,10 +54,17 @@ class Bootstrap:
         total, resampled = self.sums(values)
         return from_sums(total, resampled, statistic)
 
-    def ratio(self, numerator: np.ndarray, denominator: np.ndarray | None = None) -> Estimate | None:
-        """sum(numerator) / sum(denominator) over rows (n,); without a denominator, the mean."""
-        below = np.ones(len(self.index)) if denominator is None else denominator
-        return self.estimate(np.stack([numerator, below], axis=1), lambda s: divide(s[:, 0], s[:, 1]))
+    def ratios(self, **values: tuple[np.ndarray, np.ndarray] | np.ndarray) -> dict[str, Estimate | None]:
+        """Of each name, sum(numerator) / sum(denominator) over rows (n,), or the mean of a single array (n,).
+
+        One pass over the resamples for all of them.
+        """
+        pairs = [value if isinstance(value, tuple) else (value, np.ones(len(self.index))) for value in values.values()]
+        total, resampled = self.sums(np.stack([column for pair in pairs for column in pair], axis=1))
+        return {
+            name: from_sums(total, resampled, lambda s, k=k: divide(s[:, 2 * k], s[:, 2 * k + 1]))  # type: ignore[misc]
+            for k, name in enumerate(values)
+        }
 
 
 def from_sums(
@@ -82,27 +89,35 @@ def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
 
 
-def newton_step(
-    theta: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, bootstrap: Bootstrap, ridge: float = 0.0
+def newton(
+    theta: np.ndarray,
+    derivatives: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    bootstrap: Bootstrap,
+    ridge: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One Newton step of a convex fit from theta (k,), and one in every resample.
+    """Polish the optimum theta (k,) of a convex fit, and take one Newton step from it in every resample.
 
-    From the optimum, the latter is the one-step bootstrap of an M-estimator (Davidson & MacKinnon 1999,
-    International Economic Review 40): each resample's optimum to first order, without a fit of its own.
+    The latter is the one-step bootstrap of an M-estimator (Davidson & MacKinnon 1999, International Economic
+    Review 40): each resample's optimum to first order, without a fit of its own.
 
     Args:
-        gradient: (n, k) of each row's loss at theta. hessian: (n, k, k).
+        derivatives: at theta, of each row's loss: the gradient (n, k) and the Hessian (n, k, k).
         ridge: adds ridge * |theta|^2 / 2 to the summed loss.
 
     Returns:
-        theta after the step (k,), and (resamples, k).
+        theta (k,), and (resamples, k).
     """
     k = len(theta)
-    total, resampled = bootstrap.sums(np.concatenate([gradient, hessian.reshape(len(gradient), k * k)], axis=1))
 
     def step(sums: np.ndarray) -> np.ndarray:
-        g = sums[:, :k] + ridge * theta
-        h = sums[:, k:].reshape(-1, k, k) + ridge * np.eye(k)
-        return theta - np.linalg.solve(h, g[..., None])[..., 0]
+        gradient = sums[:, :k] + ridge * theta
+        hessian = sums[:, k:].reshape(-1, k, k) + ridge * np.eye(k)
+        return theta - np.linalg.solve(hessian, gradient[..., None])[..., 0]
 
-    return step(total[None])[0], step(resampled)
+    def columns() -> np.ndarray:
+        gradient, hessian = derivatives(theta)
+        return np.concatenate([gradient, hessian.reshape(len(gradient), k * k)], axis=1)
+
+    for _ in range(3):
+        theta = step(columns().sum(0)[None])[0]
+    return theta, step(bootstrap.sums(columns())[1])

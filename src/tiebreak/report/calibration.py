@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tiebreak.report.bootstrap import Bootstrap, divide, estimate, newton_step
+from tiebreak.report.bootstrap import Bootstrap, divide, estimate, newton
 from tiebreak.report.metrics import CLIP
 from tiebreak.report.schema import Bin, Calibration, Estimate
 from tiebreak.report.scores import CLASS_NAMES, losses
@@ -21,8 +21,6 @@ def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstra
     half = halves(bootstrap, seed)
     temperature = fit_temperature(probabilities, labels, half, bootstrap)
     gain = np.where(half, 0, losses(probabilities, labels) - losses(heat(probabilities, temperature.value), labels))
-    held_out_gain = bootstrap.ratio(gain, ~half)
-    assert held_out_gain is not None
     return Calibration(
         ece=calibration_error(confidence, right, bins, bootstrap),
         ece_if_calibrated=float(simulated.mean()),
@@ -31,7 +29,7 @@ def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstra
         temperature=temperature,
         fitted_rows=int(half.sum()),
         held_out_rows=int((~half).sum()),
-        held_out_gain=held_out_gain,
+        held_out_gain=bootstrap.ratios(gain=(gain, ~half))["gain"],
     )
 
 
@@ -95,9 +93,7 @@ def heat(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(np.log(np.clip(probabilities, CLIP, 1.0)) / temperature, axis=1)
 
 
-def fit_temperature(
-    probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap
-) -> Estimate:
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap) -> Estimate:
     """The temperature of least log loss on the rows of a mask (n,), with a one-step bootstrap interval.
 
     The loss is convex in the inverse temperature, which is what is sought.
@@ -115,16 +111,18 @@ def fit_temperature(
 
     bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
     inverse = np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
-    at_bound = not 1.001 / TEMPERATURES[1] < inverse < 0.999 / TEMPERATURES[0]
     resampled = np.array([inverse])
-    for _ in range(2):  # the first polishes the optimum to rounding, the second starts the resamples there
-        if at_bound or np.ptp(logits, axis=1).max() == 0:
-            break
-        heated = heat(probabilities, 1 / inverse)
+
+    def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        heated = heat(probabilities, 1 / theta[0])
         mean = (heated * logits).sum(1)
         spread = (heated * (logits - mean[:, None]) ** 2).sum(1)
         gradient, hessian = (np.where(rows, values, 0)[:, None] for values in (mean - of_label, spread))
-        theta, sampled = newton_step(np.array([inverse]), gradient, hessian[:, :, None], bootstrap)
+        return gradient, hessian[:, :, None]
+
+    inside = 1.001 / TEMPERATURES[1] < inverse < 0.999 / TEMPERATURES[0]
+    if inside and np.ptp(logits, axis=1).max() > 0:
+        theta, sampled = newton(np.array([inverse]), derivatives, bootstrap)
         inverse, resampled = float(theta[0]), sampled[:, 0]
     resampled = 1 / np.clip(resampled, 1 / TEMPERATURES[1], 1 / TEMPERATURES[0])
     found = estimate(float(np.clip(1 / inverse, *TEMPERATURES)), resampled)

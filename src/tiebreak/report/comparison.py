@@ -30,11 +30,11 @@ def compare_judges(
             )
             for (by, name), mask in slices.items()
         ]
-        estimates = {
-            "log_loss": bootstrap.ratio(loss[one] - loss[two]),
-            "accuracy": bootstrap.ratio(right[one].astype(int) - right[two]),
-            "agreement": bootstrap.ratio(verdicts[one] == verdicts[two]),
-        }
+        estimates = bootstrap.ratios(
+            log_loss=loss[one] - loss[two],
+            accuracy=right[one].astype(int) - right[two],
+            agreement=verdicts[one] == verdicts[two],
+        )
         counts = {
             "first": judges[one].name,
             "second": judges[two].name,

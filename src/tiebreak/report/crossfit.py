@@ -9,7 +9,7 @@ from tiebreak.report import baselines
 
 FOLDS = 5
 LEAST_GROUPS = 50
-READ_CHARS = 1_500
+READ_CHARS = 1_000
 """Characters of an answer that TF-IDF reads: a bound on time where answers run to hundreds of pages."""
 FEATURES = 2**17
 
@@ -52,10 +52,12 @@ def tfidf(pairs: Sequence[Pair], chars: np.ndarray, labels: np.ndarray, groups: 
 
     def fit(train: np.ndarray, test: np.ndarray) -> np.ndarray:
         weigh = TfidfTransformer(sublinear_tf=True).fit(sparse.vstack([a[train], b[train]]))
-        features = [sparse.hstack([weigh.transform(a[k]) - weigh.transform(b[k]), lengths[k]], "csr") for k in (train, test)]
-        model = LogisticRegression(C=1.0, tol=1e-3, max_iter=60).fit(features[0], labels[train])
+        seen, unseen = (
+            sparse.hstack([weigh.transform(a[k]) - weigh.transform(b[k]), lengths[k]], "csr") for k in (train, test)
+        )
+        model = LogisticRegression(C=1.0, tol=1e-3, max_iter=60).fit(seen, labels[train])
         found = np.full((len(test), 3), 1e-6)
-        found[:, model.classes_] = model.predict_proba(features[1])
+        found[:, model.classes_] = model.predict_proba(unseen)
         return found / found.sum(1, keepdims=True)
 
     return _crossfit(labels, groups, fit)

@@ -20,7 +20,12 @@ MISTAKES = 8
 
 
 def measure(
-    rows: Rows, judges: list[Predictions], labels_name: str, resamples: int = 1_000, seed: int = 0, runs: tuple[Run, ...] = ()
+    rows: Rows,
+    judges: list[Predictions],
+    labels_name: str,
+    resamples: int = 1_000,
+    seed: int = 0,
+    runs: tuple[Run, ...] = (),
 ) -> Report:
     """Every score, calibration figure, audit and comparison."""
     bootstrap = Bootstrap(rows.groups, resamples, seed)
@@ -103,4 +108,3 @@ def worst_mistakes(probabilities: np.ndarray, rows: Rows) -> list[Mistake]:
         )
         for k in chosen
     ]
-

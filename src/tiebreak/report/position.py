@@ -29,6 +29,6 @@ def audit_position(
         }
     preference = ahead if orders is None else (ahead + orders[1, :, 1] - orders[1, :, 0]) / 2
     found = {"first_preference": preference, "humans": humans, "excess": ahead - humans} | both
-    estimates = {name: bootstrap.ratio(values) for name, values in found.items()}
+    estimates = bootstrap.ratios(**found)
     absent = {name: None for name in ("consistency", "first_favoured", "second_favoured", "mean_change")}
     return Position.model_validate({"both_orders": orders is not None} | absent | estimates)

@@ -7,9 +7,7 @@ from tiebreak.report.bootstrap import Bootstrap
 from tiebreak.report.schema import Repetition
 
 
-def audit_repetition(
-    ids: list[str], before: np.ndarray, after: np.ndarray, bootstrap: Bootstrap
-) -> Repetition | None:
+def audit_repetition(ids: list[str], before: np.ndarray, after: np.ndarray, bootstrap: Bootstrap) -> Repetition | None:
     """Compare predictions (n, 3) of a table with those of its attacked copy (n, 3), NaN where there is none."""
     known = ~np.isnan(after).any(1)
     if not known.any():
@@ -25,5 +23,5 @@ def audit_repetition(
         "away": moved < 0,
         "net": (moved > 0).astype(int) - (moved < 0),
     }
-    estimates = {name: bootstrap.ratio(value * known, known) for name, value in values.items()}
+    estimates = bootstrap.ratios(**{name: (value * known, known) for name, value in values.items()})
     return Repetition.model_validate({"rows": int(known.sum())} | estimates)

@@ -1,7 +1,5 @@
 """What metrics.json holds: every figure of the report, typed and documented (docs/report.md shows it as a table)."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict
 
 VERSION = 1
@@ -41,7 +39,8 @@ class Scores(Part):
     """Unweighted mean of the three classes' F1."""
     brier: Estimate
     """Mean squared distance between probabilities and one-hot label, summed over classes: 0 to 2."""
-    classes: dict[Literal["A", "B", "tie"], ClassScores]
+    classes: dict[str, ClassScores]
+    """By `A`, `B` and `tie`."""
     confusion: list[list[int]]
     """Rows by label (first index: A, B, tie) and verdict (second)."""
     gap_closed: Estimate | None
@@ -75,7 +74,7 @@ class Calibration(Part):
     """Mean ECE of a perfectly calibrated judge with these probabilities and this many rows (200 simulations)."""
     ece_if_calibrated_high: float
     """The 95th percentile of the same: an ECE above it is more than chance."""
-    reliability: dict[Literal["A", "B", "tie"], list[Bin]]
+    reliability: dict[str, list[Bin]]
     """Per class, up to 15 bins of equal mass by its predicted probability."""
     temperature: Estimate
     """Logits divided by it have the lowest log loss on half of the prompts; above 1: overconfident."""
@@ -83,7 +82,7 @@ class Calibration(Part):
     """Rows of that half."""
     held_out_rows: int
     """Rows of the other half."""
-    held_out_gain: Estimate
+    held_out_gain: Estimate | None
     """Log loss that the temperature saves on the other half."""
 
 
@@ -234,19 +233,21 @@ class Run(Part):
 
 
 class Report(Part):
-    version: Literal[1] = VERSION
+    version: int = VERSION
     labels: str
     """The labels table's name."""
     rows: int
     """Labelled rows that every file predicts."""
     prompts: int
     """Distinct prompts among them, the unit of resampling."""
-    class_counts: dict[Literal["A", "B", "tie"], int]
+    class_counts: dict[str, int]
+    """Labels `A`, `B` and `tie`."""
     resamples: int
     seed: int
     notes: list[str]
     """What was lacking or left out."""
-    baselines: dict[Literal["prior", "length", "tfidf", "bayes"], Scores]
+    baselines: dict[str, Scores]
+    """By `prior`, `length`, `tfidf` (fitted on the other folds' prompts) and, on the embedded sample, `bayes`."""
     judges: list[Judge]
     pairs: list[Pair]
     runs: list[Run]

@@ -61,7 +61,7 @@ def score(
         )
         for k, name in enumerate(CLASS_NAMES)
     }
-    assert rows == int(round(total[CONFUSION].sum()))
+    assert rows == round(total[CONFUSION].sum())
     return Scores(
         log_loss=per_row(LOSS),
         accuracy=measured("accuracy"),

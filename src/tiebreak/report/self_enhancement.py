@@ -61,19 +61,23 @@ def audit_families(
     names = [name for name, count in counts.most_common(MOST_FAMILIES) if count >= LEAST_ROWS or name == judge_family]
     if judge_family in counts and judge_family not in names:
         names.append(judge_family)
-    truth = np.eye(3)[labels]
-    found = []
+    # The win of the first answer, a tie counting half; that of the second is the rest.
+    won = {"judge": probabilities[:, 0] + probabilities[:, 2] / 2, "humans": np.array([1.0, 0.0, 0.5])[labels]}
+    found: list[Family] = []
+    ratios: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    rows: dict[str, int] = {}
     for name in names:
-        rows = {}
-        for side in (0, 1):
-            mine = mixed & (families[:, side] == name)
-            rows[side] = [np.where(mine, p[:, side] + p[:, 2] / 2, 0.0) for p in (probabilities, truth)]
-        here = (mixed & (families == name).any(1)).astype(np.float64)
-        judge, humans = (rows[0][k] + rows[1][k] for k in (0, 1))
-        estimates = [bootstrap.ratio(values, here) for values in (judge, humans, judge - humans)]
-        if all(estimates):
-            shown = dict(zip(("judge", "humans", "excess"), estimates, strict=True))
-            found.append(Family.model_validate({"family": name, "rows": int(here.sum())} | shown))
+        first, second = (mixed & (families[:, side] == name) for side in (0, 1))
+        wins = {who: np.where(first, share, np.where(second, 1 - share, 0)) for who, share in won.items()}
+        wins["excess"] = wins["judge"] - wins["humans"]
+        rows[name] = int((first | second).sum())
+        ratios |= {f"{who} {name}": (values, first | second) for who, values in wins.items()}
+    if ratios:
+        estimates = bootstrap.ratios(**ratios)
+        for name in names:
+            shown = {who: estimates[f"{who} {name}"] for who in ("judge", "humans", "excess")}
+            if all(shown.values()):
+                found.append(Family.model_validate({"family": name, "rows": rows[name]} | shown))
     if not found:
         return None
     own = next((entry.excess for entry in found if entry.family == judge_family), None)

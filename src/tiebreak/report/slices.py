@@ -9,7 +9,7 @@ import numpy as np
 
 from tiebreak.data.table import Pair
 
-LOOKED_AT = 400
+LOOKED_AT = 200
 """Characters of a prompt that the language guess reads."""
 LEAST_ROWS = 10
 """Smaller slices say nothing and are left out, except the two kinds of degenerate answers."""
@@ -58,12 +58,14 @@ def cut_slices(pairs: Sequence[Pair], chars: np.ndarray) -> dict[tuple[str, str]
 def guess_language(prompt: Sequence[str]) -> str:
     """A guess from script and stop words; `other` where neither tells."""
     text = " ".join(prompt)[:LOOKED_AT]
-    letters = [character for character in text if character.isalpha()]
-    foreign = Counter(_script(character) for character in letters if not character.isascii())
-    kana = foreign["Japanese"]
-    if letters and sum(foreign.values()) - foreign["Latin"] > 0.3 * len(letters):
-        # Japanese mixes kana into Chinese characters, never the other way round.
-        return "Japanese" if kana > 0.05 * len(letters) else foreign.most_common(1)[0][0]
+    if not text.isascii():
+        letters = [character for character in text if character.isalpha()]
+        scripts = Counter("Latin" if character.isascii() else _script(character) for character in letters)
+        if letters and scripts["Latin"] < 0.7 * len(letters):
+            # Japanese mixes kana into Chinese characters, never the other way round.
+            japanese = scripts["Japanese"] > 0.05 * len(letters)
+            del scripts["Latin"]
+            return "Japanese" if japanese else scripts.most_common(1)[0][0]
     words = re.findall(r"[^\W\d_]+", text.casefold())
     hits = {name: sum(word in stops for word in words) for name, stops in WORDS.items()}
     best = max(hits, key=lambda name: hits[name])

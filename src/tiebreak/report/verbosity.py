@@ -6,8 +6,8 @@ one-sided than people are, as the most probable class is chosen every time.
 
 import numpy as np
 
-from tiebreak.report.bootstrap import Bootstrap, divide, estimate, newton_step
-from tiebreak.report.schema import Estimate, LengthBin, Verbosity
+from tiebreak.report.bootstrap import Bootstrap, divide, estimate, newton
+from tiebreak.report.schema import LengthBin, Verbosity
 
 RATIOS = (1.0, 1.25, 1.5, 2.0, 4.0)
 LOG_RATIO_CLIP = 3.0
@@ -27,37 +27,37 @@ def audit_verbosity(
     human_wins, human_decided = (labels == longer) & differ, (labels < 2) & differ
     verdicts = probabilities.argmax(1)
 
-    def both(mask: np.ndarray) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-        columns = np.stack([wins * mask, decided * mask, human_wins & mask, human_decided & mask], axis=1)
-        total, resampled = bootstrap.sums(columns)
-        shares = [(divide(s[:, 0], s[:, 1]), divide(s[:, 2], s[:, 3])) for s in (total[None], resampled)]
-        (judge, human), (judges, humans) = shares
-        return (
-            estimate(float(judge[0]), judges),
-            estimate(float(human[0]), humans),
-            estimate(float(judge[0] - human[0]), judges - humans),
-        )
+    size = (1.0 + chars.max(1)) / (1.0 + chars.min(1))
+    limits = list(zip(RATIOS, (*RATIOS[1:], None), strict=True))
+    masks = [differ, *(differ & (size >= low) & (size < (high or np.inf)) for low, high in limits)]
+    # Four columns for each mask: the judge's wins of the longer and decided mass, and the humans'.
+    four = np.stack([wins, decided, human_wins, human_decided], axis=1)
+    total, resampled = bootstrap.sums(np.concatenate([four * mask[:, None] for mask in masks], axis=1))
 
-    judge, human, excess = both(differ)
-    if judge is None or human is None or excess is None:
+    def share(k: int, start: int) -> tuple[float, np.ndarray]:
+        value, samples = (divide(s[:, 4 * k + start], s[:, 4 * k + start + 1]) for s in (total[None], resampled))
+        return float(value[0]), samples
+
+    (judge, judges), (human, humans) = share(0, 0), share(0, 2)
+    excess = estimate(judge - human, judges - humans)
+    if excess is None:
         return None
     bins = []
-    size = (1.0 + chars.max(1)) / (1.0 + chars.min(1))
-    for low, high in zip(RATIOS, (*RATIOS[1:], None), strict=True):
-        mask = differ & (size >= low) & (size < (high or np.inf))
-        binned, people, _ = both(mask)
+    for k, (low, high) in enumerate(limits, 1):
+        binned, people = estimate(*share(k, 0)), estimate(*share(k, 2))
         if binned and people:
-            bins.append(LengthBin(longer_by=low, up_to=high, rows=int(mask.sum()), judge=binned, humans=people))
+            bins.append(LengthBin(longer_by=low, up_to=high, rows=int(masks[k].sum()), judge=binned, humans=people))
+    verdict = bootstrap.ratios(longer=((verdicts == longer) & differ, (verdicts < 2) & differ))
     effects = length_effects(probabilities, labels, chars, bootstrap)
-    return Verbosity(
-        rows=int(differ.sum()),
-        prefers_longer=judge,
-        verdict_prefers_longer=bootstrap.ratio((verdicts == longer) & differ, (verdicts < 2) & differ),
-        humans=human,
-        excess=excess,
-        bins=bins,
-        **effects,
-    )
+    found = {
+        "rows": int(differ.sum()),
+        "prefers_longer": estimate(judge, judges),
+        "verdict_prefers_longer": verdict["longer"],
+        "humans": estimate(human, humans),
+        "excess": excess,
+        "bins": bins,
+    }
+    return Verbosity.model_validate(found | effects)
 
 
 def length_effects(probabilities: np.ndarray, labels: np.ndarray, chars: np.ndarray, bootstrap: Bootstrap) -> dict:
@@ -104,9 +104,10 @@ def fit_logistic(
         return value, design.T @ (weight * (expit(z) - target)) + RIDGE * theta
 
     theta = minimize(loss, np.zeros(2), jac=True, method="BFGS").x
-    for _ in range(3):  # polish to rounding, then take the step of the resamples
+
+    def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         share = expit(offset + design @ theta)
         gradient = design * (weight * (share - target))[:, None]
-        hessian = (weight * share * (1 - share))[:, None, None] * design[:, :, None] * design[:, None, :]
-        theta, resampled = newton_step(theta, gradient, hessian, bootstrap, RIDGE)
-    return theta, resampled
+        return gradient, (weight * share * (1 - share))[:, None, None] * design[:, :, None] * design[:, None, :]
+
+    return newton(theta, derivatives, bootstrap, RIDGE)

@@ -1,0 +1,297 @@
+"""Which plots a report has, each with a title that says what is seen."""
+
+from typing import Any
+
+from tiebreak.report import anchors
+from tiebreak.report.plots import MARKERS, Palette, Plot, forest, legend_above, percent_format, shorten
+from tiebreak.report.schema import Estimate, Judge, Report
+from tiebreak.report.words import NAMES, number, percent, points
+
+ROW, FRAME = 0.3, 1.1
+"""Inches of a line of a forest plot, and of what is around the lines."""
+
+
+def make_figures(report: Report) -> list[Plot]:
+    """The plots of a report with at least one judge."""
+    made = [scores(report), *(reliability(report, k) for k in ("A", "B", "tie")), position(report)]
+    judges = report.judges
+    if any(judge.slices for judge in judges):
+        made.append(slices(report))
+    if any(judge.position.consistency for judge in judges):
+        made.append(consistency(report))
+    if any(judge.verbosity for judge in judges):
+        made.append(verbosity(report))
+    if any(judge.self_enhancement for judge in judges):
+        made.append(families(report))
+    if any(judge.repetition for judge in judges):
+        made.append(repetition(report))
+    if report.pairs:
+        made.append(differences(report))
+    return made
+
+
+def best(report: Report) -> Judge:
+    return min(report.judges, key=lambda judge: judge.scores.log_loss.value)
+
+
+def scores(report: Report) -> Plot:
+    judges = [(judge.name, judge.scores.log_loss, k) for k, judge in enumerate(report.judges)]
+    rest = [(NAMES[name], entry.log_loss, None) for name, entry in report.baselines.items()]
+    lines = sorted([*judges, *rest], key=lambda line: line[1].value)
+    beaten = [name for name, loss, k in rest if loss.value > best(report).scores.log_loss.value and name != "Bayes"]
+    cheap = [name for name, _, _ in rest if name != "Bayes"]
+    if cheap and len(beaten) == len(cheap):
+        title = f"{best(report).name} beats every baseline"
+    elif cheap:
+        ahead = min((line for line in rest if line[0] not in ("Bayes", *beaten)), key=lambda line: line[1].value)
+        title = f"No judge beats {ahead[0]}"
+    else:
+        title = "Log loss of each judge"
+
+    def draw(axes: Any, colours: Palette) -> None:
+        for at, (_, loss, k) in enumerate(lines):
+            axes.errorbar(
+                loss.value,
+                at,
+                xerr=[[loss.value - loss.low], [loss.high - loss.value]],
+                fmt="D" if k is None else "o",
+                color=colours.soft if k is None else colours.colour(k),
+                markersize=4 if k is None else 5.5,
+            )
+        forest(axes, colours, [name for name, _, _ in lines], [], "log loss (lower is better)")
+
+    told = "; ".join(f"{name} {number(loss)}" for name, loss, _ in lines)
+    return Plot("log-loss", title, f"Log loss with 95 % intervals, best first: {told}.", draw, FRAME + ROW * len(lines))
+
+
+def reliability(report: Report, name: str) -> Plot:
+    first = best(report)
+    bins = first.calibration.reliability[name]
+    top = bins[-1]
+    what = {"A": "A wins", "B": "B wins", "tie": "it is a tie"}[name]
+    title = f"Where {first.name} says {percent(top.predicted)}, {what} {percent(top.observed)} of the time"
+
+    def draw(axes: Any, colours: Palette) -> None:
+        limit = 1.0 if name != "tie" else min(1.0, 1.1 * max(max(b.predicted, b.high) for b in _all_bins(report, name)))
+        axes.plot([0, limit], [0, limit], color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
+        for k, judge in enumerate(report.judges):
+            mine = judge.calibration.reliability[name]
+            x = [b.predicted for b in mine]
+            y = [b.observed for b in mine]
+            if len(report.judges) < 3:
+                bars = [[b.observed - b.low for b in mine], [b.high - b.observed for b in mine]]
+                axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=colours.colour(k), elinewidth=0.9, alpha=0.55)
+            axes.plot(
+                x, y, color=colours.colour(k), marker=MARKERS[k % 6], markersize=3.5, linewidth=1.2,
+                label=shorten(judge.name),
+            )  # fmt: skip
+        axes.set_xlim(0, limit)
+        axes.set_ylim(0, limit)
+        axes.xaxis.set_major_formatter(percent_format())
+        axes.yaxis.set_major_formatter(percent_format())
+        axes.set_xlabel(f"predicted probability of {name if name == 'tie' else f'{name} wins'}")
+        axes.set_ylabel("share observed")
+        if len(report.judges) > 1:
+            legend_above(axes, len(report.judges))
+
+    told = "; ".join(f"{percent(b.predicted)} gave {percent(b.observed)}" for b in bins)
+    alt = f"Reliability diagram of class {name}, predicted against observed share. {first.name}: {told}."
+    return Plot(f"reliability-{name.lower()}", title, alt, draw, 3.7)
+
+
+def _all_bins(report: Report, name: str) -> list:
+    return [b for judge in report.judges for b in judge.calibration.reliability[name]]
+
+
+def slices(report: Report) -> Plot:
+    names = [(entry.by, entry.name) for entry in report.judges[0].slices]
+    found = {judge.name: {(s.by, s.name): s for s in judge.slices} for judge in report.judges}
+    mine = found[best(report).name]
+    hardest = max((s for s in mine.values() if s.rows >= 30), key=lambda s: s.log_loss.value, default=None)
+    title = (
+        f"Hardest for {best(report).name}: {hardest.by}, {hardest.name} ({number(hardest.log_loss)})"
+        if hardest
+        else "Log loss by slice"
+    )
+
+    def draw(axes: Any, colours: Palette) -> None:
+        groups = [
+            (
+                shorten(judge.name),
+                [found[judge.name][key].log_loss if key in found[judge.name] else None for key in names],
+                colours.colour(k),
+            )
+            for k, judge in enumerate(report.judges)
+        ]
+        overall = best(report).scores.log_loss.value
+        short = {"characters of the longer answer": "", "language": "", "turns": "", "answers": "answers "}
+        labels = [f"{short.get(by, by)}{name}" + (" chars" if by.startswith("char") else "") for by, name in names]
+        forest(axes, colours, labels, groups, "log loss (line: overall)", zero=overall)
+
+    told = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
+    height = FRAME + 0.25 + max(ROW, 0.12 * len(report.judges)) * len(names)
+    return Plot("slices", title, f"Log loss by slice. {best(report).name}: {told}.", draw, height)
+
+
+def position(report: Report) -> Plot:
+    judges = report.judges
+    swayed = [judge for judge in judges if not _holds(judge.position.first_preference, 0.0)]
+    most = max(judges, key=lambda judge: abs(judge.position.first_preference.value))
+    if swayed:
+        value = most.position.first_preference
+        side = "first" if value.value > 0 else "second"
+        title = f"{most.name} leans to the answer shown {side}, by {points(abs(value.value))} points"
+    else:
+        title = "No judge leans to the first or the second answer"
+    lines = [
+        *((judge.name, judge.position.first_preference) for judge in judges),
+        ("humans", judges[0].position.humans),
+    ]
+    return _lines("position", title, "P(first wins) − P(second wins)", report, lines, zero=0.0, percents=True)
+
+
+def consistency(report: Report) -> Plot:
+    lines = [(judge.name, judge.position.consistency) for judge in report.judges if judge.position.consistency]
+    least = min(lines, key=lambda line: line[1].value)  # type: ignore[union-attr]
+    title = f"Swapping the answers leaves {percent(least[1])} of {least[0]}'s verdicts as they were"
+
+    def draw(axes: Any, colours: Palette) -> None:
+        order = {judge.name: k for k, judge in enumerate(report.judges)}
+        for at, (name, value) in enumerate(lines):
+            assert value is not None
+            bars = [[value.value - value.low], [value.high - value.value]]
+            axes.errorbar(value.value, at, xerr=bars, fmt="o", color=colours.colour(order[name]), markersize=5.5)
+        forest(axes, colours, [name for name, _ in lines], [], "same verdict in both orders", percent=True)
+        axes.set_xlim(right=1.0)
+        for value, text in (
+            (anchors.GPT4_CONSISTENCY, "GPT-4,\nMT-bench"),
+            (anchors.AUTOJ_GPT4_CONSISTENCY, "GPT-4,\nAuto-J"),
+        ):
+            axes.axvline(value, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate(
+                text, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                color=colours.soft, fontsize=7.5, ha="center",
+            )  # fmt: skip
+
+    told = "; ".join(f"{name} {percent(value)}" for name, value in lines)
+    return Plot(
+        "consistency", title, f"Verdicts that stay when the answers are swapped: {told}.", draw,
+        FRAME + 0.3 + ROW * len(lines),
+    )  # fmt: skip
+
+
+def verbosity(report: Report) -> Plot:
+    judges = [(k, judge, judge.verbosity) for k, judge in enumerate(report.judges) if judge.verbosity]
+    _, worst, audit = max(judges, key=lambda entry: abs(entry[2].excess.value))
+    people = audit.humans
+    if _holds(audit.excess, 0.0):
+        title = f"People prefer the longer answer {percent(people)} of the time, and so do the judges"
+    else:
+        title = f"People prefer the longer answer {percent(people)} of the time, {worst.name} {percent(audit.prefers_longer)}"
+
+    def draw(axes: Any, colours: Palette) -> None:
+        marks = [f"{b.longer_by:g}–{b.up_to:g}×" if b.up_to else f"over {b.longer_by:g}×" for b in audit.bins]
+        place = {b.longer_by: at for at, b in enumerate(audit.bins)}
+        series = [("humans", [(b.longer_by, b.humans) for b in audit.bins], colours.ink)]
+        for k, judge, mine in judges:
+            assert mine is not None
+            points_ = [(b.longer_by, b.judge) for b in mine.bins if b.longer_by in place]
+            series.append((shorten(judge.name), points_, colours.colour(k)))
+        for s, (name, values, colour) in enumerate(series):
+            shift = (s - (len(series) - 1) / 2) * 0.1
+            bars = [[e.value - e.low for _, e in values], [e.high - e.value for _, e in values]]
+            axes.errorbar(
+                [place[b] + shift for b, _ in values], [e.value for _, e in values], yerr=bars, color=colour,
+                marker=MARKERS[s % 6], markersize=4, linewidth=1.2, elinewidth=1, label=name,
+                linestyle=(0, (4, 3)) if s == 0 else "-",
+            )  # fmt: skip
+        axes.axhline(0.5, color=colours.soft, linewidth=0.9)
+        axes.set_xticks(range(len(marks)), marks)
+        axes.yaxis.set_major_formatter(percent_format())
+        axes.set_xlabel("the longer answer is longer by")
+        axes.set_ylabel("longer preferred, if any")
+        legend_above(axes, len(series))
+
+    told = "; ".join(
+        f"from {b.longer_by:g} times: humans {percent(b.humans)}, {worst.name} {percent(b.judge)}" for b in audit.bins
+    )
+    return Plot("verbosity", title, f"Preference for the longer answer by length ratio: {told}.", draw, 3.3)
+
+
+def families(report: Report) -> Plot:
+    judges = [(k, judge, judge.self_enhancement) for k, judge in enumerate(report.judges) if judge.self_enhancement]
+    names = [entry.family for entry in judges[0][2].families]  # type: ignore[union-attr]
+    own = next(((j, a) for _, j, a in judges if a and a.own_excess), None)
+    if own and own[1] and own[1].own_excess:
+        value, name = own[1].own_excess, own[1].judge_family
+        swayed = "as people do" if _holds(value, 0.0) else f"{points(value.value)} points from people's votes"
+        title = f"{own[0].name} judges its own family ({name}) {swayed}"
+    else:
+        title = "Which families each judge rates above or below people's votes"
+
+    def draw(axes: Any, colours: Palette) -> None:
+        groups = []
+        for k, judge, audit in judges:
+            assert audit is not None
+            found = {entry.family: entry.excess for entry in audit.families}
+            groups.append((shorten(judge.name), [found.get(name) for name in names], colours.colour(k)))
+        forest(axes, colours, names, groups, "win rate by the judge − by people", zero=0.0, percent=True)
+
+    audit = judges[0][2]
+    assert audit is not None
+    told = "; ".join(f"{entry.family} {points(entry.excess.value)}" for entry in audit.families)
+    alt = f"Win rate of each model family by the judge minus by people, in points. {judges[0][1].name}: {told}."
+    height = FRAME + 0.25 + max(ROW, 0.12 * len(judges)) * len(names)
+    return Plot("families", title, alt, draw, height)
+
+
+def repetition(report: Report) -> Plot:
+    lines = [(judge.name, judge.repetition.win_gain) for judge in report.judges if judge.repetition]
+    name, most = max(lines, key=lambda line: abs(line[1].value))
+    if _holds(most, 0.0):
+        title = "Saying everything twice gains nothing"
+    else:
+        verb = "gains" if most.value > 0 else "costs"
+        title = f"Saying everything twice {verb} {points(abs(most.value))} points with {name}"
+    return _lines("repetition", title, "change of P(win) of the doubled answer", report, lines, zero=0.0, percents=True)
+
+
+def differences(report: Report) -> Plot:
+    told = [pair for pair in report.pairs if not _holds(pair.log_loss, 0.0)]
+    title = f"{len(told)} of {len(report.pairs)} pairs of judges differ beyond chance"
+    if len(report.pairs) == 1:
+        pair = report.pairs[0]
+        better, other = (pair.first, pair.second) if pair.log_loss.value < 0 else (pair.second, pair.first)
+        title = f"{better} is better than {other}" if told else f"{pair.first} and {pair.second} cannot be told apart"
+    short = len(report.pairs) > 1
+    lines = [(f"{shorten(p.first, 14)} − {shorten(p.second, 14)}", p.log_loss) for p in report.pairs]
+
+    def draw(axes: Any, colours: Palette) -> None:
+        groups = [(None, [e for _, e in lines], colours.ink)]
+        labels = [name if short else name.replace(" − ", "\n− ") for name, _ in lines]
+        forest(axes, colours, labels, groups, "difference in log loss (left: the first is better)", zero=0.0)
+
+    alt = "; ".join(f"{p.first} minus {p.second}: {number(p.log_loss)}" for p in report.pairs)
+    return Plot("differences", title, f"Paired differences in log loss: {alt}.", draw, FRAME + ROW * len(lines))
+
+
+def _lines(name: str, title: str, label: str, report: Report, lines: list, zero: float | None, percents: bool) -> Plot:
+    """A forest with a line for each judge, in its colour."""
+    order = {judge.name: k for k, judge in enumerate(report.judges)}
+
+    def draw(axes: Any, colours: Palette) -> None:
+        for at, (who, e) in enumerate(lines):
+            colour = colours.colour(order[who]) if who in order else colours.ink
+            mark = "o" if who in order else "D"
+            axes.errorbar(
+                e.value, at, xerr=[[e.value - e.low], [e.high - e.value]], fmt=mark, color=colour, markersize=5
+            )
+        forest(axes, colours, [who for who, _ in lines], [], label, zero=zero, percent=percents)
+
+    told = "; ".join(f"{who} {points(e.value)}" for who, e in lines)
+    return Plot(name, title, f"{label}, in points with 95 % intervals: {told}.", draw, FRAME + ROW * len(lines))
+
+
+def _holds(value: Estimate, point: float) -> bool:
+    """Whether the interval holds the point."""
+    return value.low <= point <= value.high

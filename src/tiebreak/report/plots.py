@@ -1,0 +1,166 @@
+"""How plots look: one quiet style, in light and dark, narrow enough to be read on a phone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiebreak.report.schema import Estimate
+
+DPI = 200
+WIDTH, HEIGHT = 4.2, 3.0
+"""Inches. At this width 9 pt text is still read when the plot is as wide as a phone."""
+THEMES = {
+    "light": {"ink": "#22262b", "soft": "#6b7178", "line": "#dfe2e6", "paper": "#ffffff"},
+    "dark": {"ink": "#e8eaed", "soft": "#9aa1a9", "line": "#343a41", "paper": "#1b1f24"},
+}
+SERIES = {
+    "light": ["#2f6db3", "#cf6a1c", "#2f8f68", "#8159a8", "#bf4561", "#7c7226"],
+    "dark": ["#6ea8e6", "#f0954d", "#5fc29a", "#b493d6", "#e97f96", "#c4b75c"],
+}
+MARKERS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot to be drawn: its file name, a title that says what is seen, a text for those who cannot see it.
+
+    `draw` gets matplotlib axes and the theme's colours (`Palette`).
+    """
+
+    name: str
+    title: str
+    alt: str
+    draw: Callable[[Any, "Palette"], None]
+    height: float = HEIGHT
+
+
+@dataclass(frozen=True)
+class Palette:
+    ink: str
+    soft: str
+    line: str
+    paper: str
+    series: list[str]
+
+    def colour(self, k: int) -> str:
+        return self.series[k % len(self.series)]
+
+
+def palette(theme: str) -> Palette:
+    return Palette(**THEMES[theme], series=SERIES[theme])
+
+
+def style(colours: Palette) -> Any:
+    """matplotlib settings of a theme, by their names."""
+    return {
+        "font.size": 9,
+        "axes.labelsize": 9,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "axes.edgecolor": colours.line,
+        "axes.labelcolor": colours.soft,
+        "axes.facecolor": colours.paper,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": colours.line,
+        "grid.linewidth": 0.7,
+        "figure.facecolor": colours.paper,
+        "text.color": colours.ink,
+        "xtick.color": colours.soft,
+        "ytick.color": colours.soft,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "lines.linewidth": 1.6,
+        "svg.fonttype": "none",
+    }
+
+
+def save(plot: Plot, folder: Path) -> None:
+    """Write NAME.png and NAME-dark.png."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    for theme in THEMES:
+        colours = palette(theme)
+        with rc_context(style(colours)):
+            figure = Figure(figsize=(WIDTH, plot.height), dpi=DPI, layout="constrained")
+            plot.draw(figure.add_subplot(), colours)
+            suffix = "" if theme == "light" else f"-{theme}"
+            path = folder / f"{plot.name}{suffix}.png"
+            figure.savefig(path, metadata={"Title": plot.title, "Description": plot.alt, "Software": None})
+
+
+def forest(
+    axes: Any,
+    colours: Palette,
+    labels: Sequence[str],
+    groups: Sequence[tuple[str | None, Sequence[Estimate | None], str]],
+    xlabel: str,
+    zero: float | None = None,
+    percent: bool = False,
+) -> None:
+    """Dots with intervals, a line for each label from top to bottom, groups side by side within it.
+
+    Args:
+        groups: (name for the legend or None, an estimate for each label, colour).
+        zero: where to draw the line of no effect.
+    """
+    spread = 0.62 / max(1, len(groups))
+    for g, (name, estimates, colour) in enumerate(groups):
+        shift = (g - (len(groups) - 1) / 2) * spread
+        kept = [(k, e) for k, e in enumerate(estimates) if e is not None]
+        axes.errorbar(
+            [e.value for _, e in kept],
+            [k + shift for k, _ in kept],
+            # A one-step interval may miss its value by rounding; matplotlib wants no negative bars.
+            xerr=[[max(0.0, e.value - e.low) for _, e in kept], [max(0.0, e.high - e.value) for _, e in kept]],
+            fmt=MARKERS[g % len(MARKERS)],
+            color=colour,
+            markersize=4.5,
+            elinewidth=1.4,
+            label=name,
+        )
+    axes.set_yticks(range(len(labels)), [shorten(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", labelcolor=colours.ink)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(xlabel)
+    if zero is not None:
+        axes.axvline(zero, color=colours.soft, linewidth=0.9)
+    if percent:
+        axes.xaxis.set_major_formatter(percent_format())
+    axes.xaxis.set_major_locator(few_ticks())
+    if len(groups) > 1:
+        legend_above(axes, len(groups))
+
+
+def legend_above(axes: Any, entries: int) -> None:
+    """A legend that never covers data."""
+    columns = 2 if entries > 3 else entries
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=1.4, columnspacing=1.2, borderaxespad=0.2
+    )
+
+
+def percent_format() -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{100 * value:.3g} %".replace("-", "−"))
+
+
+def few_ticks(count: int = 5) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+
+
+def shorten(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
