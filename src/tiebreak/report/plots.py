@@ -142,6 +142,12 @@ def forest(
         legend_above(axes, len(groups))
 
 
+def dot(axes: Any, at: float, estimate: Estimate, colour: str, marker: str = "o") -> None:
+    """One value with its interval on a line of a forest plot."""
+    bars = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
+    axes.errorbar(estimate.value, at, xerr=bars, fmt=marker, color=colour, markersize=5, elinewidth=1.4)
+
+
 def legend_above(axes: Any, entries: int) -> None:
     """A legend that never covers data."""
     columns = 2 if entries > 3 else entries

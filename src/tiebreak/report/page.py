@@ -1,0 +1,125 @@
+"""The page: one self-contained index.html."""
+
+import base64
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiebreak.data.table import Pair
+from tiebreak.files import write_atomically
+from tiebreak.report import anchors
+from tiebreak.report.plots import SERIES, Plot
+from tiebreak.report.schema import Judge, Report, Slice
+from tiebreak.report.scores import CLASS_NAMES
+from tiebreak.report.words import NAMES, number, percent, points, span
+
+SHOWN_CHARS = {"prompt": 900, "answer": 1_400, "opening": 90}
+
+
+def write_page(path: Path, report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: list[Pair] | None) -> None:
+    """Write the page.
+
+    Args:
+        plots: already drawn into `plot_folder`. pairs: of the report's rows, for the examples.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tiebreak.report", ""),
+        autoescape=True,  # answers are untrusted HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html.j2")
+    write_atomically(path, template.render(context(report, plots, plot_folder, pairs)))
+
+
+def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: list[Pair] | None) -> dict[str, Any]:
+    """What the template is filled with."""
+    judges = report.judges
+    return {
+        "report": report,
+        "title": title(report),
+        "figures": {plot.name: embed(plot, plot_folder) for plot in plots},
+        "curves": [plot.name for plot in plots if plot.name.startswith("curve-")],
+        "examples": examples(judges, pairs) if pairs else [],
+        "agreement": agreement(report),
+        "colour_of": {judge.name: k % len(SERIES["light"]) for k, judge in enumerate(judges)},
+        "any_orders": any(judge.position.both_orders for judge in judges),
+        "all_orders": all(judge.position.both_orders for judge in judges),
+        "any_verbosity": any(judge.verbosity for judge in judges),
+        "any_families": any(judge.self_enhancement for judge in judges),
+        "any_repetition": any(judge.repetition for judge in judges),
+        "slice_index": slice_index,
+        "classes": CLASS_NAMES,
+        "names": NAMES,
+        "series": SERIES,
+        "anchors": anchors,
+        "number": number,
+        "percent": percent,
+        "points": points,
+        "span": span,
+    }
+
+
+def title(report: Report) -> str:
+    """The one thing to take away."""
+    if not report.judges:
+        return "Training curves"
+    best = min(report.judges, key=lambda judge: judge.scores.log_loss.value)
+    right = percent(best.scores.accuracy)
+    if len(report.judges) == 1:
+        return f"{best.name} agrees with people on {right} of comparisons"
+    count = len(report.judges)
+    return f"Of {count} judges, {best.name} has the lowest log loss and agrees with people {right} of the time"
+
+
+def embed(plot: Plot, folder: Path) -> dict[str, Any]:
+    """A plot's two images as data URIs, with its size in CSS pixels (half of its own)."""
+    images = {theme: (folder / f"{plot.name}{suffix}.png").read_bytes() for theme, suffix in SUFFIXES.items()}
+    width, height = struct.unpack(">II", images["light"][16:24])  # of the PNG's header
+    uris = {theme: f"data:image/png;base64,{base64.b64encode(data).decode()}" for theme, data in images.items()}
+    return {"title": plot.title, "alt": plot.alt, "width": width // 2, "height": height // 2} | uris
+
+
+SUFFIXES = {"light": "", "dark": "-dark"}
+
+
+def examples(judges: Sequence[Judge], pairs: list[Pair]) -> list[dict[str, Any]]:
+    """The texts of each judge's most confident mistakes, cut to a readable length."""
+    wanted = {mistake.id for judge in judges for mistake in judge.mistakes}
+    by_id = {pair.id: pair for pair in pairs if pair.id in wanted}
+    shown = []
+    for judge in judges:
+        mistakes = []
+        for mistake in judge.mistakes:
+            pair = by_id[mistake.id]
+            texts = {
+                "prompt": cut(pair.prompt, SHOWN_CHARS["prompt"]),
+                "opening": cut([" ".join(pair.prompt[0].split())], SHOWN_CHARS["opening"]) or "(no prompt)",
+                "a": cut(pair.response_a, SHOWN_CHARS["answer"]) or "(empty)",
+                "b": cut(pair.response_b, SHOWN_CHARS["answer"]) or "(empty)",
+            }
+            mistakes.append(mistake.model_dump() | texts | {"model_a": pair.model_a, "model_b": pair.model_b})
+        if mistakes:
+            shown.append({"name": judge.name, "mistakes": mistakes})
+    return shown
+
+
+def cut(turns: Sequence[str], most: int) -> str:
+    """The turns as one text, numbered if there are several, and cut at `most` characters."""
+    text = turns[0] if len(turns) == 1 else "\n\n".join(f"[{k}] {turn}" for k, turn in enumerate(turns, 1))
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
+def agreement(report: Report) -> list[list[float]]:
+    """The share of equal verdicts of each judge with each."""
+    shares = {(pair.first, pair.second): pair.agreement.value for pair in report.pairs}
+    names = [judge.name for judge in report.judges]
+    return [[shares.get((a, b), shares.get((b, a), 1.0)) for b in names] for a in names]
+
+
+def slice_index(judge: Judge, wanted: Slice) -> int:
+    return next(k for k, entry in enumerate(judge.slices) if (entry.by, entry.name) == (wanted.by, wanted.name))
