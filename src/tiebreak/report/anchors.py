@@ -7,20 +7,20 @@ ARENA_LONGER_WINS = 0.61
 CALIBRATED_ECE = 0.011
 
 POSITION = (
-    "Published: GPT-4 gives the same verdict in both orders on 65 % of MT-bench comparisons (Zheng et al. 2023, "
-    "arXiv:2306.05685) and on 86 % of the Auto-J set."
+    "Published: GPT-4 gives the same verdict in both orders on 65\u00a0% of MT-bench comparisons (Zheng et al. 2023, "
+    "arXiv:2306.05685) and on 86\u00a0% of the Auto-J set."
 )
 VERBOSITY = (
-    "Published: people prefer the longer answer in 63.6 % of comparisons, GPT-4 as a judge in 75.1 %. "
-    "In the Arena's training table it wins 61 % of the decided rows."
+    "Published: people prefer the longer answer in 63.6\u00a0% of comparisons, GPT-4 as a judge in 75.1\u00a0%. "
+    "In the Arena's training table it wins 61\u00a0% of the decided rows."
 )
 SELF_ENHANCEMENT = (
     "Published: against people's votes, GPT-4 favours itself with a win rate about 10 points higher, "
     "Claude-v1 with about 25 points (Zheng et al. 2023, arXiv:2306.05685)."
 )
 REPETITION = (
-    "Published: an answer padded with a reworded copy of its own list fooled Claude-v1 and GPT-3.5 in 91.3 % of cases, "
-    "GPT-4 in 8.7 % (Zheng et al. 2023, arXiv:2306.05685). That attack rewords; this one copies."
+    "Published: an answer padded with a reworded copy of its own list fooled Claude-v1 and GPT-3.5 in 91.3\u00a0% of cases, "
+    "GPT-4 in 8.7\u00a0% (Zheng et al. 2023, arXiv:2306.05685). That attack rewords; this one copies."
 )
 CALIBRATION = "Published: a well-trained three-class judge has an ECE of about 0.011 and a best temperature of 1.0."
 SCORES = (

@@ -42,11 +42,14 @@ def equal_mass_bins(values: np.ndarray, count: int = BINS) -> np.ndarray:
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarray, bootstrap: Bootstrap) -> Estimate:
     """Expected calibration error: sum over bins of |hits - summed confidence| / n.
 
-    Naeini et al. 2015 (AAAI), with bins of equal mass (Nguyen & O'Connor 2015) that resamples keep.
+    Naeini et al. 2015 (AAAI), with bins of equal mass (Nguyen & O'Connor 2015) that resamples keep. A resample
+    adds noise to every bin and so raises the error: the resamples are centred on the value before the interval.
     """
     member = np.eye(bins.max() + 1)[bins]
     gaps = np.concatenate([member * (right - confidence)[:, None], np.ones((len(bins), 1))], axis=1)
-    found = bootstrap.estimate(gaps, lambda s: divide(np.abs(s[:, :-1]).sum(1), s[:, -1]))
+    total, resampled = bootstrap.sums(gaps)
+    value, samples = (divide(np.abs(s[:, :-1]).sum(1), s[:, -1]) for s in (total[None], resampled))
+    found = estimate(float(value[0]), np.maximum(0, samples - samples.mean() + value[0]))
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiebreak.errors import UserError
-from tiebreak.report.plots import DPI, MARKERS, Palette, Plot, few_ticks, legend_above, palette, shorten, style
+from tiebreak.report.plots import DPI, MARKERS, NARROW, Palette, Plot, few_ticks, legend_above, palette, shorten, style
 from tiebreak.report.schema import Run
 
 NAME = "curves.png"
@@ -96,7 +96,11 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
         def draw(axes: Any, colours: Palette, panel: str = panel) -> None:
             draw_panel(axes, colours, panel, histories)
 
-        plots.append(Plot(f"curve-{panel.replace('_', '-')}", title, f"{title} over optimizer steps: {told}.", draw))
+        plots.append(
+            Plot(
+                f"curve-{panel.replace('_', '-')}", title, f"{title} over optimizer steps: {told}.", draw, width=NARROW
+            )
+        )
     return plots
 
 
@@ -116,6 +120,7 @@ def draw_panel(axes: Any, colours: Palette, panel: str, histories: Sequence[Hist
     axes.set_xlim(0, 1.02 * max(history.steps[-1]["step"] for history in histories))
     axes.xaxis.set_major_locator(few_ticks(4))
     if panel == "lr":
+        axes.yaxis.set_major_locator(few_ticks(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}".replace("e-0", "e-") if value else "0")
     if panel == "tokens_per_second":
         axes.set_ylim(bottom=0)

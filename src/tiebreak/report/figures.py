@@ -3,7 +3,18 @@
 from typing import Any
 
 from tiebreak.report import anchors
-from tiebreak.report.plots import MARKERS, Palette, Plot, dot, forest, legend_above, percent_format, shorten
+from tiebreak.report.plots import (
+    MARKERS,
+    NARROW,
+    Palette,
+    Plot,
+    dot,
+    few_ticks,
+    forest,
+    legend_above,
+    percent_format,
+    shorten,
+)
 from tiebreak.report.schema import Estimate, Judge, Report
 from tiebreak.report.words import NAMES, number, percent, points
 
@@ -66,8 +77,10 @@ def reliability(report: Report, name: str) -> Plot:
     title = f"Where {first.name} says {percent(top.predicted)}, {what} {percent(top.observed)} of the time"
 
     def draw(axes: Any, colours: Palette) -> None:
-        limit = 1.0 if name != "tie" else min(1.0, 1.1 * max(max(b.predicted, b.high) for b in _all_bins(report, name)))
-        axes.plot([0, limit], [0, limit], color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
+        every = [b for judge in report.judges for b in judge.calibration.reliability[name]]
+        low = max(0.0, min(min(b.predicted, b.low) for b in every) - 0.03)
+        high = min(1.0, max(max(b.predicted, b.high) for b in every) + 0.03)
+        axes.plot([low, high], [low, high], color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
         for k, judge in enumerate(report.judges):
             mine = judge.calibration.reliability[name]
             x = [b.predicted for b in mine]
@@ -79,8 +92,10 @@ def reliability(report: Report, name: str) -> Plot:
                 x, y, color=colours.colour(k), marker=MARKERS[k % 6], markersize=3.5, linewidth=1.2,
                 label=shorten(judge.name),
             )  # fmt: skip
-        axes.set_xlim(0, limit)
-        axes.set_ylim(0, limit)
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.xaxis.set_major_locator(few_ticks())
+        axes.yaxis.set_major_locator(few_ticks())
         axes.xaxis.set_major_formatter(percent_format())
         axes.yaxis.set_major_formatter(percent_format())
         axes.set_xlabel(f"predicted probability of {name if name == 'tie' else f'{name} wins'}")
@@ -90,11 +105,7 @@ def reliability(report: Report, name: str) -> Plot:
 
     told = "; ".join(f"{percent(b.predicted)} gave {percent(b.observed)}" for b in bins)
     alt = f"Reliability diagram of class {name}, predicted against observed share. {first.name}: {told}."
-    return Plot(f"reliability-{name.lower()}", title, alt, draw, 3.7)
-
-
-def _all_bins(report: Report, name: str) -> list:
-    return [b for judge in report.judges for b in judge.calibration.reliability[name]]
+    return Plot(f"reliability-{name.lower()}", title, alt, draw, 3.2, NARROW)
 
 
 def slices(report: Report) -> Plot:
@@ -103,7 +114,7 @@ def slices(report: Report) -> Plot:
     mine = found[best(report).name]
     hardest = max((s for s in mine.values() if s.rows >= 30), key=lambda s: s.log_loss.value, default=None)
     title = (
-        f"Hardest for {best(report).name}: {hardest.by}, {hardest.name} ({number(hardest.log_loss)})"
+        f"{best(report).name} finds {hardest.by} “{hardest.name}” hardest: {number(hardest.log_loss)}"
         if hardest
         else "Log loss by slice"
     )
@@ -118,8 +129,7 @@ def slices(report: Report) -> Plot:
             for k, judge in enumerate(report.judges)
         ]
         overall = best(report).scores.log_loss.value
-        short = {"characters of the longer answer": "", "language": "", "turns": "", "answers": "answers "}
-        labels = [f"{short.get(by, by)}{name}" + (" chars" if by.startswith("char") else "") for by, name in names]
+        labels = [name if by != "answers" else f"answers {name}" for by, name in names]
         forest(axes, colours, labels, groups, "log loss (line: overall)", zero=overall)
 
     told = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
@@ -255,12 +265,13 @@ def differences(report: Report) -> Plot:
         pair = report.pairs[0]
         better, other = (pair.first, pair.second) if pair.log_loss.value < 0 else (pair.second, pair.first)
         title = f"{better} is better than {other}" if told else f"{pair.first} and {pair.second} cannot be told apart"
-    short = len(report.pairs) > 1
-    lines = [(f"{shorten(p.first, 14)} − {shorten(p.second, 14)}", p.log_loss) for p in report.pairs]
+    several = len(report.pairs) > 1
+    most = 14 if several else 22
+    lines = [(f"{shorten(p.first, most)} − {shorten(p.second, most)}", p.log_loss) for p in report.pairs]
 
     def draw(axes: Any, colours: Palette) -> None:
         groups = [(None, [e for _, e in lines], colours.ink)]
-        labels = [name if short else name.replace(" − ", "\n− ") for name, _ in lines]
+        labels = [name if several else name.replace(" − ", "\n− ") for name, _ in lines]
         forest(axes, colours, labels, groups, "difference in log loss (left: the first is better)", zero=0.0)
 
     alt = "; ".join(f"{p.first} minus {p.second}: {number(p.log_loss)}" for p in report.pairs)

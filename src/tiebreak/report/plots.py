@@ -8,8 +8,8 @@ from typing import Any
 from tiebreak.report.schema import Estimate
 
 DPI = 200
-WIDTH, HEIGHT = 4.2, 3.0
-"""Inches. At this width 9 pt text is still read when the plot is as wide as a phone."""
+WIDTH, NARROW, HEIGHT = 4.2, 3.4, 2.6
+"""Inches. At these widths 9 pt text is still read when the plot is as wide as a phone, or three stand in a row."""
 THEMES = {
     "light": {"ink": "#22262b", "soft": "#6b7178", "line": "#dfe2e6", "paper": "#ffffff"},
     "dark": {"ink": "#e8eaed", "soft": "#9aa1a9", "line": "#343a41", "paper": "#1b1f24"},
@@ -33,6 +33,7 @@ class Plot:
     alt: str
     draw: Callable[[Any, "Palette"], None]
     height: float = HEIGHT
+    width: float = WIDTH
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def save(plot: Plot, folder: Path) -> None:
     for theme in THEMES:
         colours = palette(theme)
         with rc_context(style(colours)):
-            figure = Figure(figsize=(WIDTH, plot.height), dpi=DPI, layout="constrained")
+            figure = Figure(figsize=(plot.width, plot.height), dpi=DPI, layout="constrained")
             plot.draw(figure.add_subplot(), colours)
             suffix = "" if theme == "light" else f"-{theme}"
             path = folder / f"{plot.name}{suffix}.png"
@@ -127,7 +128,7 @@ def forest(
             elinewidth=1.4,
             label=name,
         )
-    axes.set_yticks(range(len(labels)), [shorten(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [shorten(label, 34) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", labelcolor=colours.ink)
     axes.grid(False, axis="y")

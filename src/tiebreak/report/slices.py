@@ -40,10 +40,10 @@ def cut_slices(pairs: Sequence[Pair], chars: np.ndarray) -> dict[tuple[str, str]
     found["turns", "one turn"], found["turns", "several turns"] = turns == 1, turns > 1
     edges = np.quantile(longer, [0.25, 0.5, 0.75])
     quarter = np.searchsorted(edges, longer, side="left")
-    shown = [f"{edge:,.0f}" for edge in edges]
-    names = [f"up to {shown[0]}", f"to {shown[1]}", f"to {shown[2]}", f"over {shown[2]}"]
+    shown = ["0", *(f"{edge:,.0f}" for edge in edges)]
+    names = [*(f"{low}–{high} characters" for low, high in zip(shown, shown[1:], strict=False)), f"over {shown[3]}"]
     for k, name in enumerate(names):
-        found["characters of the longer answer", name] = quarter == k
+        found["longer answer", name] = quarter == k
     languages = np.array([pair.language or guess_language(pair.prompt) for pair in pairs])
     for name, _ in Counter(languages.tolist()).most_common(6):
         found["language", name] = languages == name

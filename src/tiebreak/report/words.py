@@ -19,7 +19,7 @@ def percent(value: Estimate | float | None, digits: int = 0) -> str:
     if value is None:
         return "–"
     plain = value.value if isinstance(value, Estimate) else value
-    return f"{100 * plain:.{digits}f} %".replace("-", MINUS)
+    return f"{100 * plain:.{digits}f}\u00a0%".replace("-", MINUS)  # never parted at a line's end
 
 
 def points(value: float, digits: int = 1) -> str:
