@@ -19,8 +19,8 @@ SELF_ENHANCEMENT = (
     "Claude-v1 with about 25 points (Zheng et al. 2023, arXiv:2306.05685)."
 )
 REPETITION = (
-    "Published: an answer padded with a reworded copy of its own list fooled Claude-v1 and GPT-3.5 in 91.3\u00a0% of cases, "
-    "GPT-4 in 8.7\u00a0% (Zheng et al. 2023, arXiv:2306.05685). That attack rewords; this one copies."
+    "Published: an answer padded with a reworded copy of its own list fooled Claude-v1 and GPT-3.5 in 91.3\u00a0% of "
+    "cases, GPT-4 in 8.7\u00a0% (Zheng et al. 2023, arXiv:2306.05685). That attack rewords; this one copies."
 )
 CALIBRATION = "Published: a well-trained three-class judge has an ECE of about 0.011 and a best temperature of 1.0."
 SCORES = (

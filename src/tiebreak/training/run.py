@@ -25,8 +25,6 @@ from tiebreak.models.loading import build_judge, choose_precision, find_model_ty
 from tiebreak.report import baselines
 from tiebreak.report.card import leave_card
 from tiebreak.report.curves import leave_curves
-from tiebreak.report.card import leave_card
-from tiebreak.report.curves import leave_curves
 from tiebreak.report.metrics import softmax
 from tiebreak.report.table import compare, render
 from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
@@ -211,8 +209,6 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer) -> None:
     write_json(folder / "metrics.json", {"best_step": best, "steps": cursor.step, "validation": rows})
     if rows:
         job.log.say(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")
-    leave_card(folder, job.log.say)
-    leave_curves(folder, job.log.say)
     leave_card(folder, job.log.say)
     leave_curves(folder, job.log.say)
     job.log.say(f"model: {folder / 'model'}")
