@@ -9,27 +9,31 @@ MINUS = "\u2212"
 
 def number(value: Estimate | float | None, digits: int = 3) -> str:
     """`0.952`, with a true minus sign; a dash for what is undefined."""
-    if value is None:
-        return "–"
-    plain = value.value if isinstance(value, Estimate) else value
-    return f"{plain:.{digits}f}".replace("-", MINUS)
+    return _written(value, digits)
 
 
 def percent(value: Estimate | float | None, digits: int = 0) -> str:
-    if value is None:
-        return "–"
-    plain = value.value if isinstance(value, Estimate) else value
-    return f"{100 * plain:.{digits}f}\u00a0%".replace("-", MINUS)  # never parted at a line's end
+    return _written(value, digits, 100, "\u00a0%")  # never parted from its sign at a line's end
 
 
-def points(value: float, digits: int = 1) -> str:
+def points(value: Estimate | float, digits: int = 1) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * value:.{digits}f}".replace("-", MINUS)
+    return _written(value, digits, 100)
 
 
 def span(value: Estimate | None, digits: int = 3, percents: bool = False) -> str:
     """The interval: `0.940 to 0.964`."""
     if value is None:
         return ""
-    scale = 100 if percents else 1
-    return f"{scale * value.low:.{digits}f} to {scale * value.high:.{digits}f}".replace("-", MINUS)
+    low, high = (_written(end, digits, 100 if percents else 1) for end in (value.low, value.high))
+    return f"{low} to {high}"
+
+
+def _written(value: Estimate | float | None, digits: int, scale: float = 1, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    plain = scale * (value.value if isinstance(value, Estimate) else value)
+    text = f"{plain:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS) + sign
