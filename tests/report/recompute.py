@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,15 @@ def check_report(
     pairs = [pair for pair in read_table([labels_table]).pairs if pair.label is not None]
     y = np.array([pair.label for pair in pairs])
     prompts: dict[str, int] = {}
-    groups = np.array([prompts.setdefault(" ".join(" ".join(p.prompt).casefold().split()), len(prompts)) for p in pairs])
+    groups = np.array(
+        [prompts.setdefault(" ".join(" ".join(p.prompt).casefold().split()), len(prompts)) for p in pairs]
+    )
     all_ = Recomputed(groups, found["resamples"], found["seed"])
     expected = all_.found
     expected |= {"version": 1, "rows": len(pairs), "prompts": len(prompts), "resamples": found["resamples"]}
-    expected |= {"seed": found["seed"]} | {f"class_counts.{name}": int((y == k).sum()) for k, name in enumerate(CLASSES)}
+    expected |= {"seed": found["seed"]} | {
+        f"class_counts.{name}": int((y == k).sum()) for k, name in enumerate(CLASSES)
+    }
     chars = [(sum(map(len, p.response_a)), sum(map(len, p.response_b))) for p in pairs]
     ids = [pair.id for pair in pairs]
     slices = recompute_slices(pairs, chars)
@@ -97,8 +102,12 @@ def check_report(
             inside = set(rows)
             expected |= {f"{at}.slices.{s}.rows": len(rows)}
             assert (found[f"{at}.slices.{s}.by"], found[f"{at}.slices.{s}.name"]) == (by, name)
-            all_.stat(f"{at}.slices.{s}.log_loss", lambda r, p=p, i=inside: mean(-np.log(p[j, y[j]]) for j in r if j in i))
-            all_.stat(f"{at}.slices.{s}.accuracy", lambda r, p=p, i=inside: mean(p[j].argmax() == y[j] for j in r if j in i))
+            all_.stat(
+                f"{at}.slices.{s}.log_loss", lambda r, p=p, i=inside: mean(-np.log(p[j, y[j]]) for j in r if j in i)
+            )
+            all_.stat(
+                f"{at}.slices.{s}.accuracy", lambda r, p=p, i=inside: mean(p[j].argmax() == y[j] for j in r if j in i)
+            )
         calibration(all_, f"{at}.calibration", p, y, found["seed"])
         orders = [path / f"predictions_{order}.csv" for order in ("ab", "ba")]
         both = [aligned(file, ids) for file in orders] if all(file.is_file() for file in orders) else None
@@ -154,7 +163,8 @@ def scores(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, base: dict) 
     all_.stat(f"{at}.log_loss", lambda r: metrics.log_loss(y[r], p[r], labels=LABELS))
     all_.stat(f"{at}.accuracy", lambda r: metrics.accuracy_score(y[r], verdict[r]))
     all_.stat(
-        f"{at}.macro_f1", lambda r: metrics.f1_score(y[r], verdict[r], labels=LABELS, average="macro", zero_division=0.0)
+        f"{at}.macro_f1",
+        lambda r: metrics.f1_score(y[r], verdict[r], labels=LABELS, average="macro", zero_division=0.0),
     )
     all_.stat(f"{at}.brier", lambda r: metrics.brier_score_loss(y[r], p[r], labels=LABELS, scale_by_half=False))
     for k, name in enumerate(CLASSES):
@@ -171,7 +181,9 @@ def scores(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, base: dict) 
     if "bayes" in base:
 
         def gap(r):
-            prior, mine, bayes = (metrics.log_loss(y[r], q[r], labels=LABELS) for q in (base["prior"], p, base["bayes"]))
+            prior, mine, bayes = (
+                metrics.log_loss(y[r], q[r], labels=LABELS) for q in (base["prior"], p, base["bayes"])
+            )
             return (prior - mine) / (prior - bayes)
 
         all_.stat(f"{at}.gap_closed", gap)
@@ -210,7 +222,9 @@ def calibration(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, seed: i
     bins = np.array(bins_of(confidence.tolist()))
     gap = right - confidence
     all_.stat(
-        f"{at}.ece", lambda r: sum(abs(gap[r][bins[r] == b].sum()) for b in range(bins.max() + 1)) / len(r), centred=True
+        f"{at}.ece",
+        lambda r: sum(abs(gap[r][bins[r] == b].sum()) for b in range(bins.max() + 1)) / len(r),
+        centred=True,
     )
     rng = np.random.default_rng(seed)
     chance = []
@@ -236,7 +250,11 @@ def calibration(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, seed: i
         return float(((q * z[r]).sum(1) - z[r, y[r]]).sum())
 
     fitted = np.flatnonzero(half)
-    inverse = brentq(lambda b: slope(fitted, b), 1 / 20, 20, xtol=1e-15, rtol=1e-14)
+    ends = [slope(fitted, 1 / 20), slope(fitted, 20)]
+    if ends[0] < 0 < ends[1]:
+        inverse = brentq(lambda b: slope(fitted, b), 1 / 20, 20, xtol=1e-15, rtol=1e-14)
+    else:  # the best lies beyond the temperatures that are sought
+        inverse = 1 / 20 if ends[0] >= 0 else 20
     steps = []
     for r in all_.resampled:
         r = r[half[r]]
@@ -289,14 +307,20 @@ def verbosity(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, chars: li
     all_.stat(f"{at}.prefers_longer", lambda r: judge(kept(r)))
     all_.stat(f"{at}.humans", lambda r: humans(kept(r)))
     all_.stat(f"{at}.excess", lambda r: judge(kept(r)) - humans(kept(r)))
-    all_.stat(f"{at}.verdict_prefers_longer", lambda r: mean(verdict[j] == longer[j] for j in kept(r) if verdict[j] != 2))
+    all_.stat(
+        f"{at}.verdict_prefers_longer", lambda r: mean(verdict[j] == longer[j] for j in kept(r) if verdict[j] != 2)
+    )
     limits, b = [1.0, 1.25, 1.5, 2.0, 4.0, math.inf], 0
-    for low, high in zip(limits, limits[1:], strict=False):
+    for low, high in pairwise(limits):
         rows = kept(all_.everything, low, high)
         if not [j for j in rows if y[j] != 2]:
             continue
         here = f"{at}.bins.{b}"
-        all_.found |= {f"{here}.rows": len(rows), f"{here}.longer_by": low, f"{here}.up_to": None if high == math.inf else high}
+        all_.found |= {
+            f"{here}.rows": len(rows),
+            f"{here}.longer_by": low,
+            f"{here}.up_to": None if high == math.inf else high,
+        }
         all_.stat(f"{here}.judge", lambda r, low=low, high=high: judge(kept(r, low, high)))
         all_.stat(f"{here}.humans", lambda r, low=low, high=high: humans(kept(r, low, high)))
         b += 1
@@ -349,7 +373,11 @@ def families(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, pairs: lis
         all_.stat(f"{at}.families.{f}.humans", lambda r, w=wins: mean(w[j][1] for j in r if j in w))
         all_.stat(f"{at}.families.{f}.excess", lambda r, w=wins: mean(w[j][0] - w[j][1] for j in r if j in w))
         if name == found.get(f"{at}.judge_family"):
-            own = {key.replace(f"families.{f}.excess", "own_excess"): v for key, v in all_.found.items() if f"{at}.families.{f}.excess" in key}
+            own = {
+                key.replace(f"families.{f}.excess", "own_excess"): v
+                for key, v in all_.found.items()
+                if f"{at}.families.{f}.excess" in key
+            }
             all_.found |= own
 
 
@@ -375,7 +403,9 @@ def compare(all_: Recomputed, read: list, y: np.ndarray, slices: dict) -> None:
             v, w = p.argmax(1), q.argmax(1)
             all_.stat(
                 f"{at}.log_loss",
-                lambda r, p=p, q=q: metrics.log_loss(y[r], p[r], labels=LABELS) - metrics.log_loss(y[r], q[r], labels=LABELS),
+                lambda r, p=p, q=q: (
+                    metrics.log_loss(y[r], p[r], labels=LABELS) - metrics.log_loss(y[r], q[r], labels=LABELS)
+                ),
             )
             all_.stat(
                 f"{at}.accuracy",
@@ -383,11 +413,19 @@ def compare(all_: Recomputed, read: list, y: np.ndarray, slices: dict) -> None:
             )
             all_.stat(f"{at}.agreement", lambda r, v=v, w=w: metrics.accuracy_score(v[r], w[r]))
             kinds = [(v[j] == y[j], w[j] == y[j]) for j in range(len(y))]
-            names = {"both_right": (True, True), "only_first": (True, False), "only_second": (False, True), "neither": (False, False)}
+            names = {
+                "both_right": (True, True),
+                "only_first": (True, False),
+                "only_second": (False, True),
+                "neither": (False, False),
+            }
             all_.found |= {f"{at}.{name}": kinds.count(kind) for name, kind in names.items()}
             for s, rows in enumerate(slices.values()):
                 here = [kinds[j] for j in rows]
-                all_.found |= {f"{at}.slices.{s}.rows": len(rows), f"{at}.slices.{s}.only_first": here.count((True, False))}
+                all_.found |= {
+                    f"{at}.slices.{s}.rows": len(rows),
+                    f"{at}.slices.{s}.only_first": here.count((True, False)),
+                }
                 all_.found[f"{at}.slices.{s}.only_second"] = here.count((False, True))
             k += 1
 

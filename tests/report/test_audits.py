@@ -137,7 +137,7 @@ def test_the_neutral_judge_alarms_no_audit_more_often_than_it_says():
     alarms: Counter = Counter()
     for seed in range(SEEDS):
         world = make_world(1_000 + seed)
-        boot, law, y = world.bootstrap(), world.law, world.labels
+        boot, law, y = world.bootstrap(500), world.law, world.labels
         orders = np.stack([noisy(law, world.groups, world.rng) for _ in range(2)])
         ids = [str(group) for group in world.groups]  # copies of a prompt are doubled on the same side
         place = audit_position(orders.mean(0), y, orders, boot)

@@ -94,6 +94,7 @@ def newton(
     derivatives: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     bootstrap: Bootstrap,
     ridge: float = 0.0,
+    polish: int = 3,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Polish the optimum theta (k,) of a convex fit, and take one Newton step from it in every resample.
 
@@ -102,7 +103,7 @@ def newton(
 
     Args:
         derivatives: at theta, of each row's loss: the gradient (n, k) and the Hessian (n, k, k).
-        ridge: adds ridge * |theta|^2 / 2 to the summed loss.
+        ridge: adds ridge * |theta|^2 / 2 to the summed loss. polish: Newton steps to the optimum, before the resamples.
 
     Returns:
         theta (k,), and (resamples, k).
@@ -118,6 +119,6 @@ def newton(
         gradient, hessian = derivatives(theta)
         return np.concatenate([gradient, hessian.reshape(len(gradient), k * k)], axis=1)
 
-    for _ in range(3):
+    for _ in range(polish):
         theta = step(columns().sum(0)[None])[0]
     return theta, step(bootstrap.sums(columns())[1])

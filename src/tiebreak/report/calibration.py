@@ -113,7 +113,11 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndar
         return float((logsumexp(inverse * some, axis=1) - inverse * some_label).mean())
 
     bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
-    inverse = np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    inverse = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    least, most = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    inside = 1.001 * least < inverse < 0.999 * most
+    if not inside:  # more or less of it would be better still
+        inverse = least if inverse < 1 else most
     resampled = np.array([inverse])
 
     def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,11 +127,10 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndar
         gradient, hessian = (np.where(rows, values, 0)[:, None] for values in (mean - of_label, spread))
         return gradient, hessian[:, :, None]
 
-    inside = 1.001 / TEMPERATURES[1] < inverse < 0.999 / TEMPERATURES[0]
-    if inside and np.ptp(logits, axis=1).max() > 0:
-        theta, sampled = newton(np.array([inverse]), derivatives, bootstrap)
+    if np.ptp(logits, axis=1).max() > 0:
+        theta, sampled = newton(np.array([inverse]), derivatives, bootstrap, polish=3 if inside else 0)
         inverse, resampled = float(theta[0]), sampled[:, 0]
-    resampled = 1 / np.clip(resampled, 1 / TEMPERATURES[1], 1 / TEMPERATURES[0])
-    found = estimate(float(np.clip(1 / inverse, *TEMPERATURES)), resampled)
+    resampled = 1 / np.clip(resampled, least, most)
+    found = estimate(1 / inverse, resampled)
     assert found is not None
     return found

@@ -11,7 +11,7 @@ FOLDS = 5
 LEAST_GROUPS = 50
 READ_CHARS = 1_000
 """Characters of an answer that TF-IDF reads: a bound on time where answers run to hundreds of pages."""
-FEATURES = 2**17
+FEATURES = 2**16
 
 
 def prior(labels: np.ndarray, groups: np.ndarray) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from tiebreak.report.plots import (
     NARROW,
     Palette,
     Plot,
+    bars,
     dot,
     few_ticks,
     forest,
@@ -86,8 +87,9 @@ def reliability(report: Report, name: str) -> Plot:
             x = [b.predicted for b in mine]
             y = [b.observed for b in mine]
             if len(report.judges) < 3:
-                bars = [[b.observed - b.low for b in mine], [b.high - b.observed for b in mine]]
-                axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=colours.colour(k), elinewidth=0.9, alpha=0.55)
+                shares = [Estimate(value=b.observed, low=b.low, high=b.high) for b in mine]
+                colour = colours.colour(k)
+                axes.errorbar(x, y, yerr=bars(shares), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.55)
             axes.plot(
                 x, y, color=colours.colour(k), marker=MARKERS[k % 6], markersize=3.5, linewidth=1.2,
                 label=shorten(judge.name),
@@ -201,12 +203,10 @@ def verbosity(report: Report) -> Plot:
             series.append((shorten(judge.name), points_, colours.colour(k)))
         for s, (name, values, colour) in enumerate(series):
             shift = (s - (len(series) - 1) / 2) * 0.1
-            bars = [[e.value - e.low for _, e in values], [e.high - e.value for _, e in values]]
-            axes.errorbar(
-                [place[b] + shift for b, _ in values], [e.value for _, e in values], yerr=bars, color=colour,
-                marker=MARKERS[s % 6], markersize=4, linewidth=1.2, elinewidth=1, label=name,
-                linestyle=(0, (4, 3)) if s == 0 else "-",
-            )  # fmt: skip
+            x, y = [place[b] + shift for b, _ in values], [e.value for _, e in values]
+            line = {"linewidth": 1.2, "elinewidth": 1, "linestyle": (0, (4, 3)) if s == 0 else "-"}
+            look = {"color": colour, "marker": MARKERS[s % 6], "markersize": 4, "label": name}
+            axes.errorbar(x, y, yerr=bars([e for _, e in values]), **line, **look)
         axes.axhline(0.5, color=colours.soft, linewidth=0.9)
         axes.set_xticks(range(len(marks)), marks)
         axes.yaxis.set_major_formatter(percent_format())

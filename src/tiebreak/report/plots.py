@@ -120,8 +120,7 @@ def forest(
         axes.errorbar(
             [e.value for _, e in kept],
             [k + shift for k, _ in kept],
-            # A one-step interval may miss its value by rounding; matplotlib wants no negative bars.
-            xerr=[[max(0.0, e.value - e.low) for _, e in kept], [max(0.0, e.high - e.value) for _, e in kept]],
+            xerr=bars([e for _, e in kept]),
             fmt=MARKERS[g % len(MARKERS)],
             color=colour,
             markersize=4.5,
@@ -145,12 +144,18 @@ def forest(
 
 def dot(axes: Any, at: float, estimate: Estimate, colour: str, marker: str = "o") -> None:
     """One value with its interval on a line of a forest plot."""
-    bars = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
-    axes.errorbar(estimate.value, at, xerr=bars, fmt=marker, color=colour, markersize=5, elinewidth=1.4)
+    axes.errorbar(estimate.value, at, xerr=bars([estimate]), fmt=marker, color=colour, markersize=5, elinewidth=1.4)
+
+
+def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Lengths of error bars, never negative: rounding may put an end on the wrong side of its value."""
+    return [[max(0.0, e.value - e.low) for e in estimates], [max(0.0, e.high - e.value) for e in estimates]]
 
 
 def legend_above(axes: Any, entries: int) -> None:
-    """A legend that never covers data."""
+    """A legend that never covers data, if there is anything to tell apart."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     columns = 2 if entries > 3 else entries
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=1.4, columnspacing=1.2, borderaxespad=0.2

@@ -154,13 +154,15 @@ def _read_orders(path: Path, rows: Rows, probabilities: np.ndarray) -> np.ndarra
 
 
 def _split_name(text: str) -> tuple[str | None, Path]:
-    name, equals, rest = text.partition("=")
-    path = Path(rest if equals and not Path(text).exists() else text)
+    """`PATH` or `NAME=PATH`; names and paths may hold equals signs, so the first path that exists is meant."""
+    places = [place for place, character in enumerate(text) if character == "="]
+    splits = [(None, Path(text)), *((text[:place], Path(text[place + 1 :])) for place in places if place)]
+    name, path = next((split for split in splits if split[1].exists()), splits[0])
     if path.is_dir():
         path /= "predictions.csv"
         if not path.is_file():
             raise UserError(f"{path.parent}: no predictions.csv in it; predict, or merge its parts")
-    return (name if equals and str(path).startswith(rest.rstrip("/")) and rest != text else None), path
+    return name, path
 
 
 def _names(files: list[tuple[str | None, Path]]) -> list[str]:

@@ -1,0 +1,67 @@
+"""The model card: as the hub reads it, true to the run, and updated by a report."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tiebreak.cli import main
+from tiebreak.report.card import BEGIN, END, leave_card, render_card, write_card
+from tiebreak.report.schema import Report
+
+
+def test_the_hub_reads_the_card_of_a_run(judged):
+    card = ModelCard.load(judged.run / "model" / "README.md")
+    assert card.data.library_name == "peft" and card.data.pipeline_tag == "text-classification"
+    assert card.data.base_model is None, "a built-in demo model is not on the hub"
+    metrics = json.loads((judged.run / "metrics.json").read_text())["validation"]["model"]
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        name: metrics[name] for name in ("log_loss", "accuracy", "macro_f1")
+    }
+    for part in ("## Data", "## Scores", "## Bias", "## Limits", "## Recipe", "Held out: fold 0/10", "sample.csv"):
+        assert part in card.text
+    assert f"| this model | {metrics['log_loss']:.4f}" in card.text
+    assert "[More Information Needed]" not in card.text
+
+
+def test_a_base_from_the_hub_and_a_run_without_held_out_rows():
+    recipe = {"name": "g", "model": {"base": "google/gemma-2-9b-it", "method": "full"}, "data": {}, "train": {}}
+    environment = {"data": ["/x/train.csv"], "rows_trained": 9, "rows_held_out": 0, "valid": "none", "fold": None}
+    metrics = {"steps": 3, "best_step": 3, "validation": {}}
+    card = ModelCard(render_card(recipe, environment | {"versions": {"torch": "2", "deepspeed": None}}, metrics))
+    assert card.data.base_model == "google/gemma-2-9b-it" and card.data.library_name == "transformers"
+    assert "No rows were held out" in card.text and "`train.csv`" in card.text and "/x/" not in card.text
+
+
+def test_a_report_fills_in_the_bias_table_again_and_again(judged, tmp_path, capsys):
+    path = write_card(judged.run)
+    before = path.read_text(encoding="utf-8")
+    command = ["report", str(judged.swapped), "--labels", str(judged.table), "--out", str(tmp_path)]
+    command += ["--attacked", str(judged.attacked), "--model", str(judged.run), "--resamples", "100"]
+    texts = []
+    for _ in range(2):
+        assert main(command) == 0
+        texts.append(path.read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+    judge = Report.model_validate_json((tmp_path / "metrics.json").read_text()).judges[0]
+    inside = texts[0].partition(BEGIN)[2].partition(END)[0]
+    for part in ("shown first", "swapped", "longer answer", "saying everything twice", "150 rows of `table.csv`"):
+        assert part in inside
+    assert f"{judge.scores.log_loss.value:.4f}" in inside
+    assert texts[0].replace(inside, "") == before.replace(before.partition(BEGIN)[2].partition(END)[0], "")
+    ModelCard.load(path)
+    path.write_text("nothing of ours", encoding="utf-8")
+    assert main(command) == 2
+    assert "put them back" in capsys.readouterr().err
+    write_card(judged.run)
+
+
+def test_a_run_never_fails_for_want_of_its_card(tmp_path):
+    said = []
+    leave_card(tmp_path, said.append)
+    assert len(said) == 1 and "no model card" in said[0]
+
+
+@pytest.mark.parametrize("name", ["README.md", "tiebreak.json"])
+def test_the_card_stands_in_the_model_folder(judged, name):
+    assert (judged.run / "model" / name).is_file()
