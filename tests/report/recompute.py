@@ -193,7 +193,7 @@ def recompute_slices(pairs, chars) -> dict[tuple[str, str], list[int]]:
     rows: dict[tuple[str, str], list[int]] = defaultdict(list)
     edges = np.percentile([max(c) for c in chars], [25, 50, 75])
     names = [f"0–{edges[0]:,.0f} characters", f"{edges[0]:,.0f}–{edges[1]:,.0f} characters"]
-    names += [f"{edges[1]:,.0f}–{edges[2]:,.0f} characters", f"over {edges[2]:,.0f}"]
+    names += [f"{edges[1]:,.0f}–{edges[2]:,.0f} characters", f"over {edges[2]:,.0f} characters"]
     for j, pair in enumerate(pairs):
         rows["turns", "one turn" if len(pair.prompt) == 1 else "several turns"].append(j)
         rows["longer answer", names[sum(max(chars[j]) > edge for edge in edges)]].append(j)

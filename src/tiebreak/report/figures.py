@@ -17,6 +17,7 @@ from tiebreak.report.plots import (
     shorten,
 )
 from tiebreak.report.schema import Estimate, Judge, Report
+from tiebreak.report.slices import LEAST_ROWS
 from tiebreak.report.words import NAMES, number, percent, points
 
 ROW, FRAME = 0.3, 1.1
@@ -27,7 +28,7 @@ def make_figures(report: Report) -> list[Plot]:
     """The plots of a report with at least one judge."""
     made = [scores(report), *(reliability(report, k) for k in ("A", "B", "tie")), position(report)]
     judges = report.judges
-    if any(judge.slices for judge in judges):
+    if any(s.rows >= LEAST_ROWS for s in judges[0].slices):
         made.append(slices(report))
     if any(judge.position.consistency for judge in judges):
         made.append(consistency(report))
@@ -111,15 +112,14 @@ def reliability(report: Report, name: str) -> Plot:
 
 
 def slices(report: Report) -> Plot:
-    names = [(entry.by, entry.name) for entry in report.judges[0].slices]
+    names = [(s.by, s.name) for s in report.judges[0].slices if s.rows >= LEAST_ROWS]
     found = {judge.name: {(s.by, s.name): s for s in judge.slices} for judge in report.judges}
+    shown = {key: name if by != "answers" else f"answers {name}" for key in names for by, name in [key]}
     mine = found[best(report).name]
-    hardest = max((s for s in mine.values() if s.rows >= 30), key=lambda s: s.log_loss.value, default=None)
-    title = (
-        f"{best(report).name} finds {hardest.by} “{hardest.name}” hardest: {number(hardest.log_loss)}"
-        if hardest
-        else "Log loss by slice"
-    )
+    hardest = max(names, key=lambda key: mine[key].log_loss.value, default=None)
+    title = f"No kind of row stands out as hard for {best(report).name}"
+    if hardest and mine[hardest].log_loss.low > best(report).scores.log_loss.value:
+        title = f"Hardest for {best(report).name}: {shown[hardest]}, log loss {number(mine[hardest].log_loss)}"
 
     def draw(axes: Any, colours: Palette) -> None:
         groups = [
@@ -131,11 +131,10 @@ def slices(report: Report) -> Plot:
             for k, judge in enumerate(report.judges)
         ]
         overall = best(report).scores.log_loss.value
-        labels = [name if by != "answers" else f"answers {name}" for by, name in names]
-        forest(axes, colours, labels, groups, "log loss (line: overall)", zero=overall)
+        forest(axes, colours, list(shown.values()), groups, "log loss (line: overall)", zero=overall)
 
     told = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
-    height = FRAME + 0.25 + max(ROW, 0.12 * len(report.judges)) * len(names)
+    height = FRAME + 0.25 + max(ROW, 0.085 * len(report.judges)) * len(names)
     return Plot("slices", title, f"Log loss by slice. {best(report).name}: {told}.", draw, height)
 
 
@@ -243,7 +242,7 @@ def families(report: Report) -> Plot:
     assert audit is not None
     told = "; ".join(f"{entry.family} {points(entry.excess.value)}" for entry in audit.families)
     alt = f"Win rate of each model family by the judge minus by people, in points. {judges[0][1].name}: {told}."
-    height = FRAME + 0.25 + max(ROW, 0.12 * len(judges)) * len(names)
+    height = FRAME + 0.25 + max(ROW, 0.085 * len(judges)) * len(names)
     return Plot("families", title, alt, draw, height)
 
 

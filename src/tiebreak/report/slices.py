@@ -42,7 +42,7 @@ def cut_slices(pairs: Sequence[Pair], chars: np.ndarray) -> dict[tuple[str, str]
     edges = np.quantile(longer, [0.25, 0.5, 0.75])
     quarter = np.searchsorted(edges, longer, side="left")
     shown = ["0", *(f"{edge:,.0f}" for edge in edges)]
-    names = [*(f"{low}–{high} characters" for low, high in pairwise(shown)), f"over {shown[3]}"]
+    names = [*(f"{low}–{high} characters" for low, high in pairwise(shown)), f"over {shown[3]} characters"]
     for k, name in enumerate(names):
         found["longer answer", name] = quarter == k
     languages = np.array([pair.language or guess_language(pair.prompt) for pair in pairs])
