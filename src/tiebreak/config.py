@@ -40,7 +40,7 @@ class LoraSettings(Section):
 class ModelSettings(Section):
     base: str
     """A built-in demo model (`demo-gemma2`, ...), a local folder, or a hub name."""
-    template: Literal["gemma2", "llama2", "deberta", "siamese", "plain"] = "plain"
+    template: Literal["gemma2", "llama2", "llama3", "qwen2", "deberta", "siamese", "plain"] = "plain"
     """How a pair becomes text. `siamese` makes two of it: the prompt with each answer."""
     head: Literal["linear", "mlp", "siamese"] = "linear"
     """What turns a text's vector into logits: one layer, two with a GELU, or a comparison of the two sides."""
@@ -170,6 +170,12 @@ class Recipe(Section):
     fsdp: FsdpSettings = FsdpSettings()
     predict: PredictSettings = PredictSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _frozen_once(self) -> "Recipe":
+        if self.model.freeze != "none" and self.model.method != "full":
+            raise ValueError(f"model.freeze is {self.model.freeze!r}, but under {self.model.method} the base is frozen")
+        return self
 
     @model_validator(mode="after")
     def _sides_agree(self) -> "Recipe":

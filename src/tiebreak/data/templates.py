@@ -40,6 +40,22 @@ TEMPLATES = {
         tail=" [/INST] Verdict:",
         turn="\n\nNext turn:\n",
     ),
+    "llama3": Template(
+        head=f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{QUESTION}\n\nPrompt:\n",
+        before_first="\n\nAnswer A:\n",
+        before_second="\n\nAnswer B:\n",
+        tail="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nVerdict:",
+        turn="\n\nNext turn:\n",
+        added=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "qwen2": Template(
+        head=f"<|im_start|>user\n{QUESTION}\n\nPrompt:\n",
+        before_first="\n\nAnswer A:\n",
+        before_second="\n\nAnswer B:\n",
+        tail="<|im_end|>\n<|im_start|>assistant\nVerdict:",
+        turn="\n\nNext turn:\n",
+        added=("<|im_start|>", "<|im_end|>"),
+    ),
     "deberta": Template(
         head="[CLS][PROMPT]",
         before_first="[SEP][ANSWER_A]",

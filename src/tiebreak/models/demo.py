@@ -23,7 +23,9 @@ CORPUS_ROWS = 2_000
 SPECIAL = re.compile(r"<[a-z_/]+>|\[[A-Z_]+\]")
 
 SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-FAMILIES = {"demo-gemma2": "gemma2", "demo-llama2": "llama2", "demo-deberta": "deberta"}
+FAMILIES = {f"demo-{family}": family for family in ("gemma2", "llama2", "llama3", "qwen2", "deberta")}
+CORPUS_TEMPLATES = ("gemma2", "llama2", "deberta", "plain")
+"""Whose words the tokenizers know; others do not change the demo models."""
 
 
 def demo_folder(name: str) -> Path:
@@ -61,6 +63,8 @@ def _model(family: str, vocabulary: int, tokenizer):
         Gemma2ForSequenceClassification,
         LlamaConfig,
         LlamaForSequenceClassification,
+        Qwen2Config,
+        Qwen2ForSequenceClassification,
     )
 
     common = SIZE | {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
@@ -88,6 +92,8 @@ def _model(family: str, vocabulary: int, tokenizer):
         # Every block's output is normed to size one, so the embeddings (times 8) must start as large.
         config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128, initializer_range=0.1)
         return Gemma2ForSequenceClassification(config)
+    if family == "qwen2":
+        return Qwen2ForSequenceClassification(Qwen2Config(**decoder))
     return LlamaForSequenceClassification(LlamaConfig(**decoder))
 
 
@@ -102,7 +108,7 @@ def _corpus() -> list[str]:
     texts = [turn for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for turn in part]
     fixed = [
         SPECIAL.sub("", piece)  # a learnt piece must never spell a special token
-        for template in TEMPLATES.values()
+        for template in map(TEMPLATES.__getitem__, CORPUS_TEMPLATES)
         for piece in (template.head, template.before_first, template.before_second, template.tail, template.turn)
     ]
     return texts + fixed * 20
@@ -118,7 +124,7 @@ def _bpe_tokenizer(family: str):
     special = {
         "gemma2": ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"],
         "llama2": ["<unk>", "<s>", "</s>", "<pad>"],
-    }[family]
+    }["gemma2" if family == "gemma2" else "llama2"]
     trained = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])

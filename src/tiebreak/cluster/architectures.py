@@ -1,0 +1,60 @@
+"""Sizes of the bases that recipes name, from their published configurations: known without a hub or a download."""
+
+from typing import Any
+
+DECODER: tuple[str, ...]
+DECODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+DECODER += ("intermediate_size", "vocab_size")
+ENCODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+GEMMA2: dict[str, Any] = {"sliding_window": 4096, "max_position_embeddings": 8192}
+DEBERTA: dict[str, Any] = {
+    "vocab_size": 128_100,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "max_relative_positions": -1,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "pooler_hidden_act": "gelu",
+}
+
+
+def _of(names: tuple[str, ...], model_type: str, *sizes: int, **more: Any) -> dict[str, Any]:
+    return {"model_type": model_type, **dict(zip(names, sizes, strict=True)), **more}
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "google/gemma-2-2b-it": _of(DECODER, "gemma2", 2304, 26, 8, 4, 256, 9216, 256_000, **GEMMA2),
+    "google/gemma-2-9b-it": _of(DECODER, "gemma2", 3584, 42, 16, 8, 256, 14_336, 256_000, **GEMMA2),
+    "google/gemma-2-27b-it": _of(DECODER, "gemma2", 4608, 46, 32, 16, 128, 36_864, 256_000, **GEMMA2),
+    "meta-llama/Llama-2-7b-hf": _of(DECODER, "llama", 4096, 32, 32, 32, 128, 11_008, 32_000),
+    "meta-llama/Llama-2-13b-hf": _of(DECODER, "llama", 5120, 40, 40, 40, 128, 13_824, 32_000),
+    "meta-llama/Llama-2-70b-hf": _of(DECODER, "llama", 8192, 80, 64, 8, 128, 28_672, 32_000),
+    "meta-llama/Meta-Llama-3-8B-Instruct": _of(DECODER, "llama", 4096, 32, 32, 8, 128, 14_336, 128_256),
+    "Qwen/Qwen2.5-7B-Instruct": _of(DECODER, "qwen2", 3584, 28, 28, 4, 128, 18_944, 152_064),
+    "microsoft/deberta-v3-xsmall": _of(ENCODER, "deberta-v2", 384, 12, 6, 1536, **DEBERTA),
+    "microsoft/deberta-v3-small": _of(ENCODER, "deberta-v2", 768, 6, 12, 3072, **DEBERTA),
+    "microsoft/deberta-v3-base": _of(ENCODER, "deberta-v2", 768, 12, 12, 3072, **DEBERTA),
+    "microsoft/deberta-v3-large": _of(ENCODER, "deberta-v2", 1024, 24, 16, 4096, **DEBERTA),
+}
+"""By hub name, the fields of each configuration that decide its size."""
+
+
+def linear_weights(architecture: dict[str, Any]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every linear layer of the backbone, biases left out."""
+    width, inner = architecture["hidden_size"], architecture["intermediate_size"]
+    if architecture["model_type"] == "deberta-v2":
+        layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
+    else:
+        queries = architecture["num_attention_heads"] * architecture["head_dim"]
+        keys = architecture["num_key_value_heads"] * architecture["head_dim"]
+        layer = [(width, queries), (width, keys), (width, keys), (queries, width)]
+        layer += [(width, inner), (width, inner), (inner, width)]
+    return layer * architecture["num_hidden_layers"]
+
+
+def lora_weights(architecture: dict[str, Any], rank: int) -> int:
+    """Trained weights of adapters of a rank on every linear layer."""
+    return sum(rank * (inputs + outputs) for inputs, outputs in linear_weights(architecture))
