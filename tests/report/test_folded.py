@@ -11,11 +11,11 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.folds import assign_folds
+from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import read_table
 from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
-from tiebreak.prediction.merge import read_predictions
 from tiebreak.report.baselines import fit_text
 from tiebreak.report.folded import NAMES, cross_validate, render
 from tiebreak.report.metrics import log_loss
