@@ -13,5 +13,7 @@ else
   meet=(--node-rank "${NODE_RANK:?set NODE_RANK: 0 on the first node}"
     --master-addr "${MASTER_ADDR:?set MASTER_ADDR: the first node}" --master-port "${MASTER_PORT:-29400}")
 fi
-exec torchrun --nnodes "$nodes" --nproc-per-node "${GPUS:-$((found > 0 ? found : 1))}" "${meet[@]}" \
+# Signals go on to the ranks, and torchrun waits for their checkpoint; it ends with 1 where they end with 75.
+exec torchrun --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout 300 \
+  --nnodes "$nodes" --nproc-per-node "${GPUS:-$((found > 0 ? found : 1))}" "${meet[@]}" \
   "${SCRIPT:-src/train.py}" "$@"

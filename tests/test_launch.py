@@ -1,13 +1,18 @@
 """The launch scripts: two ranks each, the losses of one process."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 LAUNCH = Path(__file__).parent.parent / "launch"
+SBATCH = sorted((LAUNCH.parent / "slurm").glob("*.sbatch"))
 CHANGES = ["data.sample_rows=400", "train.max_steps=3", "train.batch_size=16", "train.eps=1e-6", "data.max_tokens=128"]
 OPTIONS = [part for change in CHANGES for part in ("--set", change)]
 SCRIPTS = {"torchrun.sh": "ddp", "fsdp.sh": "fsdp", "deepspeed.sh": "zero2"}
@@ -32,9 +37,6 @@ def test_each_script_trains_on_two_ranks(run, tmp_path):
 @pytest.mark.processes
 def test_two_nodes_meet(run, tmp_path):
     """Two launchers on this machine, as on two nodes."""
-    import os
-    import socket
-
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -51,6 +53,23 @@ def test_two_nodes_meet(run, tmp_path):
     assert len(losses(out)) == 3
 
 
+@pytest.mark.processes
+def test_a_signal_to_the_script_reaches_the_ranks_and_their_checkpoint_is_waited_for(tmp_path):
+    out = tmp_path / "run"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", str(LAUNCH / "torchrun.sh"), *OPTIONS, "--set", "train.max_steps=400", "--out", str(out)]
+    command += ["--set", "train.epochs=99", "--set", "train.eval_every=999"]
+    script = subprocess.Popen(command, env=os.environ | {"GPUS": "2", "PATH": path}, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (out / "log.jsonl").exists() or len(losses(out)) < 3:
+        assert script.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    script.send_signal(signal.SIGUSR1)
+    assert script.wait(timeout=60) != 0
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{len(losses(out)):08d}"]
+    assert len(losses(out)) < 400
+
+
 def test_several_nodes_without_their_settings_are_refused():
     done = subprocess.run(
         ["bash", LAUNCH / "torchrun.sh"], env={"NNODES": "2", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
@@ -59,4 +78,16 @@ def test_several_nodes_without_their_settings_are_refused():
 
 
 def test_the_scripts_are_clean(run):
-    run("shellcheck", *sorted(LAUNCH.glob("*.sh")))
+    run("shellcheck", "-x", *sorted(LAUNCH.glob("*.sh")), *SBATCH)
+
+
+@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
+def test_directives_hold_no_variables_and_stand_before_the_first_command(path):
+    lines = path.read_text().splitlines()
+    directives = [k for k, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert not [lines[k] for k in directives if "$" in lines[k]], "Slurm does not expand them"
+    commands = [k for k, line in enumerate(lines) if line and not line.startswith("#")]
+    assert max(directives) < min(commands), "Slurm ignores directives after the first command"
+    text = path.read_text()
+    assert "29500" not in text and "127.0.0.1" not in text
+    assert {"--requeue", "--open-mode=append", "--signal=USR1@600"} <= {lines[k].split()[1] for k in directives}

@@ -90,7 +90,7 @@ class TrainSettings(Section):
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed."""
     max_steps: Positive | None = None
-    """Stop after this many optimizer steps, whatever `epochs` says; the schedule ends there too."""
+    """At most this many optimizer steps, if `epochs` does not end before; the schedule ends there too."""
     batch_size: Positive = 64
     """Rows of one optimizer step, over all ranks."""
     tokens_per_micro_batch: Positive = 8_192

@@ -33,6 +33,9 @@ class StopAfter:
     def __bool__(self) -> bool:
         return len(self.job.log) >= self.steps - 1
 
+    def met(self) -> None:
+        """There is no STOP file."""
+
 
 def go_on(table: Path, combination: str, folder: Path, until: int | None = None, save_in: Path | None = None):
     """From the newest checkpoint in `folder`, if any, to step `until` or the end; the weights by name."""

@@ -102,6 +102,10 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False) -> Iterator[None]
             raise
         if isinstance(error, UserError):
             _end(tell(error))
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = str(error).splitlines()[0]
+            print(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}", file=sys.stderr)
+            _end(1)
         traceback.print_exc()
         _end(1)
     if ranks.world > 1:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tiebreak import CLASSES, __version__
+from tiebreak.cluster.architectures import ARCHITECTURES
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
@@ -51,7 +52,9 @@ def resolve_base(base: str) -> str:
 
 
 def find_model_type(base: str) -> str:
-    """The architecture's name in transformers, from the configuration alone."""
+    """The architecture's name in transformers, from the configuration alone; of published bases without a hub."""
+    if base in ARCHITECTURES and not Path(base).exists():
+        return ARCHITECTURES[base]["model_type"]
     from transformers import AutoConfig
 
     quieten_transformers()

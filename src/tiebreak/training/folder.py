@@ -33,6 +33,12 @@ def default_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def refuse_used(folder: Path) -> None:
+    """Raise if the folder holds a run, for a run that is not to go on with it."""
+    if (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} holds a run already: --resume auto goes on with it, or choose another --out")
+
+
 def open_folder(
     folder: Path, recipe: Recipe, rows: dict[str, Any], resume: bool, ranks: Ranks
 ) -> tuple[Claim, Path | None, list[str]]:
@@ -68,7 +74,7 @@ def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tupl
         write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
         return take_over(folder), None, []
     if not resume:
-        raise UserError(f"{folder} holds a run already: --resume auto goes on with it, or choose another --out")
+        refuse_used(folder)
     then = yaml.safe_load(stored.read_text(encoding="utf-8"))
     changed = [
         f"{section}.{name}: {then.get(section, {}).get(name)!r} then, {value!r} now"

@@ -60,7 +60,7 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
     """
     train, plan = job.recipe.train, job.plan
     job.engine.module.train()
-    stopped = not evaluate_if_due(job, cursor)  # a run stopped in an evaluation resumes with it
+    stopped = not evaluate_if_due(job, cursor)  # a run stopped at an evaluation has left it out, and begins with it
     while not stopped and cursor.step < plan.steps and not out_of_patience(job, cursor):
         stopped = train_step(job, plan.step(cursor.step), cursor.step)
         cursor.step += 1
@@ -72,6 +72,8 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
             job.saver.save(cursor)
     settle(job)
     if stopped:
+        if job.engine.ranks.first:
+            job.stop.met()
         folder = job.saver.folder.parent
         job.log.say(f"asked to stop: step {cursor.step} is saved; --out {folder} --resume auto goes on")
         raise Stopped
@@ -81,7 +83,7 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
 def settle(job: Job) -> None:
     """Until the last checkpoint is on disk, for all ranks."""
     job.saver.wait()
-    job.engine.gather(None)
+    job.engine.gather(None)  # a barrier: the ranks that read it next wait for the one that writes it
 
 
 def is_due(job: Job, cursor: Cursor) -> bool:
@@ -148,7 +150,7 @@ def train_step(job: Job, step: Step, index: int) -> bool:
 
 
 def raise_non_finite(job: Job, index: int, loss: float, norm: float, suspects: list[str]) -> None:
-    """End the run on every rank, with the rows at fault; the weights are still those of the step before."""
+    """End the run on every rank, with the rows at fault; nothing of this step is saved."""
     gathered = job.engine.gather(suspects)
     ids = [name for part in gathered for name in part]
     job.saver.wait()

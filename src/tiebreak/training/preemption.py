@@ -37,6 +37,10 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self._signalled or self._file.exists()
 
+    def met(self) -> None:
+        """The request is met: a STOP file has done its work, and does not stop the run that goes on."""
+        self._file.unlink(missing_ok=True)
+
 
 class Stopped(SystemExit):
     """Ends the process with exit code 75: what was reached is saved, and the same command goes on."""

@@ -30,7 +30,7 @@ from tiebreak.report.table import compare, render
 from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.evaluate import predict_rows
-from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder
+from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Job, fit, interrupted
 from tiebreak.training.losses import cross_entropy
@@ -51,6 +51,8 @@ def train(options: argparse.Namespace) -> int:
         recipe.model.base = options.model
     if options.resume and not options.out:
         raise UserError("--resume auto needs --out, the run folder to go on with")
+    if options.out and not options.resume:
+        refuse_used(Path(options.out))
     ranks = find_ranks()
     settle_process()
     say = print if ranks.first else (lambda text: None)
@@ -69,6 +71,7 @@ def train(options: argparse.Namespace) -> int:
         claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
         judge = build_judge(recipe, tokenizer, ranks.device, precision)
+        trained = sum(parameter.numel() for parameter in judge.parameters() if parameter.requires_grad)
         flops = StepFlops(judge, recipe.train.gradient_checkpointing)
         engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
         plan = Plan(
@@ -95,7 +98,7 @@ def train(options: argparse.Namespace) -> int:
         log = RunLog(folder, recipe, plan.steps, ranks.first, cursor.step)
         log.say(
             f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
-            f"{plan.steps:,} steps; {sum(p.numel() for p in engine.trainable().values()):,} trained parameters; "
+            f"{plan.steps:,} steps; {trained:,} trained parameters; "
             f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
             f"attention: {judge.attention.implementation} ({judge.attention.reason})"
         )
