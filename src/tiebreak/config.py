@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
@@ -135,6 +136,39 @@ class TrainSettings(Section):
     """Seconds a rank may stand still before the job ends with its name: longer than any micro-batch or save."""
 
 
+class DistillSettings(Section):
+    """Used by `distill`. A row's loss, v_t being the weight of teacher t:
+    (ce CE + sum_t v_t (kl T^2 KL_t + cosine (1 - cos_t))) / (ce + sum_t v_t (kl + cosine))."""
+
+    ce: NotNegative = 1.0
+    """Weight of the cross-entropy on the label; rows without a label have none."""
+    kl: NotNegative = 1.0
+    """Weight of the divergence from the teacher's probabilities."""
+    cosine: NotNegative = 1.0
+    """Weight of one less the cosine of the student's three logits and the teacher's."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """T: both softmaxes of the divergence are taken of logits / T."""
+    soft_loss: Literal["kl", "cross-entropy"] = "kl"
+    """How the divergence is counted: without or with the teacher's own entropy. The gradient is the same."""
+    teacher_weights: Literal["equal", "log-loss"] | list[NotNegative] = "equal"
+    """Each teacher's weight v_t, in the order of --teachers. `log-loss` takes how much better than the class prior
+    each is on the training rows, scaled to a mean of one."""
+    calibrate: bool = False
+    """First divide each teacher's logits by the temperature of least log loss on the training rows."""
+    symmetrise: bool = False
+    """First average each teacher's probabilities over both answer orders (predict --swap)."""
+    soft_only: Share = 0.0
+    """Share of the steps, from the first, in which the labels are left out and only the teachers teach."""
+
+    @model_validator(mode="after")
+    def _teachers_count(self) -> "DistillSettings":
+        if self.kl + self.cosine == 0:
+            raise ValueError("kl and cosine are both 0, so the teachers would teach nothing: raise one of them")
+        if isinstance(self.teacher_weights, list) and not any(self.teacher_weights):
+            raise ValueError("teacher_weights are all 0, so the teachers would teach nothing: raise one of them")
+        return self
+
+
 class FsdpSettings(Section):
     """Used by `--engine fsdp`; changes memory and speed, never the result."""
 
@@ -167,6 +201,7 @@ class Recipe(Section):
     model: ModelSettings
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    distill: DistillSettings = DistillSettings()
     fsdp: FsdpSettings = FsdpSettings()
     predict: PredictSettings = PredictSettings()
     log: LogSettings = LogSettings()

@@ -1,4 +1,4 @@
-"""Rows of the token table -> the tensors of a forward pass."""
+"""Rows of the token table -> the tensors of a forward pass and its loss."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,52 @@ import numpy as np
 import torch
 
 from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.tokens import Tokens
+from tiebreak.data.tokens import NO_LABEL, Tokens
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,)."""
+    """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,).
+
+    A row without a label has -1. `teachers` (t, n, 3) are the teachers' logits in the order in which each row is seen.
+    """
 
     tokens: torch.Tensor
     lengths: list[int]
     labels: torch.Tensor
     weights: torch.Tensor
+    teachers: torch.Tensor | None = None
 
 
-def make_batch(tokens: Tokens, rows: np.ndarray, swapped: np.ndarray, device: torch.device) -> Batch:
+def make_batch(
+    tokens: Tokens,
+    rows: np.ndarray,
+    swapped: np.ndarray,
+    device: torch.device,
+    targets: np.ndarray | None = None,
+    labelled: bool = True,
+) -> Batch:
     """The rows (n,) in the given orders (n,); a swapped row gets the swapped label.
 
     With no rows at all, the table's shortest row stands in with weight zero, so that a rank without
     work takes part in every collective.
+
+    Args:
+        targets: (t, 2, rows of the table, 3): each teacher's logits of each row in the orders A, B and B, A.
+        labelled: False leaves the labels out.
     """
     weights = torch.ones(len(rows))
     if len(rows) == 0:
         rows, swapped = np.array([tokens.lengths.argmin()]), np.array([False])
         weights = torch.zeros(1)
     texts = [text for row, swap in zip(rows, swapped, strict=True) for text in tokens.texts(int(row), bool(swap))]
-    labels = np.maximum(tokens.labels[rows], 0).astype(np.int64)
-    labels = np.where(swapped, SWAPPED_CLASS[labels], labels)
+    known = tokens.labels[rows].astype(np.int64)
+    labels = np.where(swapped, SWAPPED_CLASS[known], known)
+    labels[(known == NO_LABEL) | (not labelled)] = NO_LABEL
     return Batch(
         torch.from_numpy(np.concatenate(texts)).to(device, torch.int64),
         [len(text) for text in texts],
         torch.from_numpy(labels).to(device),
         weights.to(device),
+        None if targets is None else torch.from_numpy(targets[:, swapped.astype(np.int64), rows]).to(device),
     )

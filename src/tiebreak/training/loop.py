@@ -33,7 +33,8 @@ class Job:
     """All that a run needs once everything is loaded.
 
     `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
-    (none: no evaluation). `loss` sums over a batch's rows.
+    (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
+    rows of `tokens`, as `make_batch` takes them.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Job:
     watch: Watch
     flops: StepFlops
     eval_every: int
+    targets: np.ndarray | None = None
 
 
 def fit(job: Job, cursor: Cursor) -> Cursor:
@@ -110,11 +112,12 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     # Summed over ranks at the end: loss, tokens, places with padding, operations, whether anyone was asked to stop.
     totals = torch.zeros(5, dtype=torch.float64, device=ranks.device)
     suspects: list[str] = []
+    labelled = job.targets is None or index >= job.recipe.distill.soft_only * job.plan.steps
     micro_batches = step.micro_batches[ranks.rank]
     for k, members in enumerate(micro_batches):
         rows = job.rows[step.rows[members]]
         job.watch.at(index + 1, "reading rows")
-        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device)
+        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled)
         job.watch.at(index + 1, "computing")
         with engine.micro_batch(last=k == len(micro_batches) - 1):
             loss = job.loss(engine.module(batch.tokens, batch.lengths), batch) / len(step.rows)

@@ -3,14 +3,75 @@
 import torch
 from torch.nn import functional as F
 
+from tiebreak.config import DistillSettings
+from tiebreak.data.tokens import NO_LABEL
 from tiebreak.training.batches import Batch
 
 
 def cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
-    """Sum of the rows' -log softmax(logits)[label], in nats; logits (n, 3).
+    """Sum of the rows' -log softmax(logits)[label], in nats; logits (n, 3). A row without a label adds nothing.
 
     Args:
         smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, arXiv 1512.00567).
     """
-    losses = F.cross_entropy(logits.float(), batch.labels, reduction="none", label_smoothing=smoothing)
+    return (label_losses(logits.float(), batch.labels, smoothing) * batch.weights).sum()
+
+
+def distillation(
+    logits: torch.Tensor,
+    batch: Batch,
+    settings: DistillSettings,
+    teacher_weights: torch.Tensor,
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Sum of the rows' distillation losses (`distillation_losses`) on logits (n, 3) of a batch with teachers."""
+    assert batch.teachers is not None
+    weights = teacher_weights.to(logits.device)
+    losses = distillation_losses(logits.float(), batch.teachers, batch.labels, settings, weights, smoothing)
     return (losses * batch.weights).sum()
+
+
+def distillation_losses(
+    logits: torch.Tensor,
+    teachers: torch.Tensor,
+    labels: torch.Tensor,
+    settings: DistillSettings,
+    teacher_weights: torch.Tensor,
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Each row's (ce CE + sum_t v_t (kl T^2 KL_t + cosine (1 - cos_t))) / (ce + sum_t v_t (kl + cosine)).
+
+    KL_t is that of softmax(teacher / T) from softmax(student / T), T^2 as in Hinton et al. 2015 (arXiv 1503.02531);
+    cos_t is the cosine of the two rows of three logits. A row without a label has no CE; the divisor stays, so a
+    teacher's pull is the same on every row.
+
+    Args:
+        logits: the student's (n, 3). teachers: (t, n, 3), in the order in which the student saw each row.
+        labels: (n,), -1 where there is none. teacher_weights: v (t,).
+
+    Returns:
+        (n,), in the dtype of `logits`.
+    """
+    total = settings.ce * label_losses(logits, labels, smoothing)
+    if settings.kl:
+        soft = soft_losses(logits, teachers, settings.temperature, settings.soft_loss)
+        total = total + settings.kl * settings.temperature**2 * (teacher_weights[:, None] * soft).sum(0)
+    if settings.cosine:
+        cosines = F.cosine_similarity(logits[None], teachers, dim=-1)
+        total = total + settings.cosine * (teacher_weights[:, None] * (1 - cosines)).sum(0)
+    return total / (settings.ce + float(teacher_weights.sum()) * (settings.kl + settings.cosine))
+
+
+def label_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """The rows' cross-entropy (n,), zero where there is no label."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing, ignore_index=NO_LABEL)
+
+
+def soft_losses(logits: torch.Tensor, teachers: torch.Tensor, temperature: float, kind: str) -> torch.Tensor:
+    """Each teacher's KL divergence or soft-label cross-entropy (t, n) at a temperature; their gradients are equal."""
+    log_student = F.log_softmax(logits / temperature, dim=-1)[None]
+    log_teachers = F.log_softmax(teachers / temperature, dim=-1)
+    losses = -(log_teachers.exp() * log_student).sum(-1)
+    if kind == "kl":
+        losses = losses + (log_teachers.exp() * log_teachers).sum(-1)
+    return losses
