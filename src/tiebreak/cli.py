@@ -40,22 +40,27 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
 
     train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
-    train.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
-    train.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
-    train.add_argument("--out", metavar="DIR", help="the run folder (default runs/RECIPE-TIME)")
-    train.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
-    train.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
-    train.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
-    train.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
-    train.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
-    train.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
-    train.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
-    _add_common(train)
+    _add_training(train, "demo-gemma2")
+    train.set_defaults(teachers=[], extra=[], allow_in_sample=False)
+
+    distill = commands.add_parser("distill", help="train a student from teachers' predictions (src/distill.py)")
+    _add_training(distill, "distill-demo")
+    distill.add_argument(
+        "--teachers",
+        nargs="+",
+        required=True,
+        metavar="PRED",
+        help="prediction folders, one teacher each; NAME=PRED,PRED for folds; `bayes`: the sample's own law",
+    )
+    distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, learnt without labels")
+    distill.add_argument("--allow-in-sample", action="store_true", help="also predictions of rows trained on")
 
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
     predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
     predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
     predict.add_argument("--out", required=True, metavar="DIR")
+    predict.add_argument("--fold", metavar="K/N", help="only the rows of fold K, as train --fold holds them out")
+    predict.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="with --fold, as in training")
     predict.add_argument("--swap", action="store_true", help="average both answer orders")
     predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
     _add_common(predict)
@@ -111,6 +116,20 @@ def build_parser() -> argparse.ArgumentParser:
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
     baseline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
     return parser
+
+
+def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
+    parser.add_argument("--recipe", default=recipe, help=f"a shipped recipe or a .yaml file (default {recipe})")
+    parser.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default runs/RECIPE-TIME)")
+    parser.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
+    parser.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
+    parser.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
+    parser.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
+    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    _add_common(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -238,6 +257,7 @@ COMMANDS = {
     "sample": _sample,
     "check": _check,
     "train": _train,
+    "distill": _train,
     "predict": _predict,
     "merge": _merge,
     "attack": _attack,

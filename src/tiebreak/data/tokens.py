@@ -6,6 +6,7 @@ collective, so that no watchdog counts the time.
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -39,6 +40,7 @@ POLL_S = 0.2
 PIECES = ("head", "before_first", "before_second", "tail", "turn")
 PARTS = ("prompt", "response_a", "response_b")
 NO_LABEL = -1
+COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars")
 
 
 class Tokens:
@@ -71,14 +73,16 @@ class Tokens:
         self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in PARTS}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
+        self._places = np.arange(len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def texts(self, index: int, swapped: bool = False) -> list[np.ndarray]:
         """The tokens, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
-        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
-        local = index - int(self._starts[chunk])
+        place = int(self._places[index])
+        chunk = int(np.searchsorted(self._starts, place, side="right")) - 1
+        local = place - int(self._starts[chunk])
         prompt, a, b = (_list_at(self._parts[name][chunk], local) for name in PARTS)
         first, second = (b, a) if swapped else (a, b)
         fixed = self.fixed
@@ -92,6 +96,28 @@ class Tokens:
     def row(self, index: int, swapped: bool = False) -> np.ndarray:
         """All tokens (length,) int32 of one row."""
         return np.concatenate(self.texts(index, swapped))
+
+    def select(self, rows: np.ndarray) -> "Tokens":
+        """These rows (m,) alone, as a table of their own."""
+        part = copy.copy(self)
+        part.ids = [self.ids[row] for row in rows]
+        for name in (*COLUMNS, "_places"):
+            setattr(part, name, getattr(self, name)[rows])
+        part.bayes = None if self.bayes is None else self.bayes[rows]
+        return part
+
+    def join(self, other: "Tokens") -> "Tokens":
+        """These rows and then the other's, made with the same tokenizer and template, as one table."""
+        both = copy.copy(self)
+        both.ids = self.ids + other.ids
+        for name in COLUMNS:
+            setattr(both, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        known = self.bayes is not None and other.bayes is not None
+        both.bayes = np.concatenate([self.bayes, other.bayes]) if known else None  # type: ignore[list-item]
+        both._places = np.concatenate([self._places, self._starts[-1] + other._places])
+        both._parts = {name: self._parts[name] + other._parts[name] for name in PARTS}
+        both._starts = np.concatenate([self._starts, self._starts[-1] + other._starts[1:]])
+        return both
 
     @property
     def problems(self) -> list[dict]:

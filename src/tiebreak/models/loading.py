@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -16,8 +17,9 @@ from tiebreak import CLASSES, __version__
 from tiebreak.cluster.architectures import ARCHITECTURES
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
+from tiebreak.data.trained import SETTINGS_FILE, TRAINED, pack_prompts
 from tiebreak.errors import UserError
-from tiebreak.files import TEMPORARY, sha256, write_json
+from tiebreak.files import TEMPORARY, sha256, write_atomically, write_json
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.demo import FAMILIES, demo_folder
@@ -27,7 +29,6 @@ from tiebreak.models.weights import WEIGHTS, default_folder
 
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""
-SETTINGS_FILE = "tiebreak.json"
 
 
 def quieten_transformers() -> None:
@@ -162,12 +163,20 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 
-def save_judge(judge: Judge, tokenizer, recipe: Recipe, baselines: Mapping[str, Any], folder: Path) -> None:
+def save_judge(
+    judge: Judge,
+    tokenizer,
+    recipe: Recipe,
+    baselines: Mapping[str, Any],
+    folder: Path,
+    trained: np.ndarray | None = None,
+) -> None:
     """Write the model folder: temporary name, then rename.
 
     Args:
         baselines: fitted on the training rows (`tiebreak.report.baselines`); their prior is the prediction
             for a row that cannot be read.
+        trained: prompt groups of all rows that were trained on (`tiebreak.data.trained`).
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -176,7 +185,10 @@ def save_judge(judge: Judge, tokenizer, recipe: Recipe, baselines: Mapping[str, 
     temporary.chmod(0o755)
     judge.network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    settings = {"tiebreak": __version__, "classes": CLASSES, "baselines": dict(baselines)}
+    settings: dict[str, Any] = {"tiebreak": __version__, "classes": CLASSES, "baselines": dict(baselines)}
+    if trained is not None:
+        content, settings["trained"] = pack_prompts(trained)
+        write_atomically(temporary / TRAINED, content)
     write_json(temporary / SETTINGS_FILE, settings | {"recipe": recipe.model_dump(mode="json")})
     _assert_whole(temporary)
     old = temporary.with_name(f"{temporary.name}-old")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,28 @@ def merge(folder: Path) -> tuple[Path, int]:
     Raises:
         UserError: no prediction here, or blocks that are not done yet.
     """
+    plan, ids, logits = read_parts(folder)
+    orders = np.stack([softmax(order) for order in logits])
+    if plan["swap"]:
+        orders[1] = orders[1][:, SWAPPED_CLASS]
+    for row in plan["unreadable"]:
+        orders[:, row] = plan["class_shares"]
+    for k, name in enumerate(ORDERS):
+        if plan["swap"]:
+            write_predictions(folder / name, ids, orders[k])
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
+    path = folder / "predictions.csv"
+    write_predictions(path, ids, orders.mean(axis=0))
+    return path, len(ids)
+
+
+def read_parts(folder: Path) -> tuple[dict[str, Any], list[str], np.ndarray]:
+    """A finished prediction's plan, ids (n), and logits (orders, n, 3): order B, A, if asked for, has B first.
+
+    Raises:
+        UserError: no prediction here, or blocks that are not done yet.
+    """
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder}: no {PLAN}, so no prediction was begun here")
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -36,27 +59,18 @@ def merge(folder: Path) -> tuple[Path, int]:
         raise UserError(
             f"{folder}: {len(absent)} of {plan['blocks']} blocks are not done; run the same prediction again to finish"
         )
-    orders = np.full((2 if plan["swap"] else 1, plan["rows"], 3), np.nan)
+    logits = np.full((2 if plan["swap"] else 1, plan["rows"], 3), np.nan, dtype=np.float32)
     filled = np.zeros(plan["rows"], dtype=np.int64)
     for block in range(plan["blocks"]):
         part = read_part(part_path(parts, block))
-        orders[0, part.rows] = softmax(part.logits)
+        logits[0, part.rows] = part.logits
         if plan["swap"]:
-            orders[1, part.rows] = softmax(part.swapped_logits)[:, SWAPPED_CLASS]
+            logits[1, part.rows] = part.swapped_logits
         np.add.at(filled, part.rows, 1)
     if (filled != 1).any():
         raise RuntimeError(f"{parts}: {(filled != 1).sum()} rows are missing or doubled over the blocks")
-    for row in plan["unreadable"]:
-        orders[:, row] = plan["class_shares"]
     ids = [json.loads(line) for line in (parts / "ids.txt").read_text(encoding="utf-8").splitlines()]
-    for k, name in enumerate(ORDERS):
-        if plan["swap"]:
-            write_predictions(folder / name, ids, orders[k])
-        else:
-            (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
-    path = folder / "predictions.csv"
-    write_predictions(path, ids, orders.mean(axis=0))
-    return path, len(ids)
+    return plan, ids, logits
 
 
 def write_predictions(path: Path, ids: list[str], probabilities: np.ndarray) -> None:

@@ -6,18 +6,21 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from tiebreak.cluster.ranks import Ranks, find_ranks, settle_process
 from tiebreak.compatibility import Setting, check_compatibility
-from tiebreak.config import make_recipe
+from tiebreak.config import Recipe, make_recipe
+from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.labels import read_labels
 from tiebreak.data.plan import blocks
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
+from tiebreak.data.trained import read_prompts
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically, write_json
 from tiebreak.models.judge import Judge
@@ -30,7 +33,7 @@ from tiebreak.models.loading import (
     load_saved_tokenizer,
 )
 from tiebreak.prediction.merge import PLAN, merge
-from tiebreak.prediction.parts import Part, part_path, write_part
+from tiebreak.prediction.parts import Part, part_path, write_part, write_rows
 from tiebreak.report.baselines import Baselines
 from tiebreak.report.table import compare, render
 
@@ -56,11 +59,27 @@ def predict(options: argparse.Namespace) -> int:
     # Read first, so that a mistake in them is told now and not after hours.
     given = read_labels(Path(options.labels)) if options.labels not in (None, "auto") else None
     tokenizer = load_saved_tokenizer(folder)
-    tokens = prepare(files, tokenizer, recipe.model.template, recipe.data, "keep", keep_ids=True, say=say)
+    tokens = read_rows(options, files, tokenizer, recipe, say)
+    trained = read_prompts(folder)
+    if trained is not None and (seen := int(np.isin(tokens.groups, trained).sum())):
+        say(f"warning: the model was trained on the prompts of {seen:,} of these {len(tokens):,} rows")
     device = ranks.device
     precision = choose_precision(recipe.train.precision, device)
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
-    parts = open_parts(out, folder, tokens, len(cut), options.swap, str(precision), stored["baselines"]["prior"], ranks)
+    record = {
+        "blocks": len(cut),
+        "rows": len(tokens),
+        "swap": options.swap,
+        "fold": options.fold,
+        "unreadable": np.flatnonzero(tokens.unreadable).tolist(),
+        "class_shares": stored["baselines"]["prior"],
+        "model": str(folder),
+        "fingerprint": fingerprint(folder),
+        "recipe": stored["recipe"]["name"],
+        "recipe_hash": hashlib.sha256(json.dumps(stored["recipe"], sort_keys=True).encode()).hexdigest(),
+        "truncation": recipe.data.model_dump(include={"max_tokens", "truncation", "prompt_cap"}),
+    }
+    parts = open_parts(out, tokens, record, str(precision), trained, ranks)
     mine = [block for block in range(ranks.rank, len(cut), ranks.world) if not part_path(parts, block).is_file()]
     say(f"{len(tokens):,} rows in {len(cut):,} blocks, {len(mine):,} of them to do on this rank")
     if mine:
@@ -69,24 +88,44 @@ def predict(options: argparse.Namespace) -> int:
     if ranks.first:
         path, rows = merge_when_done(out, parts, len(cut))
         say(f"{path}: {rows:,} rows")
-        tell_unreadable(tokens, out, say)
+        if options.fold is None:
+            tell_unreadable(tokens, out, say)
         if options.labels:
             score(path, tokens, given, stored["baselines"], out, say)
     return 0
 
 
+def read_rows(options: argparse.Namespace, files: list[Path], tokenizer, recipe: Recipe, say) -> Tokens:
+    """The rows to predict: every one of the tables, or those of a fold, the tables read as training reads them."""
+    common = (files, tokenizer, recipe.model.template, recipe.data)
+    if options.fold is None:
+        return prepare(*common, "keep", keep_ids=True, say=say)
+    fold, folds = parse_fold(options.fold)
+    tokens = prepare(*common, options.on_bad_row, need_labels=True, say=say)
+    if left_out := len(tokens.problems):
+        say(f"{left_out} bad rows are in no fold and were left out")
+    return tokens.select(
+        np.flatnonzero(assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed) == fold)
+    )
+
+
 def open_parts(
-    out: Path, model: Path, tokens: Tokens, count: int, swap: bool, precision: str, class_shares, ranks: Ranks
+    out: Path, tokens: Tokens, record: dict[str, Any], precision: str, trained: np.ndarray | None, ranks: Ranks
 ) -> Path:
-    """The folder of this prediction's parts, named by all that they depend on."""
-    dependencies = json.dumps([fingerprint(model), tokens.folder.name, count, swap, precision])
-    parts = out / f"parts-{hashlib.sha256(dependencies.encode()).hexdigest()[:12]}"
+    """The folder of this prediction's parts, named by all that they depend on, with what is known of its rows.
+
+    Args:
+        record: what prediction.json says beside the folder's name.
+        trained: the prompt groups that the model was trained on, if there is a record of them.
+    """
+    rows = hashlib.sha256("\n".join(tokens.ids).encode()).hexdigest()
+    dependencies = [record["fingerprint"], tokens.folder.name, rows, record["blocks"], record["swap"], precision]
+    parts = out / f"parts-{hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:12]}"
     parts.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         write_atomically(parts / "ids.txt", "".join(json.dumps(name) + "\n" for name in tokens.ids))
-        plan = {"parts": parts.name, "blocks": count, "rows": len(tokens), "swap": swap, "model": str(model)}
-        plan |= {"unreadable": np.flatnonzero(tokens.unreadable).tolist(), "class_shares": class_shares}
-        write_json(out / PLAN, plan)
+        write_rows(parts, tokens.groups, tokens.chars, trained)
+        write_json(out / PLAN, {"parts": parts.name} | record)
     return parts
 
 

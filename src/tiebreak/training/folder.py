@@ -15,7 +15,6 @@ import yaml
 
 from tiebreak.cluster.ranks import Ranks, agree
 from tiebreak.config import Recipe
-from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically, write_json
@@ -116,9 +115,8 @@ def describe(folder: Path, engine: Engine, rows: dict[str, Any]) -> None:
     write_json(folder / "environment.json", content | rows)
 
 
-def keep_problems(folder: Path, tokens: Tokens) -> list[str]:
+def keep_problems(folder: Path, problems: list[dict]) -> list[str]:
     """Keep the rows that were left out in the run folder; a sentence about them, if there are any."""
-    problems = tokens.problems
     if not problems:
         return []
     path = folder / "skipped_rows.jsonl"

@@ -26,6 +26,8 @@ from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
 from tiebreak.training.watch import Watch
 
 SHOWN_IDS = 40
+Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""Logits (n, 3) and their batch -> the sum of the rows' losses."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Job:
     rows: np.ndarray
     valid: Tokens
     held_out: np.ndarray
-    loss: Callable[[torch.Tensor, Batch], torch.Tensor]
+    loss: Loss
     saver: Saver
     log: RunLog
     stop: StopRequest

@@ -1,0 +1,268 @@
+"""Teachers: prediction folders joined to the training rows, refused where a teacher has seen what it is asked.
+
+A row is joined by its id, its normalised prompt and the lengths of its answers, so a prediction of another table
+is never taken for it. A prediction is out-of-fold if the record that came with its model does not hold the row's
+normalised prompt; folders' names and orders count for nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiebreak.config import DistillSettings
+from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.data.tokens import NO_LABEL, Tokens
+from tiebreak.errors import UserError
+from tiebreak.prediction.merge import read_parts
+from tiebreak.prediction.parts import read_rows
+from tiebreak.training.rows import Rows
+from tiebreak.training.targets import View, centred_log, make_targets
+
+BAYES = "bayes"
+SHOWN_IDS = 10
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A finished prediction: what `read_parts` and `read_rows` give, and the rows' places by key."""
+
+    folder: Path
+    plan: dict[str, Any]
+    places: dict[tuple, int]
+    logits: np.ndarray
+    trained: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What a student learns from.
+
+    Attributes:
+        targets: logits (t, 2, rows of the table, 3), zero where a row is not trained on. weights: (t,).
+        description: names them for rows.json; a resumed run must have the same.
+        record: what metrics.json and environment.json say of them.
+    """
+
+    targets: np.ndarray
+    weights: np.ndarray
+    description: dict[str, Any]
+    record: dict[str, Any]
+
+
+@dataclass
+class Findings:
+    """What is wrong: `faults` always end the command, `leaks` unless they are allowed, counting `leaked` rows."""
+
+    faults: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+    leaked: dict[str, int] = field(default_factory=dict)
+
+
+def find_teachers(
+    words: Sequence[str], allow_in_sample: bool, rows: Rows, settings: DistillSettings, say: Callable[[str], None]
+) -> Teachers:
+    """The teachers that the command line names, as targets for the training rows.
+
+    Args:
+        words: each `NAME=FOLDER,...`, `FOLDER,...` or `bayes`. Folders without a name become one teacher where their
+            recipe is the same and their rows are not.
+
+    Raises:
+        UserError: rows without a prediction or with two, or in-sample ones that are not allowed.
+    """
+    named = read_teachers(words)
+    tokens, train = rows.tokens, rows.train
+    findings = Findings()
+    views = []
+    for name, predictions in named.items():
+        if predictions is None:
+            views.append(view_of_bayes(tokens, train))
+        else:
+            views.append(view_of(name, predictions, tokens, train, findings))
+    check_extra(rows, findings)
+    if findings.faults:
+        raise UserError("\n  ".join(["these teachers cannot teach these rows:", *findings.faults]))
+    if findings.leaks and not allow_in_sample:
+        raise UserError(
+            "\n  ".join(["not out-of-fold:", *findings.leaks])
+            + "\nPredict each fold with the model that was not trained on it (train --fold K/N, then predict "
+            "--fold K/N), or give --allow-in-sample, which every result will then mention"
+        )
+    for leak in findings.leaks:
+        say(f"WARNING, allowed by --allow-in-sample: {leak}")
+
+    made, told = make_targets(views, tokens.labels[train], settings)
+    targets = np.zeros((len(views), 2, len(tokens), 3), dtype=np.float32)
+    targets[:, :, train] = made
+    seen = held_out_seen(rows, named)
+    for entry, view, predictions in zip(told, views, named.values(), strict=True):
+        entry |= {"both_orders": bool(view.both.all()), "in_sample_rows": findings.leaked.get(view.name, 0)}
+        entry["predictions"] = [describe(prediction) for prediction in predictions or []]
+        loss = "" if entry["log_loss"] is None else f", log loss {entry['log_loss']:.4f}"
+        heated = f", temperature {entry['temperature']:.3f}" if settings.calibrate else ""
+        orders = "both orders" if entry["both_orders"] else "one order, its columns exchanged for the other"
+        say(f"teacher {view.name}: {len(train):,} rows, {orders}{heated}{loss}, weight {entry['weight']:.3f}")
+    if seen:
+        say(
+            f"note: the teachers were trained on the prompts of {seen:,} of the {len(rows.held_out):,} held-out rows, "
+            "so validation is a little too good; a table that no teacher has seen tells better"
+        )
+    identity = {name: [p.plan["parts"] for p in predictions or []] for name, predictions in named.items()}
+    record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
+    record["held_out_rows_seen_by_teachers"] = seen
+    return Teachers(targets, np.array([entry["weight"] for entry in told]), {"teachers": identity}, record)
+
+
+def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
+    """The named teachers and their predictions, in the order given; None stands for the sample's own law.
+
+    Raises:
+        UserError: a folder without a finished prediction, or the same prediction or name twice.
+    """
+    named: dict[str, list[Prediction] | None] = {}
+    loose: list[str] = []
+    for word in words:
+        name, equals, listed = word.partition("=")
+        given = bool(equals) and "/" not in name
+        if word == BAYES:
+            name, predictions = BAYES, None
+        else:
+            folders = [part for part in (listed if given else word).split(",") if part]
+            predictions = [read_prediction(Path(folder)) for folder in folders]
+            name = name if given else name_of(Path(folders[0]), named) if folders else ""
+        if not name or predictions == []:
+            raise UserError(f"--teachers {word}: write it as FOLDER, NAME=FOLDER,FOLDER or {BAYES}")
+        if name in named:
+            raise UserError(f"--teachers: {name} is named twice; list all folders of a teacher as {name}=FOLDER,FOLDER")
+        home = next((other for other in loose if belongs(predictions, named[other])), None) if not given else None
+        if home is not None:
+            named[home] += predictions  # type: ignore[operator]
+            continue
+        named[name] = predictions
+        if not given and predictions is not None:
+            loose.append(name)
+    first: dict[str, Path] = {}
+    for prediction in (p for predictions in named.values() for p in predictions or []):
+        parts = prediction.plan["parts"]
+        if parts in first:
+            raise UserError(f"--teachers: {prediction.folder} and {first[parts]} are the same prediction; give it once")
+        first[parts] = prediction.folder
+    return named
+
+
+def name_of(folder: Path, taken: dict) -> str:
+    """A folder's name, with as much of the path above as makes it a new one."""
+    parts = [part for part in folder.parts if part not in ("/", ".", "..")] or [BAYES]
+    names = ["/".join(parts[-k:]) for k in range(1, len(parts) + 1)]
+    return next((name for name in names if name not in taken and name != BAYES), str(folder))
+
+
+def belongs(predictions: list[Prediction] | None, others: list[Prediction] | None) -> bool:
+    """Whether these are more rows of the same teacher: one recipe, no row in common."""
+    if predictions is None or others is None:
+        return False
+    same = len({prediction.plan["recipe_hash"] for prediction in [*predictions, *others]}) == 1
+    return same and all(one.places.keys().isdisjoint(other.places) for one in predictions for other in others)
+
+
+def read_prediction(folder: Path) -> Prediction:
+    """The finished prediction in a folder (or of the predictions.csv in it).
+
+    Raises:
+        UserError: none there, not finished, or of an earlier version.
+    """
+    folder = folder.parent if folder.name == "predictions.csv" else folder
+    plan, ids, logits = read_parts(folder)
+    groups, chars, trained = read_rows(folder / plan["parts"])
+    unreadable = set(plan["unreadable"])
+    places = {key: k for k, key in enumerate(keys_of(ids, groups, chars)) if k not in unreadable}
+    return Prediction(folder, plan, places, logits, trained)
+
+
+def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[tuple]:
+    """What a row is known by: its id, its prompt's group and the characters of its answers."""
+    return list(zip(ids, groups.tolist(), chars[:, 0].tolist(), chars[:, 1].tolist(), strict=True))
+
+
+def view_of(name: str, predictions: list[Prediction], tokens: Tokens, train: np.ndarray, findings: Findings) -> View:
+    """One teacher's logits of the training rows; what is wrong with them goes to `findings`."""
+    count = len(train)
+    keys = keys_of([tokens.ids[row] for row in train], tokens.groups[train], tokens.chars[train])
+    ab, ba = np.zeros((count, 3), dtype=np.float32), np.zeros((count, 3), dtype=np.float32)
+    found, both = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
+    told = 0
+    for prediction in predictions:
+        places = np.array([prediction.places.get(key, -1) for key in keys])
+        here = np.flatnonzero(places >= 0)
+        found[here] += 1
+        ab[here] = prediction.logits[0, places[here]]
+        if len(prediction.logits) == 2:
+            ba[here], both[here] = prediction.logits[1, places[here]], True
+        if prediction.trained is None:
+            leaked, why = here, "has no record of what it was trained on (train and predict again)"
+        else:
+            leaked = here[np.isin(tokens.groups[train[here]], prediction.trained)]
+            why = "was trained on their prompts"
+        if len(leaked):
+            shown = shown_ids([keys[k][0] for k in leaked])
+            findings.leaks.append(
+                f"teacher {name}: the model of {prediction.folder} {why}: {len(leaked):,} of its {len(here):,} rows "
+                f"({shown})"
+            )
+            told += len(leaked)
+    if told:
+        findings.leaked[name] = told
+    if missing := np.flatnonzero(found == 0).tolist():
+        ids = {key[0] for prediction in predictions for key in prediction.places}
+        changed = sum(keys[k][0] in ids for k in missing)
+        other = f"; {changed:,} of them are there with another prompt or other answers" if changed else ""
+        findings.faults.append(
+            f"teacher {name}: no prediction for {len(missing):,} of {count:,} rows "
+            f"({shown_ids([keys[k][0] for k in missing])}){other}"
+        )
+    if doubled := np.flatnonzero(found > 1).tolist():
+        findings.faults.append(
+            f"teacher {name}: {len(doubled):,} rows are predicted more than once "
+            f"({shown_ids([keys[k][0] for k in doubled])}); give each model a teacher's name of its own"
+        )
+    return View(name, ab, ba, both)
+
+
+def view_of_bayes(tokens: Tokens, train: np.ndarray) -> View:
+    """The sample's own law as a teacher: nothing can be learnt beyond it."""
+    if tokens.bayes is None or np.isnan(tokens.bayes[train]).any():
+        raise UserError(f"--teachers {BAYES}: the law is known for the embedded sample's rows only")
+    logits = centred_log(tokens.bayes[train])
+    return View(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
+
+
+def check_extra(rows: Rows, findings: Findings) -> None:
+    """Unlabelled rows must not share a prompt with what is held out."""
+    extra = rows.train[rows.tokens.labels[rows.train] == NO_LABEL]
+    leaked = extra[np.isin(rows.tokens.groups[extra], rows.valid.groups[rows.held_out])]
+    if len(leaked):
+        shown = shown_ids([rows.tokens.ids[row] for row in leaked])
+        findings.leaks.append(f"--extra: {len(leaked):,} rows have the prompt of a held-out row ({shown})")
+
+
+def held_out_seen(rows: Rows, named: dict[str, list[Prediction] | None]) -> int:
+    """Held-out rows on whose prompts any teacher was trained."""
+    seen = np.zeros(len(rows.held_out), dtype=bool)
+    for prediction in (p for predictions in named.values() for p in predictions or []):
+        if prediction.trained is not None:
+            seen |= np.isin(rows.valid.groups[rows.held_out], prediction.trained)
+    return int(seen.sum())
+
+
+def describe(prediction: Prediction) -> dict[str, Any]:
+    """Where predictions came from: folder, fold, model and how it cut long rows."""
+    names = ("fold", "model", "fingerprint", "recipe", "truncation", "rows")
+    return {"folder": str(prediction.folder)} | {name: prediction.plan[name] for name in names}
+
+
+def shown_ids(ids: Sequence[str]) -> str:
+    more = ", ..." if len(ids) > SHOWN_IDS else ""
+    return f"ids {', '.join(ids[:SHOWN_IDS])}{more}"
