@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
@@ -51,6 +52,8 @@ class ModelSettings(Section):
     """Width of the hidden layer of `mlp` and `siamese`; none means the backbone's."""
     pooling: Literal["auto", "last", "cls", "mean"] = "auto"
     """A text's vector: its last token, its first, or the mean; `auto` is a decoder's last, an encoder's first."""
+    layers: list[NotNegativeInt] | None = None
+    """Layers of the base to start from, counted from 0, in this order; none means all. Needs `full`."""
     freeze: Literal["none", "embeddings", "backbone"] | Positive = "none"
     """What keeps its weights: nothing, the embeddings, those and so many of the lowest layers, or all but the head."""
     method: Literal["full", "lora", "qlora"] = "full"
@@ -64,6 +67,14 @@ class ModelSettings(Section):
     `auto` takes flash-attn on a GPU that has it, else `rows` where the backbone can, else padded."""
     dropout: Share | None = None
     """Dropout of every layer of the backbone that has one; none keeps the model's own."""
+
+    @model_validator(mode="after")
+    def _layers_can_be_kept(self) -> "ModelSettings":
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(f"layers is {self.layers}: name at least one layer, and each once")
+        if self.layers is not None and self.method != "full":
+            raise ValueError(f"layers needs method=full (it is {self.method}): adapters belong to the whole base")
+        return self
 
 
 class DataSettings(Section):

@@ -120,6 +120,23 @@ def layers(judge: Judge) -> list[nn.Module]:
     return list(backbone.encoder.layer if hasattr(backbone, "encoder") else backbone.layers)
 
 
+def keep_layers(classifier: Any, chosen: list[int]) -> None:
+    """Leave a classifier these of its transformer layers, in this order, and its configuration with as many.
+
+    Raises:
+        UserError: a layer that it has not.
+    """
+    backbone = getattr(classifier, classifier.base_model_prefix)
+    place, name = (backbone.encoder, "layer") if hasattr(backbone, "encoder") else (backbone, "layers")
+    every, config = getattr(place, name), classifier.config
+    if max(chosen) >= len(every):
+        raise UserError(f"model.layers is {chosen}, but the base has {len(every)} layers, counted from 0")
+    setattr(place, name, nn.ModuleList([every[k] for k in chosen]))
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[k] for k in chosen]
+    config.num_hidden_layers = len(chosen)
+
+
 def find_judge(folder: Path) -> tuple[Path, dict]:
     """The model folder (given itself or by the run folder above it) and its stored settings."""
     for candidate in (folder, folder / "model"):
@@ -251,6 +268,8 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         families = "Gemma, Llama, Qwen2, Mistral, DeBERTa, BERT"
         raise UserError(f"{base}: no judge is made of {config.model_type}; {families} are")
     _assert_loaded(base, loaded, whole=folder is not None and settings.head == "linear")
+    if settings.layers is not None and folder is None:
+        keep_layers(classifier, settings.layers)
     attach_head(classifier, settings)
     if folder is not None and settings.head != "linear":
         _load_head(classifier, Path(folder))

@@ -110,7 +110,7 @@ def find_teachers(
             f"note: the teachers were trained on the prompts of {seen:,} of the {len(rows.held_out):,} held-out rows, "
             "so validation is a little too good; a table that no teacher has seen tells better"
         )
-    identity = {name: [p.plan["parts"] for p in predictions or []] for name, predictions in named.items()}
+    identity = [[name, *(p.plan["parts"] for p in predictions or [])] for name, predictions in named.items()]
     record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
     record["held_out_rows_seen_by_teachers"] = seen
     return Teachers(targets, np.array([entry["weight"] for entry in told]), {"teachers": identity}, record)

@@ -1,0 +1,79 @@
+"""A student of some of a larger model's layers."""
+
+import pytest
+import torch
+
+from tiebreak.config import load_recipe
+from tiebreak.data.tokens import prepare
+from tiebreak.errors import UserError
+from tiebreak.models.demo import demo_folder
+from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["demo-deberta", "demo-gemma2"])
+def large(request, tmp_path_factory):
+    """A demo recipe and a random base of four layers of its family."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("large")
+    config = AutoConfig.from_pretrained(demo_folder(request.param), num_hidden_layers=4, initializer_range=0.2)
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo_folder(request.param)).save_pretrained(folder)
+    return request.param, folder
+
+
+def build(name, base, *changes):
+    recipe = load_recipe(name, ["model.method=full", *changes])
+    recipe.model.base = str(base)
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    return recipe, tokenizer, build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+
+
+def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp_path):
+    name, base = large
+    _, _, whole = build(name, base)
+    recipe, tokenizer, student = build(name, base, "model.layers=[0,3]")
+    assert student.classifier.config.num_hidden_layers == 2
+    prefix = "encoder.layer" if name == "demo-deberta" else "layers"
+    theirs, mine = (
+        dict(getattr(j.classifier, j.classifier.base_model_prefix).named_parameters()) for j in (whole, student)
+    )
+    for key, parameter in mine.items():
+        origin = key.replace(f"{prefix}.1.", f"{prefix}.3.")
+        assert torch.equal(parameter, theirs[origin]), key
+    assert sum(f"{prefix}.1." in key for key in mine) > 4
+
+    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(5)]
+    with torch.no_grad():
+        before = student(torch.cat(rows), [len(row) for row in rows])
+        assert (before - whole(torch.cat(rows), [len(row) for row in rows])).abs().max() > 1e-3
+        save_judge(student, tokenizer, recipe, {}, tmp_path / "model")
+        again = load_judge(tmp_path / "model", recipe, CPU, torch.float32)
+        torch.testing.assert_close(again(torch.cat(rows), [len(row) for row in rows]), before, atol=1e-6, rtol=0)
+
+    from transformers import AutoModelForSequenceClassification
+
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        alone = torch.cat([plain(row[None], attention_mask=torch.ones_like(row)[None]).logits for row in rows])
+    torch.testing.assert_close(alone, before, atol=1e-5, rtol=0)  # packed against alone: fp32 rounding
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["model.layers=[0,2]"], "the base has 2 layers"),
+        (["model.layers=[1,1]"], "each once"),
+        (["model.layers=[]"], "at least one layer"),
+        (["model.layers=[0]", "model.method=lora"], "layers needs method=full"),
+    ],
+)
+def test_layers_that_cannot_be(changes, sentence):
+    with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
+        build("demo-deberta", "demo-deberta", *changes)
