@@ -55,6 +55,19 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, learnt without labels")
     distill.add_argument("--allow-in-sample", action="store_true", help="also predictions of rows trained on")
 
+    folds = commands.add_parser("folds", help="k-fold cross-validation: a judge for each fold, out-of-fold predictions")
+    folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
+    folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    folds.add_argument("--folds", type=int, default=5, metavar="N", help="so many (default 5)")
+    folds.add_argument("--out", required=True, metavar="DIR")
+    folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
+    folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
+    folds.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    folds.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    folds.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    folds.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    folds.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
     predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
     predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
@@ -163,6 +176,12 @@ def _train(options: argparse.Namespace) -> int:
     return train(options)
 
 
+def _folds(options: argparse.Namespace) -> int:
+    from tiebreak.chain.folds import cross_validate
+
+    return cross_validate(options)
+
+
 def _predict(options: argparse.Namespace) -> int:
     _prepare_process()
     from tiebreak.prediction.run import predict
@@ -258,6 +277,7 @@ COMMANDS = {
     "check": _check,
     "train": _train,
     "distill": _train,
+    "folds": _folds,
     "predict": _predict,
     "merge": _merge,
     "attack": _attack,
