@@ -224,11 +224,12 @@ def _recipes(options: argparse.Namespace) -> int:
     from tiebreak.cluster.memory import estimate
     from tiebreak.config import RECIPES, load_recipe, shipped
 
-    print(f"{'recipe':26}{'GiB':>5}  (one GPU with bf16, estimated; demo models run on a CPU)")
+    width = max(map(len, shipped())) + 2
+    print(f"{'recipe':{width}}{'GiB':>5}  (one GPU with bf16, estimated; demo models run on a CPU)")
     for name in shipped():
         purpose = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         found = estimate(load_recipe(name))
-        print(f"{name:26}{'' if found is None else f'{found.gib:.0f}':>5}  {purpose}")
+        print(f"{name:{width}}{'' if found is None else f'{found.gib:.0f}':>5}  {purpose}")
     return 0
 
 

@@ -84,6 +84,9 @@ def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
     assert metrics["held_out_rows_seen_by_teachers"] == 20 and "20 of the 20 held-out rows" in text
     environment = json.loads((tmp_path / "s" / "environment.json").read_text())
     assert environment["teachers"] == metrics["teachers"]
+    card = (tmp_path / "s" / "model" / "README.md").read_text()
+    assert "Distilled from t, bayes." in card and "In-sample" not in card
+    assert "trained on the prompts of 20 of the held-out rows" in card
     assert [entry["fold"] for entry in environment["teachers"][0]["predictions"]] == ["0/2", "1/2"]
     assert len(steps_of(tmp_path / "s")) == 4
 
@@ -172,6 +175,7 @@ def test_invariant_6_a_teacher_trained_on_all_rows_is_refused_unless_allowed(tab
         record = json.loads((tmp_path / "s" / name).read_text())
         assert record["in_sample_allowed"] and len(record["in_sample"]) == 1
         assert record["teachers"][0]["in_sample_rows"] == 180
+    assert "**In-sample (`--allow-in-sample`):** teacher p:" in (tmp_path / "s" / "model" / "README.md").read_text()
 
 
 def test_a_judge_taught_further_keeps_the_record_of_what_it_saw_before(table, folds, tmp_path):

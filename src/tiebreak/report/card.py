@@ -93,7 +93,7 @@ A judge that predicts which of two chatbot answers people prefer: class 0 is ans
 
 {files}
 
-{environment["rows_trained"]:,} rows trained on, {environment["rows_held_out"]:,} held out.{split}
+{environment["rows_trained"]:,} rows trained on, {environment["rows_held_out"]:,} held out.{split}{taught(environment)}
 
 ## Scores
 
@@ -117,6 +117,20 @@ Best of {metrics["steps"]:,} steps: step {metrics["best_step"]:,}. Made with {ve
 {settings}
 ```
 """
+
+
+def taught(environment: dict[str, Any]) -> str:
+    """What the card says of a student's teachers, in-sample ones above all; empty without teachers."""
+    if not environment.get("teachers"):
+        return ""
+    lines = ["", "", f"Distilled from {', '.join(entry['name'] for entry in environment['teachers'])}."]
+    if extra := environment.get("rows_extra"):
+        lines[-1] += f" {extra:,} more rows were learnt from the teachers alone."
+    for leak in environment["in_sample"]:
+        lines += ["", f"**In-sample (`--allow-in-sample`):** {leak}."]
+    if seen := environment["held_out_rows_seen_by_teachers"]:
+        lines += ["", f"The teachers were trained on the prompts of {seen:,} of the held-out rows."]
+    return "\n".join(lines)
 
 
 def _score_table(scores: dict[str, dict[str, float]]) -> str:

@@ -59,7 +59,7 @@ def distillation_losses(
     if settings.cosine:
         cosines = F.cosine_similarity(logits[None], teachers, dim=-1)
         total = total + settings.cosine * (teacher_weights[:, None] * (1 - cosines)).sum(0)
-    return total / (settings.ce + float(teacher_weights.sum()) * (settings.kl + settings.cosine))
+    return total / (settings.ce + teacher_weights.sum() * (settings.kl + settings.cosine))
 
 
 def label_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

@@ -1,0 +1,134 @@
+"""Does a student learn more from teachers than from labels? On the embedded sample, whose law is known.
+
+python benchmarks/distillation.py                       # five seeds, the table of docs/distillation.md
+python benchmarks/distillation.py --seeds 10 --out runs/distillation   # kept there, and gone on with if stopped
+
+For each seed a new table: two teachers, each trained on one half of the prompts and predicting the other; then one
+student three times, with the same start, rows, order and steps: from the labels, from the teachers' out-of-fold
+predictions with the first-place loss, and from the law's own probabilities in place of the teachers, which is the
+ceiling. No checkpoint is chosen: the last step is scored, on one test table that nobody has seen. The exit code is 1
+if the distilled student is not better than the one from labels by two standard errors.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tiebreak.cli import main as tiebreak
+
+FOLDS = 2
+TEST_SEED, FIRST_SEED = 999, 100
+COMMON = ["data.max_tokens=96", "train.eval_every=1000000", "train.keep=1"]
+TEACHERS = {"gemma": "demo-gemma2", "llama": "demo-llama2"}
+TEACHER = ["model.method=full", "model.head=siamese", "model.template=siamese", "model.pooling=mean"]
+TEACHER += ["train.epochs=4", "train.batch_size=32", "train.lr=2e-3"]
+STUDENT = ["train.epochs=4", "train.batch_size=64"]
+STUDENTS = ("labels", "teachers", "law")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=1_500, help="of each seed's table")
+    parser.add_argument("--test-rows", type=int, default=2_000)
+    parser.add_argument("--out", type=Path, help="keep everything here")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        home = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        test = sample(home / "test.csv", options.test_rows, TEST_SEED)
+        found = []
+        for seed in range(options.seeds):
+            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test))
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in found[-1].items())
+            print(f"seed {seed}: {shown}  ({time.monotonic() - started:.0f} s)", flush=True)
+    return tell(found)
+
+
+def one_seed(home: Path, rows: int, seed: int, test: Path) -> dict[str, float]:
+    """Log losses on the test table; a teacher's is the mean of its folds' models."""
+    table = sample(home / "train.csv", rows, FIRST_SEED + seed)
+    common = [*COMMON, f"train.seed={seed}"]
+    losses: dict[str, float] = {}
+    out_of_fold = {}
+    for name, recipe in TEACHERS.items():
+        folders, scored = [], []
+        for k in range(FOLDS):
+            run, fold = home / name / f"fold{k}", ["--data", table, "--fold", f"{k}/{FOLDS}"]
+            train(run, "train", "--recipe", recipe, *fold, changes=[*common, *TEACHER])
+            folders.append(str(home / name / f"oof{k}"))
+            done(Path(folders[-1]), "predict", "--model", run, *fold, "--swap", "--out", folders[-1])
+            scored.append(score(run, test)["model"]["log_loss"])
+        losses[name] = statistics.mean(scored)
+        out_of_fold[name] = f"{name}={','.join(folders)}"
+    sources = {
+        "labels": ["train"],
+        "teachers": ["distill", "--teachers", *out_of_fold.values()],
+        "law": ["distill", "--teachers", "bayes"],
+    }
+    for name in STUDENTS:
+        run = home / name
+        command = [*sources[name], "--recipe", "distill-demo", "--data", table, "--valid", "none"]
+        train(run, *command, changes=[*common, *STUDENT])
+        scores = score(run, test)
+        losses[name] = scores["model"]["log_loss"]
+    return {"prior": scores["prior"]["log_loss"]} | losses | {"Bayes": scores["bayes"]["log_loss"]}
+
+
+def sample(path: Path, rows: int, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done(path, "sample", "--rows", rows, "--seed", seed, "--profile", "short", "--out", path)
+    return path
+
+
+def train(run: Path, *words: object, changes: list[str]) -> None:
+    settings = [part for change in changes for part in ("--set", change)]
+    done(run / "metrics.json", *words, "--out", run, "--resume", "auto", *settings)
+
+
+def score(run: Path, test: Path) -> dict:
+    """Scores of a run's model on the test table."""
+    found = run / "test" / "metrics.json"
+    done(found, "predict", "--model", run, "--data", test, "--labels", "auto", "--out", run / "test")
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def done(result: Path, *words: object) -> None:
+    """Run a command of ours unless its result is there."""
+    if result.exists() and not (result.is_dir() and not (result / "predictions.csv").is_file()):
+        return
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = tiebreak([str(word) for word in words])
+    if code:
+        sys.exit(f"{said.getvalue()}\n{words[0]} ended with {code}")
+
+
+def tell(found: list[dict[str, float]]) -> int:
+    """Print the table; 0 if the teachers pay."""
+    print(f"\n| on the test table, {len(found)} seeds | log loss | less than from labels | standard error |")
+    print("|---|---|---|---|")
+    pays = True
+    for name in found[0]:
+        losses = [entry[name] for entry in found]
+        line = f"| {name} | {statistics.mean(losses):.4f} |"
+        if name in STUDENTS[1:]:
+            gains = [entry["labels"] - entry[name] for entry in found]
+            mean, error = statistics.mean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+            line += f" {mean:.4f} | {error:.4f} |"
+            pays &= mean > 2 * error
+        else:
+            line += " | |"
+        print(line)
+    return 0 if pays else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
