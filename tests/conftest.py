@@ -25,6 +25,16 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["TIEBREAK_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def restored_handlers() -> Iterator[None]:
+    """A command run in this process installs its own signal handlers."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def run():
     """Run a command of this environment from the repository's root, in a bounded time."""

@@ -19,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tiebreak: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in `tiebreak recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         return tell(UserError(f"{error.filename}: {error.strerror}"))
 

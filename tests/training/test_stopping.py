@@ -16,16 +16,6 @@ from tiebreak.training import checkpoints, evaluate, loop
 from tiebreak.training.checkpoints import find_checkpoint
 
 
-@pytest.fixture(autouse=True)
-def restored_handlers():
-    """A run in this process installs its own."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
 def code_of(command) -> int:
     try:
         return main(command)
