@@ -18,7 +18,7 @@ def test_changes_reach_every_kind_of_field():
 
 def test_all_problems_are_told_at_once():
     with pytest.raises(UserError) as caught:
-        load_recipe("demo-gemma2", ["train.lr=-1", "data.foo=3", "train.precision=fp16", "model.lora.rank=3"])
+        load_recipe("demo-gemma2", ["train.lr=-1", "data.foo=3", "train.precision=int8", "model.lora.rank=3"])
     message = str(caught.value)
     for field in ("train.lr", "data.foo: no such field", "train.precision", "model.lora.rank: no such field"):
         assert field in message

@@ -157,7 +157,7 @@ def test_early_stopping(sample, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are deberta-v3-base"),
+        (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are deberta-cross"),
         (["--set", "train.lr=-1", "--set", "data.foo=1"], "2 problem(s)"),
         (["--set", "train.lr"], "key.path=value"),
         (["--data", "no-such.csv"], "no-such.csv: no such file"),
