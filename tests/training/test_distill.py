@@ -74,6 +74,37 @@ def test_out_of_fold_predictions_cover_every_row_once_and_are_the_folds_held_out
         assert len(plan["fingerprint"]) == 64
 
 
+def test_a_folds_rows_are_predicted_as_in_the_whole_table(table, folds, tmp_path, capsys):
+    whole = ["predict", "--model", str(folds / "fold0"), "--data", str(table), "--swap", "--out", str(tmp_path / "p")]
+    assert main(whole) == 0
+    ids, probabilities = read_predictions(tmp_path / "p" / "predictions.csv")
+    part, some = read_predictions(folds / "oof0" / "predictions.csv")
+    of_id = dict(zip(ids, probabilities, strict=True))
+    # Other rows share the batches: fp32 rounding.
+    np.testing.assert_allclose(some, [of_id[name] for name in part], atol=1e-5, rtol=0)
+    assert np.unique(some.round(6), axis=0).shape[0] > 50  # else a mix-up of rows would not be seen
+
+    lines = table.read_text().splitlines()
+    lines[3] = lines[3].rsplit(",", 3)[0] + ",1,1,0"
+    bad = tmp_path / "bad.csv"
+    bad.write_text("\n".join(lines) + "\n")
+    fold = [
+        "predict",
+        "--model",
+        str(folds / "fold0"),
+        "--data",
+        str(bad),
+        "--fold",
+        "0/2",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert main(fold) == 2
+    assert "bad.csv, row 3" in capsys.readouterr().err
+    assert main([*fold, "--on-bad-row", "skip"]) == 0
+    assert "1 bad rows are in no fold" in capsys.readouterr().out
+
+
 def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
     assert main(student(table, tmp_path / "s", f"t={folds / 'oof0'},{folds / 'oof1'}", "bayes")) == 0
     text = capsys.readouterr().out
