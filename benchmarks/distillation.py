@@ -29,7 +29,11 @@ COMMON = ["data.max_tokens=96", "train.eval_every=1000000", "train.keep=1"]
 TEACHERS = {"gemma": "demo-gemma2", "llama": "demo-llama2"}
 TEACHER = ["model.method=full", "model.head=siamese", "model.template=siamese", "model.pooling=mean"]
 TEACHER += ["train.epochs=4", "train.batch_size=32", "train.lr=2e-3"]
-STUDENT = ["train.epochs=4", "train.batch_size=32", "data.swap=both"]
+STUDENT = {
+    "cross": ["train.epochs=4", "train.batch_size=16", "train.lr=1e-3", "data.swap=both"],
+    "siamese": ["train.epochs=4", "train.batch_size=32", *TEACHER[1:4]],
+}
+"""Kinds of student: one that reads both answers at once, as those that are shipped, and one built like the teachers."""
 STUDENTS = ("labels", "teachers", "law")
 
 
@@ -38,6 +42,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000, help="of each seed's table")
     parser.add_argument("--test-rows", type=int, default=1_500)
+    parser.add_argument("--student", choices=list(STUDENT), default="cross")
     parser.add_argument("--out", type=Path, help="keep everything here")
     options = parser.parse_args()
     started = time.monotonic()
@@ -46,13 +51,13 @@ def main() -> int:
         test = sample(home / "test.csv", options.test_rows, TEST_SEED)
         found = []
         for seed in range(options.seeds):
-            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test))
+            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test, options.student))
             shown = "  ".join(f"{name} {value:.4f}" for name, value in found[-1].items())
             print(f"seed {seed}: {shown}  ({time.monotonic() - started:.0f} s)", flush=True)
     return tell(found)
 
 
-def one_seed(home: Path, rows: int, seed: int, test: Path) -> dict[str, float]:
+def one_seed(home: Path, rows: int, seed: int, test: Path, student: str) -> dict[str, float]:
     """Log losses on the test table; a teacher's is that of its out-of-fold predictions."""
     table = sample(home / "train.csv", rows, FIRST_SEED + seed)
     common = [*COMMON, f"train.seed={seed}"]
@@ -72,9 +77,9 @@ def one_seed(home: Path, rows: int, seed: int, test: Path) -> dict[str, float]:
         "law": ["distill", "--teachers", "bayes"],
     }
     for name in STUDENTS:
-        run = home / name
+        run = home / f"{student}-{name}"
         command = [*sources[name], "--recipe", "distill-demo", "--data", table, "--valid", "none"]
-        train(run, *command, changes=[*common, *STUDENT])
+        train(run, *command, changes=[*common, *STUDENT[student]])
         scores = score(run, test)
         losses[name] = scores["model"]["log_loss"]
         if name == "teachers":
