@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/tiebreak report $(DEMO)/prediction --labels $(DEMO)/test.csv --runs $(DEMO) --model $(DEMO) --out $(DEMO)/report
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

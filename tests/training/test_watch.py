@@ -61,6 +61,7 @@ def test_a_stopped_rank_is_named_and_the_job_ends(sample, tmp_path):
         while not (out / "log.jsonl").exists() or len((out / "log.jsonl").read_text().splitlines()) < 3:
             assert time.monotonic() < deadline and ranks[0].poll() is None
             time.sleep(0.1)
+        time.sleep(1)  # signs are left every 0.4 s: one of a step is there
         ranks[1].send_signal(signal.SIGSTOP)
         _, errors = ranks[0].communicate(timeout=60)
     finally:
@@ -70,5 +71,6 @@ def test_a_stopped_rank_is_named_and_the_job_ends(sample, tmp_path):
     assert ranks[0].returncode == 1
     steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert "no progress for 4 s: no sign of life from rank 1 (" in errors
-    found = re.search(r"last at step (\d+), computing", errors)
-    assert found and 1 <= int(found[1]) <= steps[-1] + 1, "ranks leave their signs now and then, not at every step"
+    found = re.search(r"last at step (\d+), (computing|evaluating|saving)", errors)
+    assert found, errors
+    assert 1 <= int(found[1]) <= steps[-1] + 1, "ranks leave their signs now and then, not at every step"
