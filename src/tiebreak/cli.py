@@ -41,7 +41,7 @@ def _sample(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tiebreak.data.check import check
 
-    return check(options.files, options.test)
+    return check(options.files, options.test, options.out, options.on_bad_row == "skip")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -55,6 +55,12 @@ def _folds(options: argparse.Namespace) -> int:
     from tiebreak.chain.folds import cross_validate
 
     return cross_validate(options)
+
+
+def _pipeline(options: argparse.Namespace) -> int:
+    from tiebreak.chain.pipeline import pipeline
+
+    return pipeline(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -154,6 +160,7 @@ COMMANDS = {
     "train": _train,
     "distill": _train,
     "folds": _folds,
+    "pipeline": _pipeline,
     "predict": _predict,
     "merge": _merge,
     "attack": _attack,

@@ -7,7 +7,7 @@ All problems of a recipe are told at once.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,6 +20,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -253,16 +254,26 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
         path = RECIPES / f"{name_or_path}.yaml"
         if not path.is_file():
             raise UserError(f"no recipe {name_or_path!r}; shipped are {', '.join(shipped())}, or give a .yaml file")
-    elif not path.is_file():
+    content = read_recipe_file(path, Recipe)
+    content.setdefault("name", path.stem)
+    return make_recipe(content, changes)
+
+
+def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    """The fields in a YAML file.
+
+    Raises:
+        UserError: no such file, or not a mapping.
+    """
+    if not path.is_file():
         raise UserError(f"{path}: no such recipe file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
-    content.setdefault("name", path.stem)
-    return make_recipe(content, changes)
+        raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(kind.model_fields)}")
+    return content
 
 
 def make_recipe(content: dict[str, Any], changes: Sequence[str] = ()) -> Recipe:
@@ -273,11 +284,19 @@ def make_recipe(content: dict[str, Any], changes: Sequence[str] = ()) -> Recipe:
     """
     for change in changes:
         _apply(content, change)
+    return validate(Recipe, content, content.get("name", "recipe"))
+
+
+def validate(kind: type[Kind], content: dict[str, Any], name: str) -> Kind:
+    """The fields as their type, or all their problems at once.
+
+    Raises:
+        UserError: naming every unknown field and every value out of range.
+    """
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
-        name = content.get("name", "recipe")
         raise UserError(f"{name}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
 
 

@@ -22,6 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate tables: counts, problems, lengths, duplicates, leaks")
     check.add_argument("files", nargs="+", metavar="F")
     check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
+    check.add_argument("--out", type=Path, metavar="FILE", help="keep what it says, if all is well")
+    check.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="skip: they are no failure")
 
     train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
     _add_training(train, "demo-gemma2")
@@ -47,10 +49,21 @@ def build_parser() -> argparse.ArgumentParser:
     folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
     folds.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
-    folds.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
-    folds.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    _add_engine(folds)
     folds.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
     folds.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+
+    pipeline = commands.add_parser("pipeline", help="teachers' folds, distillation, prediction and report in one go")
+    pipeline.add_argument("--recipe", default="demo", help="a shipped pipeline or a .yaml file (default demo)")
+    pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
+    pipeline.add_argument("--out", required=True, metavar="DIR")
+    pipeline.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    _add_engine(pipeline)
+    pipeline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    which = pipeline.add_mutually_exclusive_group()
+    which.add_argument("--stages", action="store_true", help="list the stages: name, needs, cpu or gpu, done or todo")
+    which.add_argument("--stage", metavar="NAME", help="run this one alone, under any launcher")
 
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
     predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
@@ -122,11 +135,15 @@ def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     parser.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
     parser.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
-    parser.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
-    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+    _add_engine(parser)
     parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
     parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
     _add_common(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

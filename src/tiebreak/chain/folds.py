@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.chain.stages import run_stage
+from tiebreak.chain.stages import Stage, run_stage
 from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
@@ -29,19 +29,15 @@ def cross_validate(options: argparse.Namespace) -> int:
     recipe, out = load_recipe(options.recipe, options.set), Path(options.out)
     files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
     pairs = read_table(files, options.on_bad_row, need_labels=True).pairs
-    data = ["--data", *map(str, files), "--on-bad-row", options.on_bad_row]
-    changes = [word for change in options.set for word in ("--set", change)]
+    tables = ["--data", *map(str, files), "--on-bad-row", options.on_bad_row]
     model = ["--model", options.model] if options.model else []
     engine = ["--ds", str(options.ds)] if options.ds else ["--engine", options.engine]
-    parts = []
-    for fold in range(options.folds):
-        folder, held_out = out / f"fold-{fold}", ["--fold", f"{fold}/{options.folds}"]
-        training = ["train", "--recipe", options.recipe, *data, *model, *engine, *held_out, *changes]
-        run_stage([*training, "--out", str(folder), "--resume", "auto"], folder / "metrics.json", options.launch)
-        prediction = ["predict", "--model", str(folder), *data, *held_out, *(["--swap"] if options.swap else [])]
-        oof = folder / OUT_OF_FOLD
-        run_stage([*prediction, "--out", str(oof)], oof / "predictions.csv", options.launch)
-        parts.append(read_predictions(oof / "predictions.csv"))
+    training = ["--recipe", options.recipe, *model, *engine]
+    training += [word for change in options.set for word in ("--set", change)]
+    stages = fold_stages("", out, options.folds, training, tables, ["--swap"] if options.swap else [])
+    for stage in stages:
+        run_stage(stage, options.launch)
+    parts = [read_predictions(stage.done) for stage in stages[1::2]]
     labels = {pair.id: pair.label for pair in pairs if pair.label is not None}
     ids, probabilities = join(list(labels), parts)
     truth = np.array([labels[name] for name in ids])
@@ -54,6 +50,27 @@ def cross_validate(options: argparse.Namespace) -> int:
         print(f"{name:8}{row['rows']:>8,}{row['log_loss']:>10.4f}{row['accuracy']:>10.3f}{row['macro_f1']:>10.3f}")
     print(f"out-of-fold predictions: {out / 'predictions.csv'}; teachers for distill: {out}/fold-*/{OUT_OF_FOLD}")
     return 0
+
+
+def fold_stages(
+    prefix: str, out: Path, folds: int, training: list[str], rows: list[str], swap: list[str], needs: tuple = ()
+) -> list[Stage]:
+    """For each fold its training, without the held-out rows, and the prediction of these.
+
+    Args:
+        prefix: of the stages' names. training: words that say what is trained. rows: that say on which tables.
+        needs: names of the stages before the trainings.
+    """
+    stages = []
+    for fold in range(folds):
+        name, folder = f"fold-{fold}", out / f"fold-{fold}"
+        held_out, oof = ["--fold", f"{fold}/{folds}"], folder / OUT_OF_FOLD
+        words = ["train", *training, *rows, *held_out, "--out", str(folder), "--resume", "auto"]
+        stages.append(Stage(prefix + name, words, folder / "metrics.json", needs, gpu=True))
+        words = ["predict", "--model", str(folder), *rows, *held_out, *swap, "--out", str(oof)]
+        done = oof / "predictions.csv"
+        stages.append(Stage(f"{prefix}{name}/{OUT_OF_FOLD}", words, done, (prefix + name,), gpu=True))
+    return stages
 
 
 def join(ids: list[str], parts: list[tuple[list[str], np.ndarray]]) -> tuple[list[str], np.ndarray]:

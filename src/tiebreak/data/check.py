@@ -11,6 +11,7 @@ import numpy as np
 
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.table import TIE, Pair, Problem, read_rows
+from tiebreak.files import write_atomically
 
 PERCENTILES = (50, 90, 95, 99, 100)
 CLASS_NAMES = ("A", "B", "tie")
@@ -63,26 +64,34 @@ class Findings:
         self.prompt_rows[folded] += 1
 
 
-def check(files: Sequence[str], test: Sequence[str] = ()) -> int:
-    """Print what the tables hold and every problem; 0 if all rows are usable, else 2."""
+def check(files: Sequence[str], test: Sequence[str] = (), out: Path | None = None, skip_bad_rows: bool = False) -> int:
+    """Tell what the tables hold and every problem; 0 if all rows are usable or bad ones may be skipped, else 2.
+
+    Args:
+        out: a file that gets the same text, last of all, and only where the answer is 0.
+    """
     found = scan(files)
-    print(describe(found, files))
+    lines = [describe(found, files)]
     problems = found.problems
     if test:
         other = scan(test)
-        print("\n" + describe(other, test))
+        lines.append("\n" + describe(other, test))
         problems = problems + other.problems
         shared = found.prompts.keys() & other.prompts.keys()
         rows = sum(other.prompt_rows[prompt] for prompt in shared)
-        print(f"\nprompts in both {_names(files)} and {_names(test)}: {len(shared):,}, in {rows:,} rows of the second")
-    for problem in problems:
-        print(f"bad row: {problem}")
-    if problems:
-        print(
-            f"tiebreak: error: {len(problems):,} bad rows; mend them, or train with --on-bad-row=skip",
-            file=sys.stderr,
+        lines.append(
+            f"\nprompts in both {_names(files)} and {_names(test)}: {len(shared):,}, in {rows:,} rows of the second"
         )
-    return 2 if problems else 0
+    lines += [f"bad row: {problem}" for problem in problems]
+    print("\n".join(lines))
+    if problems and not skip_bad_rows:
+        advice = f"{len(problems):,} bad rows; mend them, or train with --on-bad-row=skip"
+        print(f"tiebreak: error: {advice}", file=sys.stderr)
+        return 2
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, "\n".join(lines) + "\n")
+    return 0
 
 
 def scan(files: Sequence[str]) -> Findings:

@@ -8,6 +8,12 @@ from tiebreak.data.table import open_rows, read_label
 from tiebreak.errors import UserError
 
 
+def has_labels(path: Path) -> bool:
+    """Whether the table has columns for winners."""
+    columns, _ = open_rows(path)
+    return "winner" in columns or set(CLASSES) <= set(columns)
+
+
 def read_labels(path: Path) -> dict[str, int]:
     """The class 0, 1 or 2 of each labelled id.
 
@@ -17,7 +23,7 @@ def read_labels(path: Path) -> dict[str, int]:
     columns, rows = open_rows(path)
     if len(set(columns)) < len(columns):
         raise UserError(f"{path}: a column occurs more than once ({', '.join(columns)})")
-    if "id" not in columns or not ("winner" in columns or set(CLASSES) <= set(columns)):
+    if "id" not in columns or not has_labels(path):
         raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
     labels: dict[str, int] = {}
     for number, cells in rows:

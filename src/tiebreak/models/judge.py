@@ -1,5 +1,6 @@
 """The judge: a backbone and a head behind one forward, `(tokens, lengths) -> logits`."""
 
+import math
 from typing import Any
 
 import torch
@@ -109,3 +110,12 @@ def _trained(head: nn.Module) -> nn.Module:
     """The head itself, out of the wrapper that adapters put around what is trained whole."""
     wrapped: Any = head
     return wrapped.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """How many weights there are and how many are trained; of 4-bit layers the weights, not the bytes they fill."""
+    sizes = [
+        (math.prod(state.shape) if (state := getattr(parameter, "quant_state", None)) else parameter.numel(), parameter)
+        for parameter in module.parameters()
+    ]
+    return sum(size for size, _ in sizes), sum(size for size, parameter in sizes if parameter.requires_grad)

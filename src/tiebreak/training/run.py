@@ -13,6 +13,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.errors import UserError
+from tiebreak.models.judge import count_parameters
 from tiebreak.models.loading import build_judge, choose_precision, find_model_type, load_tokenizer
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.finish import finish
@@ -67,7 +68,7 @@ def train(options: argparse.Namespace) -> int:
         claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
         judge = build_judge(recipe, tokenizer, ranks.device, precision)
-        trained = sum(parameter.numel() for parameter in judge.parameters() if parameter.requires_grad)
+        parameters, trained = count_parameters(judge)
         flops = StepFlops(judge, recipe.train.gradient_checkpointing)
         engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
         plan = Plan(
@@ -89,7 +90,8 @@ def train(options: argparse.Namespace) -> int:
             load_optimizer(found, engine)
             notes.append(f"resumed from {found.name}")
         if ranks.first:
-            describe(folder, engine, rows.description | learnt_from)
+            sizes = {"parameters": parameters, "trained_parameters": trained}
+            describe(folder, engine, sizes | rows.description | learnt_from)
             notes += keep_problems(folder, rows.problems)
         log = RunLog(folder, recipe, plan.steps, ranks.first, cursor.step)
         log.say(

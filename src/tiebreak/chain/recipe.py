@@ -1,0 +1,79 @@
+"""A pipeline's recipe: teachers, folds and student, each by the recipe of its own training."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from tiebreak.config import RECIPES, Positive, Section, load_recipe, read_recipe_file, validate
+from tiebreak.errors import UserError
+
+PIPELINES = RECIPES / "pipelines"
+
+
+class Trained(Section):
+    """A model that the chain trains."""
+
+    recipe: str
+    """Of its training: a shipped one or a YAML file."""
+    set: list[str] = Field(default_factory=list)
+    """Changes to it, each `key.path=value`."""
+    model: str | None = None
+    """A local model folder or hub name in place of the recipe's."""
+
+    @property
+    def words(self) -> list[str]:
+        """Its part of a training command."""
+        model = ["--model", self.model] if self.model else []
+        return ["--recipe", self.recipe, *model, *(word for change in self.set for word in ("--set", change))]
+
+
+class SampleTables(Section):
+    """The embedded sample's tables, where no others are given."""
+
+    rows: Positive = 3_000
+    test_rows: Positive = 1_000
+    profile: Literal["arena", "short"] = "short"
+    seed: int = 100
+
+
+class Pipeline(Section):
+    """The chain: folds of each teacher, their out-of-fold predictions, a student, predictions of a test table."""
+
+    folds: Annotated[int, Field(ge=2)] = 2
+    """Of each teacher; a row's teachers are those that did not see its prompt."""
+    swap: bool = False
+    """Predict in both answer orders."""
+    teachers: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Trained] = Field(min_length=1)
+    """By name."""
+    student: Trained
+    """Distilled from all teachers."""
+    from_labels: bool = False
+    """Also train the student on the labels alone, to see what distillation gained."""
+    sample: SampleTables = SampleTables()
+    """Tables for when none are given."""
+
+    @field_validator("teachers")
+    @classmethod
+    def _names_free(cls, teachers: dict[str, Trained]) -> dict[str, Trained]:
+        if taken := teachers.keys() & {"student", "from-labels", "tables", "report", "teachers"}:
+            raise ValueError(f"a teacher cannot be named {', '.join(sorted(taken))}: that folder has another use")
+        return teachers
+
+
+def load_pipeline(name_or_path: str) -> Pipeline:
+    """A shipped pipeline by name or a YAML file by path, its models' recipes checked too.
+
+    Raises:
+        UserError: naming every unknown field, every value out of range, and the first faulty training recipe.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PIPELINES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            shipped = ", ".join(sorted(file.stem for file in PIPELINES.glob("*.yaml")))
+            raise UserError(f"no pipeline {name_or_path!r}; shipped are {shipped}, or give a .yaml file")
+    found = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
+    for trained in (*found.teachers.values(), found.student):
+        load_recipe(trained.recipe, trained.set)
+    return found
