@@ -23,6 +23,7 @@ class RunLog:
         self._bar = self._wandb = None
         self._said = 0.0
         self._started: tuple[float, int] | None = None
+        self._tokens, self._seconds = 0, 0.0  # since the last line
         if not first:
             return
         _forget_after(folder / "log.jsonl", done)
@@ -39,7 +40,9 @@ class RunLog:
         if not self.first:
             return
         self._write(record)
-        shown = f"loss {record['loss']:.4f}  {record['tokens'] / record['seconds']:,.0f} tokens/s"
+        self._tokens += record["tokens"]
+        self._seconds += record["seconds"]
+        shown = f"loss {record['loss']:.4f}  {self._tokens / self._seconds:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.n = record["step"]
             self._bar.set_postfix_str(shown)
@@ -49,6 +52,7 @@ class RunLog:
             self._started = (now - record["seconds"], record["step"] - 1)
         if now - self._said >= LINE_EVERY_S or record["step"] == self.steps:
             self._said = now
+            self._tokens, self._seconds = 0, 0.0
             began, before = self._started
             left = (now - began) / (record["step"] - before) * (self.steps - record["step"])
             print(f"step {record['step']}/{self.steps}  {shown}  {left:.0f} s left", flush=True)
@@ -109,4 +113,5 @@ def _start_wandb(folder: Path, recipe: Recipe):
         dir=folder,
         name=folder.name,
         config=recipe.model_dump(),
+        settings=wandb.Settings(quiet=True),
     )

@@ -1,0 +1,89 @@
+"""On a GPU: the same judges, runs and predictions as on the CPU, to what bf16 keeps of them."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tiebreak.cli import main
+from tiebreak.config import load_recipe
+from tiebreak.data.predictions import read_predictions
+from tiebreak.data.tokens import prepare
+from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+BF16 = 0.05
+"""Of logits of size one: bf16 keeps 8 bits, and a few layers' roundings add up."""
+SMALL = ["data.max_tokens=96", "train.batch_size=16", "train.eval_every=100"]
+
+
+def options(*changes):
+    return [word for change in (*SMALL, *changes) for word in ("--set", change)]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta"])
+def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample, tmp_path):
+    """`auto` is flash-attn where that is installed and the family has it."""
+    cpu = torch.device("cpu")
+    recipe = load_recipe(name, [f"model.method={method}"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    judge = build_judge(recipe, tokenizer, cpu, torch.float32).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter_name, parameter in judge.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.normal_(0, 0.05)
+    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
+    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(24)]
+    flat, lengths = torch.cat(rows), [len(row) for row in rows]
+    with torch.no_grad():
+        expected = judge(flat, lengths)
+        assert expected.std() > 1e-3, "equal logits everywhere would prove nothing"
+        for attention in ("auto", "rows", "eager"):
+            recipe.model.attention = attention
+            found = load_judge(tmp_path / "model", recipe, torch.device("cuda"), torch.bfloat16)(flat.cuda(), lengths)
+            size = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(found.float().cpu(), expected, atol=BF16 * size, rtol=0, msg=attention)
+
+
+@pytest.mark.parametrize("recipe", ["demo-gemma2", "demo-llama2", "demo-deberta-siamese"])
+def test_a_run_learns_and_says_how_fast_it_is(recipe, tmp_path):
+    assert main(["train", "--recipe", recipe, "--out", str(tmp_path / "run"), *options("train.max_steps=200")]) == 0
+    rows = json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]
+    assert rows["model"]["log_loss"] < rows["prior"]["log_loss"] - 0.02
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(0 < step["memory_gib"] < 8 for step in steps if "loss" in step)
+
+
+@pytest.mark.parametrize("engine", [["--engine", "ddp"], ["--engine", "fsdp"], *(
+    ["--ds", f"ds_configs/{name}.json"] for name in ("zero1", "zero2", "zero3", "zero3_offload")
+)], ids=lambda words: words[1])  # fmt: skip
+def test_engines_give_the_losses_of_one_process(engine, run, sample, tmp_path):
+    """As many ranks as there are GPUs, two at most; in fp32, so that engines' mixed precision does not differ."""
+    changes = options("train.max_steps=4", "train.precision=fp32", "model.method=lora")
+    command = ["src/train.py", "--recipe", "demo-llama2", "--data", sample, *changes]
+    run(sys.executable, *command, "--out", tmp_path / "one", timeout=300)
+    world = min(2, torch.cuda.device_count())
+    launcher = ["torchrun", "--nproc-per-node", world, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    run(*launcher, *command, *engine, "--out", tmp_path / "many", timeout=300)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines() if "lr" in line]
+        for name in ("one", "many")
+    ]
+    assert len(losses[0]) == 4
+    # TF32 is off by default; what is left is the order of sums in kernels, which grows over the four steps.
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_a_prediction_is_that_of_the_cpu(run, sample, tmp_path):
+    assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *options("train.max_steps=60")]) == 0
+    command = ["src/predict.py", "--model", tmp_path / "run", "--data", sample, "--swap"]
+    run(sys.executable, *command, "--out", tmp_path / "gpu", timeout=300)
+    run(sys.executable, *command, "--out", tmp_path / "cpu", timeout=300, CUDA_VISIBLE_DEVICES="")
+    (ids, found), (other, expected) = (read_predictions(tmp_path / name / "predictions.csv") for name in ("gpu", "cpu"))
+    assert ids == other
+    np.testing.assert_allclose(found, expected, atol=BF16)
