@@ -16,10 +16,7 @@ install: .venv/installed
 
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/python src/train.py --recipe demo-gemma2 --set train.epochs=3 --out $(DEMO)
-	$(BIN)/tiebreak sample --rows 2000 --seed 1 --profile short --out $(DEMO)/test.csv
-	$(BIN)/python src/predict.py --model $(DEMO) --data $(DEMO)/test.csv --labels auto --swap --out $(DEMO)/prediction
-	$(BIN)/tiebreak report $(DEMO)/prediction --labels $(DEMO)/test.csv --runs $(DEMO) --model $(DEMO) --out $(DEMO)/report
+	$(BIN)/tiebreak pipeline --recipe demo --out $(DEMO)
 
 test: install
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile

@@ -45,6 +45,8 @@ def main() -> int:
     parser.add_argument("--student", choices=list(STUDENT), default="cross")
     parser.add_argument("--out", type=Path, help="keep everything here")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: a standard error needs at least two")
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         home = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
