@@ -22,12 +22,12 @@ PYTHON=${PYTHON:-.venv/bin/python}
 # shellcheck disable=SC2034 # used by the files that source this one
 RUN=(srun --kill-on-bad-exit=1 --wait=60 "$PYTHON")
 
-# reached FOLDER: how far a run has come, its newest checkpoint; or a prediction, its count of blocks.
+# reached FOLDER: how far a run has come, its newest checkpoint; or a prediction, its count of parts.
 reached() {
   if [[ -d $1/checkpoints ]]; then
     find "$1/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' | sort | tail -n 1
   else
-    { find "$1" -name 'block-*.npz' 2>/dev/null || true; } | wc -l
+    { find "$1" -name 'part-*.npz' 2>/dev/null || true; } | wc -l
   fi
 }
 

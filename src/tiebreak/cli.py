@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tiebreak.errors import UserError, tell
+from tiebreak.files import FULL
 from tiebreak.options import build_parser
 
 
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         return tell(UserError(f"{error.filename}: {error.strerror}"))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return tell(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -73,7 +78,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from tiebreak.prediction.merge import merge
 
-    path, rows = merge(Path(options.folder))
+    path, rows = merge(Path(options.folder), _say_at_once)
     print(f"{path}: {rows:,} rows")
     return 0
 
@@ -136,7 +141,7 @@ def _weights(options: argparse.Namespace) -> int:
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from tiebreak.prediction.merge import write_predictions
+    from tiebreak.prediction.write import write_predictions
     from tiebreak.report.folded import cross_validate, render
 
     files = [Path(name) for name in options.data]

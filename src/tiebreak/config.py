@@ -193,6 +193,8 @@ class FsdpSettings(Section):
 class PredictSettings(Section):
     tokens_per_block: Positive = 16_384
     """Most tokens of one block of rows. Fixed by the recipe, so the rows do not depend on the ranks."""
+    lease_s: Annotated[float, Field(gt=0)] = 180.0
+    """Seconds without a sign of life after which another process takes over what a process was computing."""
 
 
 class LogSettings(Section):

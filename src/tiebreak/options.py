@@ -66,12 +66,24 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--stage", metavar="NAME", help="run this one alone, under any launcher")
 
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
-    predict.add_argument("--model", required=True, metavar="DIR", help="a model folder or the run folder above it")
+    predict.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="a model folder or the run folder above it; of several, the average, and each in a folder of its own",
+    )
     predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
     predict.add_argument("--out", required=True, metavar="DIR")
     predict.add_argument("--fold", metavar="K/N", help="only the rows of fold K, as train --fold holds them out")
     predict.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="with --fold, as in training")
-    predict.add_argument("--swap", action="store_true", help="average both answer orders")
+    predict.add_argument(
+        "--swap",
+        nargs="?",
+        const="always",
+        metavar="adaptive:MARGIN",
+        help="average both answer orders; or only of rows whose two likeliest classes are less than MARGIN apart",
+    )
     predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
     _add_common(predict)
 

@@ -12,8 +12,9 @@ from tiebreak.data.plan import SWAPPED_CLASS
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.data.sample import write_sample
 from tiebreak.errors import UserError
-from tiebreak.prediction.merge import merge, write_predictions
+from tiebreak.prediction.merge import PLAN, merge
 from tiebreak.prediction.parts import read_part
+from tiebreak.prediction.write import write_predictions
 from tiebreak.report.metrics import softmax
 
 BLOCKS = ["--set", "predict.tokens_per_block=1500"]
@@ -48,7 +49,7 @@ def test_invariant_5_every_id_gets_exactly_one_row_whatever_the_ranks_and_shards
         launcher = ["torchrun", "--nproc-per-node", world, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         run(*launcher, *common, "--out", tmp_path / str(world))
         assert (tmp_path / str(world) / "predictions.csv").read_bytes() == expected
-    parts = sorted((tmp_path / "2").glob("parts-*/block-*.npz"))
+    parts = sorted((tmp_path / "2").glob("parts-*/part-*.npz"))
     assert len(parts) > 4
     for path in parts[::2]:
         path.unlink()
@@ -90,7 +91,8 @@ def test_swap_averages_both_orders(model, table, tmp_path):
     assert (
         main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), "--swap", *BLOCKS]) == 0
     )
-    part = read_part(min(tmp_path.glob("parts-*/block-*.npz")))
+    seal = json.loads((tmp_path / PLAN).read_text())["seal"]
+    part = read_part(min(tmp_path.glob("parts-*/part-*.npz")), seal)
     expected = (softmax(part.logits) + softmax(part.swapped_logits)[:, SWAPPED_CLASS]) / 2
     np.testing.assert_allclose(read_predictions(tmp_path / "predictions.csv")[1][part.rows], expected, atol=2e-9)
     assert np.abs(softmax(part.logits) - expected).max() > 1e-6
@@ -130,23 +132,37 @@ def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, 
     table.write_text('id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n8,"[""p""]",broken,"[""b""]"\n')
     assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
-    assert "test.csv, row 2 (id 8): response_a: not a JSON array" in text
+    assert "id 8: test.csv, row 2: response_a: not a JSON array" in text
     ids, probabilities = read_predictions(tmp_path / "out" / "predictions.csv")
     prior = json.loads((model / "model" / "tiebreak.json").read_text())["baselines"]["prior"]
     assert ids == ["7", "8"]
     np.testing.assert_allclose(probabilities[1], prior, atol=2e-9)
-    assert json.loads((tmp_path / "out" / "failed.jsonl").read_text())["id"] == "8"
+    with open(tmp_path / "out" / "failed.csv", newline="") as file:
+        (failed,) = csv.DictReader(file)
+    assert failed["id"] == "8"
+    assert "test.csv, row 2: response_a: not a JSON array" in failed["reason"]
 
 
-def test_another_model_or_table_never_reuses_parts(model, table, tmp_path):
-    common = ["predict", "--model", str(model), "--out", str(tmp_path)]
+def test_a_folder_is_kept_for_its_rows_and_another_model_is_said_to_replace_it(model, table, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["predict", "--model", str(model), "--out", str(out)]
     assert main([*common, "--data", str(table)]) == 0
-    first = read_predictions(tmp_path / "predictions.csv")
-    other = tmp_path / "other.csv"
+    before = (out / "predictions.csv").read_bytes()
+    other, attacked = tmp_path / "other.csv", tmp_path / "attacked.csv"
     write_sample(other, 150, seed=9, profile="short")
-    assert main([*common, "--data", str(other)]) == 0
-    assert read_predictions(tmp_path / "predictions.csv")[0] != first[0]
-    assert len(list(tmp_path.glob("parts-*"))) == 2
+    assert main(["attack", "--data", str(table), "--out", str(attacked)]) == 0  # the same ids
+    for path in (other, attacked):
+        assert main([*common, "--data", str(path)]) == 2
+        assert "holds predictions of other rows" in capsys.readouterr().err
+    assert main([*common, "--data", str(table), "--fold", "0/5"]) == 2
+    assert (out / "predictions.csv").read_bytes() == before
+    assert main([*common, "--data", str(table), "--set", "data.max_tokens=64"]) == 0
+    assert "another model or setting" in capsys.readouterr().out
+    assert (out / "predictions.csv").read_bytes() != before
+    assert len(list(out.glob("parts-*"))) == 2
+    (out / PLAN).unlink()
+    assert main([*common, "--data", str(table)]) == 2
+    assert "not known" in capsys.readouterr().err
 
 
 def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
@@ -156,7 +172,7 @@ def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
     before = (tmp_path / "predictions.csv").read_bytes()
     assert main(["merge", str(tmp_path)]) == 0
     assert (tmp_path / "predictions.csv").read_bytes() == before
-    min(tmp_path.glob("parts-*/block-*.npz")).unlink()
+    min(tmp_path.glob("parts-*/part-*.npz")).unlink()
     assert main(["merge", str(tmp_path)]) == 2
     assert "1 of" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from tiebreak.cli import main
 from tiebreak.data.predictions import ORDERS
 from tiebreak.data.sample import bayes_probabilities, write_sample
 from tiebreak.data.table import read_table
-from tiebreak.prediction.merge import write_predictions
+from tiebreak.prediction.write import write_predictions
 from tiebreak.report import crossfit
 from tiebreak.report.schema import Estimate, Report
 from tiebreak.report.slices import guess_language

@@ -49,9 +49,13 @@ def predicted(
     (folder / name).mkdir(parents=True)
     (folder / name / "ids.txt").write_text("".join(json.dumps(name) + "\n" for name in part.ids))
     write_rows(folder / name, part.groups, part.chars, None if trained is None else np.unique(trained))
-    for block, members in enumerate(np.array_split(np.arange(len(part))[::-1], 2)):
-        write_part(folder / name, block, Part(members, logits[0, members], logits[1, members if swap else members[:0]]))
-    plan = {"parts": name, "blocks": 2, "rows": len(part), "swap": swap, "unreadable": list(unreadable)}
+    seal = {"model": recipe, "table": "t", "settings": name}
+    for index, members in enumerate(np.array_split(np.arange(len(part))[::-1], 2)):
+        swapped = logits[1, members if swap else members[:0]]
+        codes, spent = np.zeros(len(members), np.int8), np.zeros(2, np.int64)
+        write_part(folder / name, index, Part(members, logits[0, members], swapped, codes, spent), seal)
+    plan = {"parts": name, "part_count": 2, "rows": len(part), "swap": swap, "unreadable": list(unreadable)}
+    plan |= {"seal": seal, "adaptive": None, "reasons": {}}
     plan |= {"recipe_hash": recipe, "recipe": recipe, "fold": None, "model": "m", "fingerprint": "f", "truncation": {}}
     write_json(folder / PLAN, plan)
     return folder
@@ -62,7 +66,7 @@ def logits_of(folder: Path) -> dict[str, np.ndarray]:
     plan = json.loads((folder / PLAN).read_text())
     ids = [json.loads(line) for line in (folder / plan["parts"] / "ids.txt").read_text().splitlines()]
     found = {}
-    for path in sorted((folder / plan["parts"]).glob("block-*.npz")):
+    for path in sorted((folder / plan["parts"]).glob("part-*.npz")):
         with np.load(path) as stored:
             for k, row in enumerate(stored["rows"]):
                 found[ids[row]] = np.stack([stored["logits"][k], *stored["swapped_logits"][k : k + 1]])

@@ -12,7 +12,7 @@ from tiebreak.data.sample import sample_file
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.files import write_json
-from tiebreak.prediction.merge import write_predictions
+from tiebreak.prediction.write import write_predictions
 from tiebreak.report.metrics import scores
 
 OUT_OF_FOLD = "oof"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 BUILD_ROWS = 1_000
+ID_ROWS = 65_536
 LOCK_STALE_S = 120
 POLL_S = 0.2
 PIECES = ("head", "before_first", "before_second", "tail", "turn")
@@ -47,7 +48,7 @@ class Tokens:
     """A prepared table. Arrays have one entry per row, in the table's order.
 
     Attributes:
-        ids: row ids (n,), text. labels: int8 (n,), -1 where there is none. groups: int64 (n,), equal
+        labels: int8 (n,), -1 where there is none. groups: int64 (n,), equal
         for equal normalised prompts. lengths: int32 (n,), tokens of the assembled row. unreadable:
         bool (n,). chars: int64 (n, 2), characters of the two answers. bayes: float64 (n, 3), the
         sample's law, or None for other tables. problems: the rows left out.
@@ -64,7 +65,8 @@ class Tokens:
         self.counts: dict[str, int] = meta["counts"]
         self.truncated: int = meta["truncated"]
         table = self._dataset.data.table
-        self.ids: list[str] = table["id"].to_pylist()
+        self._id_chunks = table["id"].chunks
+        self._ids: list[str] | None = None
         self.labels, self.groups, self.lengths, self.unreadable, chars_a, chars_b = (
             table[name].to_numpy() for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
         )
@@ -73,10 +75,29 @@ class Tokens:
         self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in PARTS}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
-        self._places = np.arange(len(self.ids))
+        self._places = np.arange(len(self.labels))
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
+
+    @property
+    def ids(self) -> list[str]:
+        """All ids, listed when first asked for: large tables are better gone through by `iter_ids`."""
+        if self._ids is None:
+            self._ids = [name for names in self.iter_ids() for name in names]
+        return self._ids
+
+    def iter_ids(self) -> Iterator[list[str]]:
+        """The ids in order, some thousands at a time, without a list of all."""
+        for start in range(0, len(self), ID_ROWS):
+            places = self._places[start : start + ID_ROWS]
+            of = np.searchsorted(self._starts, places, side="right") - 1
+            runs = np.flatnonzero(np.diff(of) | (np.diff(places) != 1)) + 1
+            names: list[str] = []
+            for first, end in zip([0, *runs], [*runs, len(places)], strict=True):
+                chunk = of[first]
+                names += self._id_chunks[chunk].slice(places[first] - self._starts[chunk], end - first).to_pylist()
+            yield names
 
     def texts(self, index: int, swapped: bool = False) -> list[np.ndarray]:
         """The tokens, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
@@ -100,7 +121,7 @@ class Tokens:
     def select(self, rows: np.ndarray) -> "Tokens":
         """These rows (m,) alone, as a table of their own."""
         part = copy.copy(self)
-        part.ids = [self.ids[row] for row in rows]
+        part._ids = None
         for name in (*COLUMNS, "_places"):
             setattr(part, name, getattr(self, name)[rows])
         part.bayes = None if self.bayes is None else self.bayes[rows]
@@ -109,7 +130,7 @@ class Tokens:
     def join(self, other: "Tokens") -> "Tokens":
         """These rows and then the other's, made with the same tokenizer and template, as one table."""
         both = copy.copy(self)
-        both.ids = self.ids + other.ids
+        both._id_chunks, both._ids = self._id_chunks + other._id_chunks, None
         for name in COLUMNS:
             setattr(both, name, np.concatenate([getattr(self, name), getattr(other, name)]))
         known = self.bayes is not None and other.bayes is not None

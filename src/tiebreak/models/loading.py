@@ -59,7 +59,7 @@ def find_model_type(base: str) -> str:
     from transformers import AutoConfig
 
     quieten_transformers()
-    return _told(base, lambda: AutoConfig.from_pretrained(resolve_base(base))).model_type
+    return told(base, lambda: AutoConfig.from_pretrained(resolve_base(base))).model_type
 
 
 def load_tokenizer(base: str, template: str):
@@ -67,7 +67,7 @@ def load_tokenizer(base: str, template: str):
     from transformers import AutoTokenizer
 
     quieten_transformers()
-    tokenizer = _told(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
+    tokenizer = told(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
     if not tokenizer.is_fast:
         raise UserError(f"{base}: only a slow tokenizer; a tokenizer.json is needed")
     if tokenizer.pad_token is None:
@@ -159,7 +159,7 @@ def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: to
         from peft import PeftModel
 
         base, attention = _load_classifier(settings, tokenizer, device, precision)
-        network = _told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
+        network = told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
     return _judge(network, attention, settings, precision).to(device).eval()
 
 
@@ -171,7 +171,7 @@ def _judge(network: Any, attention: Attention, settings: ModelSettings, precisio
 def load_saved_tokenizer(folder: Path):
     from transformers import AutoTokenizer
 
-    return _told(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
+    return told(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
 
 
 def fingerprint(folder: Path) -> str:
@@ -231,7 +231,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
 
     quieten_transformers()
     base = folder or resolve_base(settings.base)
-    config = _told(base, lambda: AutoConfig.from_pretrained(base))
+    config = told(base, lambda: AutoConfig.from_pretrained(base))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers")
     config.num_labels = len(CLASSES)
@@ -258,7 +258,7 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
         )
         extra["device_map"] = {"": device}
     extra |= {"dtype": weights, "attn_implementation": attention.implementation}
-    classifier, loaded = _told(
+    classifier, loaded = told(
         base,
         lambda: AutoModelForSequenceClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **extra
@@ -351,7 +351,7 @@ def _assert_whole(folder: Path) -> None:
                 raise RuntimeError(f"{path.name}: saved without content ({', '.join(empty[:3]) or 'no tensors'})")
 
 
-def _told(base: str, load):
+def told(base: str, load):
     """Run a loader; a model that is not there is the user's mistake."""
     try:
         return load()

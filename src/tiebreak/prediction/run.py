@@ -1,178 +1,193 @@
 """A prediction from the command line to predictions.csv: blocks, parts, merge, scores."""
 
 import argparse
-import hashlib
-import json
+import os
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tiebreak.cluster.ranks import Ranks, find_ranks, settle_process
-from tiebreak.compatibility import Setting, check_compatibility
-from tiebreak.config import Recipe, make_recipe
-from tiebreak.data.folds import assign_folds, parse_fold
+from tiebreak.cluster.ranks import find_ranks, settle_process
+from tiebreak.config import Recipe
 from tiebreak.data.labels import read_labels
-from tiebreak.data.plan import blocks
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
-from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
-from tiebreak.data.trained import read_prompts
+from tiebreak.data.tokens import NO_LABEL, Tokens
 from tiebreak.errors import UserError
-from tiebreak.files import write_atomically, write_json
-from tiebreak.models.judge import Judge
-from tiebreak.models.loading import (
-    choose_precision,
-    find_judge,
-    find_model_type,
-    fingerprint,
-    load_judge,
-    load_saved_tokenizer,
-)
-from tiebreak.prediction.merge import PLAN, merge
-from tiebreak.prediction.parts import Part, part_path, write_part, write_rows
+from tiebreak.files import sha256, write_json
+from tiebreak.models.switching import Judges
+from tiebreak.prediction.compute import Swap
+from tiebreak.prediction.leases import SUFFIX, held
+from tiebreak.prediction.members import Member, find_members
+from tiebreak.prediction.merge import PLAN, BadParts, merge, read_plan
+from tiebreak.prediction.work import Job, work
 from tiebreak.report.baselines import Baselines
 from tiebreak.report.table import compare, render
 
+MERGED, MERGE_LEASE = "merged.json", f"merge{SUFFIX}"
 POLL_S = 0.2
-SAY_EVERY_S = 10.0
+
+Say = Callable[[str], None]
 
 
 def predict(options: argparse.Namespace) -> int:
     """Predict a table as the command line says; returns the exit code.
 
-    The ranks share nothing but the output folder: each takes every world-th block that has no part
-    yet, and rank 0 merges when all parts are there.
+    The processes of whatever launcher share nothing but the output folder: each takes the next part that nobody has
+    done or holds, and one of them merges when all are there.
     """
     ranks = find_ranks()
     settle_process()
     say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
-    (folder, stored), out = find_judge(Path(options.model)), Path(options.out)
-    recipe = make_recipe(stored["recipe"], options.set)
-    for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
-        say(warning)
-    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
-    say(f"data: {', '.join(map(str, files))}" + ("" if options.data else " (the embedded sample; no --data was given)"))
+    out, swap = Path(options.out), parse_swap(options.swap)
     # Read first, so that a mistake in them is told now and not after hours.
     given = read_labels(Path(options.labels)) if options.labels not in (None, "auto") else None
-    tokenizer = load_saved_tokenizer(folder)
-    tokens = read_rows(options, files, tokenizer, recipe, say)
-    trained = read_prompts(folder)
-    if trained is not None and (seen := int(np.isin(tokens.groups, trained).sum())):
-        say(f"warning: the model was trained on the prompts of {seen:,} of these {len(tokens):,} rows")
-    device = ranks.device
-    precision = choose_precision(recipe.train.precision, device)
-    cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
-    record = {
-        "blocks": len(cut),
-        "rows": len(tokens),
-        "swap": options.swap,
-        "fold": options.fold,
-        "unreadable": np.flatnonzero(tokens.unreadable).tolist(),
-        "class_shares": stored["baselines"]["prior"],
-        "model": str(folder),
-        "fingerprint": fingerprint(folder),
-        "recipe": stored["recipe"]["name"],
-        "recipe_hash": hashlib.sha256(json.dumps(stored["recipe"], sort_keys=True).encode()).hexdigest(),
-        "truncation": recipe.data.model_dump(include={"max_tokens", "truncation", "prompt_cap"}),
-    }
-    parts = open_parts(out, tokens, record, str(precision), trained, ranks)
-    mine = [block for block in range(ranks.rank, len(cut), ranks.world) if not part_path(parts, block).is_file()]
-    say(f"{len(tokens):,} rows in {len(cut):,} blocks, {len(mine):,} of them to do on this rank")
-    if mine:
-        judge = load_judge(folder, recipe, device, precision)
-        run_blocks(judge, tokens, cut, mine, options.swap, parts, say)
-    if ranks.first:
-        path, rows = merge_when_done(out, parts, len(cut))
-        say(f"{path}: {rows:,} rows")
-        if options.fold is None:
-            tell_unreadable(tokens, out, say)
-        if options.labels:
-            score(path, tokens, given, stored["baselines"], out, say)
+
+    lines: set[str] = set()
+
+    def data(recipe: Recipe) -> list[Path]:
+        files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
+        told = "" if options.data else " (the embedded sample; no --data was given)"
+        line = f"data: {', '.join(map(str, files))}{told}"
+        if line not in lines:
+            lines.add(line)
+            say(line)
+        return files
+
+    members = find_members(options, ranks, swap, data, say)
+    take_folder(out, members, say)
+    judges = Judges(ranks.device, say)
+    loud: Say = lambda text: print(text, flush=True)  # noqa: E731  # every rank says what went wrong on it
+    jobs = [member.job(judges, swap, loud) for member in members]
+    for job in jobs:
+        job.look()
+    left, parts = sum(len(job.parts) - len(job.done) for job in jobs), sum(len(job.parts) for job in jobs)
+    rows, blocks = len(members[0].tokens), sum(len(member.cut) for member in members)
+    of = f" for {len(members)} models ({', '.join(member.name for member in members)})" if len(members) > 1 else ""
+    say(f"{rows:,} rows in {blocks:,} blocks{of}, {left:,} of {parts:,} parts to do")
+    first = ranks.rank + array_task()
+    before = stamp(out)
+    while True:
+        work(jobs, first, say)
+        if merge_once(out, jobs, members, before, loud):
+            break
+    say(f"{out / 'predictions.csv'}: {rows:,} rows")
+    if ranks.first and options.labels:
+        score(out / "predictions.csv", members[0].tokens, given, members[0].baselines, out, say)
     return 0
 
 
-def read_rows(options: argparse.Namespace, files: list[Path], tokenizer, recipe: Recipe, say) -> Tokens:
-    """The rows to predict: every one of the tables, or those of a fold, the tables read as training reads them."""
-    common = (files, tokenizer, recipe.model.template, recipe.data)
-    if options.fold is None:
-        return prepare(*common, "keep", keep_ids=True, say=say)
-    fold, folds = parse_fold(options.fold)
-    tokens = prepare(*common, options.on_bad_row, need_labels=True, say=say)
-    if left_out := len(tokens.problems):
-        say(f"{left_out} bad rows are in no fold and were left out")
-    return tokens.select(
-        np.flatnonzero(assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed) == fold)
-    )
+def parse_swap(text: str | None) -> Swap:
+    """What --swap asks for: nothing, `always` or `adaptive:MARGIN`.
+
+    Raises:
+        UserError: anything else, or a margin outside 0 to 1.
+    """
+    if text is None or text == "always":
+        return Swap(text is not None)
+    name, _, margin = text.partition(":")
+    try:
+        if name == "adaptive" and 0 < float(margin) <= 1:
+            return Swap(True, float(margin))
+    except ValueError:
+        pass
+    raise UserError(f"--swap {text}: write --swap alone, or adaptive:MARGIN with a margin of probability up to 1")
 
 
-def open_parts(
-    out: Path, tokens: Tokens, record: dict[str, Any], precision: str, trained: np.ndarray | None, ranks: Ranks
-) -> Path:
-    """The folder of this prediction's parts, named by all that they depend on, with what is known of its rows.
+def array_task() -> int:
+    """The number of this task in a Slurm array, so that the tasks begin with different models."""
+    try:
+        return int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    except ValueError:
+        return 0
+
+
+def take_folder(out: Path, members: Sequence[Member], say: Say) -> None:
+    """Begin or go on in the output folder, and in those of several models.
+
+    Raises:
+        UserError: it holds the predictions of other rows.
+    """
+    table = members[0].plan["seal"]["table"]
+    several = len(members) > 1
+    mine = {"models": {m.name: str(m.folder) for m in members}} if several else members[0].plan
+    for folder in dict.fromkeys([out, *(member.out for member in members)]):
+        refuse_other_rows(folder, table)
+    if (out / "predictions.csv").is_file() and identity(read_plan(out)) != identity(mine):
+        say(f"{out}: holds a prediction of these rows by another model or setting; its predictions.csv is replaced")
+    for member in members:
+        member.open()
+    if several:
+        rows = {"table": table, "rows": len(members[0].tokens), "swap": members[0].plan["swap"]}
+        write_json(out / PLAN, mine | rows | {"adaptive": members[0].plan["adaptive"]})
+
+
+def refuse_other_rows(folder: Path, table: str) -> None:
+    """Raise UserError where a folder holds finished predictions of another table than the one with this hash."""
+    path = folder / "predictions.csv"
+    if not path.is_file():
+        return
+    try:
+        plan = read_plan(folder)
+    except UserError:
+        plan = {}
+    if (plan.get("table") or plan.get("seal", {}).get("table")) != table:
+        raise UserError(
+            f"{path} holds predictions of other rows (another table or fold, or not known): "
+            "choose another --out, or move them away"
+        )
+
+
+def identity(plan: dict[str, Any]) -> object:
+    """What tells predictions of one folder apart."""
+    return plan.get("models") or plan.get("parts")
+
+
+def stamp(out: Path) -> str | None:
+    """What the last merge left in the folder."""
+    try:
+        return (out / MERGED).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def merge_once(out: Path, jobs: Sequence[Job], members: Sequence[Member], before: str | None, say: Say) -> bool:
+    """Merge, or wait until another process has; False if there are parts to compute again.
 
     Args:
-        record: what prediction.json says beside the folder's name.
-        trained: the prompt groups that the model was trained on, if there is a record of them.
+        before: the stamp of an earlier merge; another one means that the merge is done.
+
+    Raises:
+        UserError: another prediction has taken the folder meanwhile.
     """
-    rows = hashlib.sha256("\n".join(tokens.ids).encode()).hexdigest()
-    dependencies = [record["fingerprint"], tokens.folder.name, rows, record["blocks"], record["swap"], precision]
-    parts = out / f"parts-{hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()[:12]}"
-    parts.mkdir(parents=True, exist_ok=True)
-    if ranks.first:
-        write_atomically(parts / "ids.txt", "".join(json.dumps(name) + "\n" for name in tokens.ids))
-        write_rows(parts, tokens.groups, tokens.chars, trained)
-        write_json(out / PLAN, {"parts": parts.name} | record)
-    return parts
-
-
-def run_blocks(judge: Judge, tokens: Tokens, cut: list[np.ndarray], mine: list[int], swap: bool, parts: Path, say):
-    """Compute and write this rank's blocks, longest rows first: what runs out of memory does so at once."""
-    started = said = time.monotonic()
-    for done, block in enumerate(sorted(mine, reverse=True), 1):
-        rows = cut[block]
-        views = [block_logits(judge, tokens, rows, swapped) for swapped in ((False, True) if swap else (False,))]
-        write_part(parts, block, Part(rows, views[0], views[1] if swap else views[0][:0]))
-        now = time.monotonic()
-        if now - said >= SAY_EVERY_S or done == len(mine):
-            said = now
-            left = (now - started) / done * (len(mine) - done)
-            say(f"block {done}/{len(mine)}  {now - started:.0f} s, about {left:.0f} s left")
-
-
-def block_logits(judge: Judge, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
-    """Logits (n, 3) float32 of the rows (n,) in one order, one forward pass."""
-    texts = [text for row in rows for text in tokens.texts(int(row), swapped)]
-    device = next(judge.parameters()).device
-    flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
-    with torch.inference_mode():
-        return judge(flat, [len(text) for text in texts]).float().cpu().numpy()
-
-
-def merge_when_done(out: Path, parts: Path, count: int) -> tuple[Path, int]:
-    """Wait for the other ranks' parts, then merge. A rank that fails ends the whole job by its launcher."""
-    while sum(1 for _ in parts.glob("block-*.npz")) < count:
+    lease_s = jobs[0].lease_s
+    while stamp(out) == before:
+        with held(out / MERGE_LEASE, lease_s) as mine:
+            if mine and stamp(out) == before:
+                plan = read_plan(out)
+                ours = {m.name: str(m.folder) for m in members} if "models" in plan else members[0].plan["parts"]
+                if identity(plan) != ours:
+                    raise UserError(f"{out}: another prediction has taken this folder; choose another --out for one")
+                for member in members:
+                    member.open()
+                try:
+                    path, rows = merge(out, say)
+                except BadParts as bad:
+                    for path, reason in bad.found.items():
+                        say(f"{path}: {reason}; computed again")
+                        path.unlink(missing_ok=True)
+                    return False
+                write_json(out / MERGED, {"rows": rows, path.name: sha256(path), "token": secrets.token_hex(8)})
+                return True
+        for job in jobs:
+            job.look()
+        if not all(job.whole for job in jobs):
+            return False
         time.sleep(POLL_S)
-    return merge(out)
-
-
-def tell_unreadable(tokens: Tokens, out: Path, say) -> None:
-    """Name the rows that got the class prior."""
-    if problems := tokens.problems:
-        write_atomically(out / "failed.jsonl", "".join(json.dumps(problem) + "\n" for problem in problems))
-        say(f"{len(problems)} rows could not be read and got the class prior ({out / 'failed.jsonl'}):")
-        for line in _lines(problems):
-            say(f"  {line}")
-
-
-def _lines(problems: list[dict], most: int = 10) -> Iterator[str]:
-    for problem in problems[:most]:
-        yield f"{problem['file']}, row {problem['row']} (id {problem['id']}): {problem['reason']}"
-    if len(problems) > most:
-        yield f"... and {len(problems) - most} more"
+    return True
 
 
 def score(path: Path, tokens: Tokens, given: dict[str, int] | None, fitted: Baselines, out: Path, say) -> None:

@@ -200,7 +200,8 @@ def view_of(name: str, predictions: list[Prediction], tokens: Tokens, train: np.
         found[here] += 1
         ab[here] = prediction.logits[0, places[here]]
         if len(prediction.logits) == 2:
-            ba[here], both[here] = prediction.logits[1, places[here]], True
+            twice = here[np.isfinite(prediction.logits[1, places[here]]).all(1)]
+            ba[twice], both[twice] = prediction.logits[1, places[twice]], True
         if prediction.trained is None:
             leaked, why = here, "has no record of what it was trained on (train and predict again)"
         else:
