@@ -16,6 +16,7 @@ from tiebreak.data.predictions import read_predictions
 SMALL = set_("data.max_tokens=96", "train.batch_size=16", "train.max_steps=4", "train.eval_every=2")
 TEACHER = ["--recipe", "demo-llama2", *SMALL, *set_("model.method=full")]
 TEACHER_RUN = ["train", *TEACHER]
+FEW = ["--resamples", "100"]
 
 PLAIN = """
 import json, sys
@@ -207,6 +208,10 @@ def test_invariant_6_a_teacher_trained_on_all_rows_is_refused_unless_allowed(tab
         assert record["in_sample_allowed"] and len(record["in_sample"]) == 1
         assert record["teachers"][0]["in_sample_rows"] == 180
     assert "**In-sample (`--allow-in-sample`):** teacher p:" in (tmp_path / "s" / "model" / "README.md").read_text()
+    predict = ["predict", "--model", str(tmp_path / "s"), "--data", str(table), "--out", str(tmp_path / "q")]
+    assert main(predict) == 0
+    assert main(["report", str(tmp_path / "q"), "--labels", str(table), "--out", str(tmp_path / "r"), *FEW]) == 0
+    assert "q is in-sample, by --allow-in-sample: teacher p:" in (tmp_path / "r" / "index.html").read_text()
 
 
 def test_a_judge_taught_further_keeps_the_record_of_what_it_saw_before(table, folds, tmp_path):

@@ -53,7 +53,7 @@ def predicted(
     for index, members in enumerate(np.array_split(np.arange(len(part))[::-1], 2)):
         swapped = logits[1, members if swap else members[:0]]
         codes, spent = np.zeros(len(members), np.int8), np.zeros(2, np.int64)
-        write_part(folder / name, index, Part(members, logits[0, members], swapped, codes, spent), seal)
+        write_part(folder / name, index, Part(members, logits[0, members], swapped, codes, spent, np.ones(1)), seal)
     plan = {"parts": name, "part_count": 2, "rows": len(part), "swap": swap, "unreadable": list(unreadable)}
     plan |= {"seal": seal, "adaptive": None, "reasons": {}}
     plan |= {"recipe_hash": recipe, "recipe": recipe, "fold": None, "model": "m", "fingerprint": "f", "truncation": {}}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.files import write_atomically, write_json
+from tiebreak.prediction.merge import rows_per_second
 from tiebreak.report.words import NAMES
 
 JUDGES = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
@@ -59,4 +60,5 @@ def _size(folder: Path) -> dict[str, float]:
     runs = [path for path in (folder, folder / "fold-0") if (path / "environment.json").is_file()]
     if not runs:
         return {}
-    return {"parameters": json.loads((runs[0] / "environment.json").read_text(encoding="utf-8"))["parameters"]}
+    parameters = json.loads((runs[0] / "environment.json").read_text(encoding="utf-8"))["parameters"]
+    return {"parameters": parameters, "rows_per_second": rows_per_second(folder / "test")}

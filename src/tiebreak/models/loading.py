@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,8 @@ def find_judge(folder: Path) -> tuple[Path, dict]:
             continue
         try:
             stored = json.loads((candidate / SETTINGS_FILE).read_text(encoding="utf-8"))
-            return candidate, {"recipe": dict(stored["recipe"]), "baselines": dict(stored["baselines"])}
+            whole = {"recipe": dict(stored["recipe"]), "baselines": dict(stored["baselines"])}
+            return candidate, whole | {"in_sample": list(stored.get("in_sample", []))}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{candidate / SETTINGS_FILE}: damaged, or of another version; train again") from None
     raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
@@ -187,6 +188,7 @@ def save_judge(
     baselines: Mapping[str, Any],
     folder: Path,
     trained: np.ndarray | None = None,
+    in_sample: Sequence[str] = (),
 ) -> None:
     """Write the model folder: temporary name, then rename.
 
@@ -194,6 +196,7 @@ def save_judge(
         baselines: fitted on the training rows (`tiebreak.report.baselines`); their prior is the prediction
             for a row that cannot be read.
         trained: prompt groups of all rows that were trained on (`tiebreak.data.trained`).
+        in_sample: what was allowed by --allow-in-sample, for every result to mention.
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -203,6 +206,8 @@ def save_judge(
     judge.network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     settings: dict[str, Any] = {"tiebreak": __version__, "classes": CLASSES, "baselines": dict(baselines)}
+    if in_sample:
+        settings["in_sample"] = list(in_sample)
     if trained is not None:
         content, settings["trained"] = pack_prompts(trained)
         write_atomically(temporary / TRAINED, content)

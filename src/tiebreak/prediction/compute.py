@@ -1,5 +1,6 @@
 """The logits of blocks of rows: one forward pass each, in one answer order or both, within the memory there is."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def run_blocks(
 ) -> Part:
     """Run the views of each block; a row that cannot be run, or whose logits are not finite, gets NaN and a code."""
     logits, seconds, codes = [], [], []
-    spent = np.zeros(2, dtype=np.int64)
+    spent, began = np.zeros(2, dtype=np.int64), time.perf_counter()
     for rows in blocks:
         first, code = _viewed(view, rows, False, lengths, say)
         spent[0] += lengths[rows].sum()
@@ -68,6 +69,7 @@ def run_blocks(
         swapped_logits=np.concatenate(seconds),
         failed=np.concatenate(codes),
         tokens=spent,
+        seconds=np.array([time.perf_counter() - began]),
     )
 
 

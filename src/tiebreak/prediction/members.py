@@ -107,6 +107,7 @@ def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Ca
         cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
         plan = make_plan(tokens, cut, recipe, swap, str(precision), print_)
         plan |= {"fold": options.fold, "model": str(folder), "class_shares": stored["baselines"]["prior"]}
+        plan |= {"base": recipe.model.base, "in_sample": stored["in_sample"]}
         plan |= {"recipe": stored["recipe"]["name"], "recipe_hash": _hash(stored["recipe"])}
         member = Member(name, folder, out / name, recipe, stored["baselines"], precision, tokens, cut, trained, plan)
         members.append(member)

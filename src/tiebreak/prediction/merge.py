@@ -41,12 +41,13 @@ class BadParts(UserError):
 @dataclass(frozen=True)
 class Logits:
     """A finished prediction: logits (orders, n, 3) float32, NaN where a row was not seen or failed; the order B, A,
-    if asked for, has B first. failed: (n,) codes of FAILURES. tokens: (2,) run in either order."""
+    if asked for, has B first. failed: (n,) codes of FAILURES. tokens: (2,) run in either order; seconds: it took."""
 
     plan: dict[str, Any]
     values: np.ndarray
     failed: np.ndarray
     tokens: np.ndarray
+    seconds: float
 
 
 def merge(folder: Path, say: Say = lambda text: None, form: str = "kaggle") -> tuple[Path, int]:
@@ -147,7 +148,7 @@ def read_logits(folder: Path) -> Logits:
         )
     logits = np.full((2 if plan["swap"] else 1, rows, 3), np.nan, dtype=np.float32)
     failed, filled = np.zeros(rows, dtype=np.int8), np.zeros(rows, dtype=np.int8)
-    tokens = np.zeros(2, dtype=np.int64)
+    tokens, seconds = np.zeros(2, dtype=np.int64), 0.0
     bad: dict[Path, str] = {}
     for index in range(plan["part_count"]):
         path = part_path(parts, index)
@@ -161,12 +162,24 @@ def read_logits(folder: Path) -> Logits:
             logits[1, part.rows] = part.swapped_logits
         failed[part.rows] = part.failed
         tokens += part.tokens
+        seconds += float(part.seconds.sum())
         filled[part.rows] += 1
     if bad:
         raise BadParts(folder, bad)
     if (filled != 1).any():
         raise RuntimeError(f"{parts}: {(filled != 1).sum()} rows are missing or doubled over the parts")
-    return Logits(plan, logits, failed, tokens)
+    return Logits(plan, logits, failed, tokens, seconds)
+
+
+def rows_per_second(folder: Path) -> float:
+    """Of a finished prediction by one process, all its models and orders counted, loading and merging not.
+
+    Raises:
+        UserError: as `read_logits`.
+    """
+    plan = read_plan(folder)
+    found = [read_logits(folder / name) for name in plan.get("models", ["."])]
+    return plan["rows"] / max(sum(one.seconds for one in found), 1e-9)
 
 
 def read_parts(folder: Path) -> tuple[dict[str, Any], list[str], np.ndarray]:

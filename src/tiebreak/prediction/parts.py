@@ -40,7 +40,7 @@ class Part:
     Attributes:
         rows: (n,) of the table. logits: (n, 3) in the order A, B. swapped_logits: (n, 3) in the order B, A, NaN for
             rows not seen in it; (0, 3) if none was to be. failed: (n,) int8, codes of FAILURES.
-        tokens: (2,) tokens that were run in either order.
+        tokens: (2,) tokens that were run in either order. seconds: (1,) that it took.
     """
 
     rows: np.ndarray
@@ -48,6 +48,7 @@ class Part:
     swapped_logits: np.ndarray
     failed: np.ndarray
     tokens: np.ndarray
+    seconds: np.ndarray
 
 
 def cut_into_parts(blocks: int, most: int = MOST_PARTS) -> list[range]:

@@ -14,7 +14,7 @@ from tiebreak.data.table import REQUIRED, Pair, Problem, open_rows, read_table
 from tiebreak.errors import UserError
 from tiebreak.report.self_enhancement import family_of
 
-SETTINGS_FILE, PLAN = "tiebreak.json", "prediction.json"
+PLAN = "prediction.json"
 ORDERS_TOLERANCE = 2e-8
 """The mean of the two orders' files equals predictions.csv but for the nine decimals they are written with."""
 
@@ -119,7 +119,10 @@ def read_judges(
     for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, _names(files), strict=True)):
         judge = Predictions(name, path, _aligned(rows.ids, ids, probabilities))
         judge.orders = _read_orders(path, rows, judge.probabilities)
-        judge.family = family or _guess_family(path)
+        plans = _read_plans(path)
+        judge.family = family or _guess_family(plans)
+        for leak in dict.fromkeys(leak for plan in plans for leak in plan.get("in_sample", [])):
+            rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
         if attacked:
             attacked_path = _split_name(attacked[k])[1]
             judge.attacked = _aligned(rows.ids, *read_predictions(attacked_path))
@@ -186,11 +189,21 @@ def _names(files: list[tuple[str | None, Path]]) -> list[str]:
     return taken
 
 
-def _guess_family(path: Path) -> str | None:
-    """The family of the model that the prediction folder names, by its recipe's base."""
+def _read_plans(path: Path) -> list[dict]:
+    """What the prediction's folder says of the model, or of each of several, behind it; empty if nothing."""
     try:
-        model = Path(json.loads((path.parent / PLAN).read_text(encoding="utf-8"))["model"])
-        stored = json.loads((model / SETTINGS_FILE).read_text(encoding="utf-8"))
-        return family_of(Path(stored["recipe"]["model"]["base"].removeprefix("demo-")).name)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        plan = json.loads((path.parent / PLAN).read_text(encoding="utf-8"))
+        if path.name != "predictions.csv":
+            return []
+        return [part for name in plan["models"] for part in _read_plans(path.parent / name / path.name)] or [plan]
+    except (OSError, ValueError, TypeError):
+        return []
+    except KeyError:
+        return [plan]
+
+
+def _guess_family(plans: list[dict]) -> str | None:
+    """The family of the models behind a prediction, by their recipes' bases, if it is one."""
+    bases = [Path(plan["base"].removeprefix("demo-")).name for plan in plans if "base" in plan]
+    families = {family_of(base) for base in bases}
+    return families.pop() if len(families) == 1 else None

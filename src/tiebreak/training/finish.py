@@ -50,7 +50,9 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[
     if not job.engine.ranks.first:
         return
     claim.check()
-    save_judge(judge, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job))
+    save_judge(
+        judge, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job), learnt_from.get("in_sample", ())
+    )
     record = {"best_step": best, "steps": cursor.step, "validation": rows}
     write_json(folder / "metrics.json", record | learnt_from)
     if rows:
