@@ -78,9 +78,15 @@ def _predict(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from tiebreak.prediction.merge import merge
 
-    path, rows = merge(Path(options.folder), _say_at_once)
+    path, rows = merge(Path(options.folder), _say_at_once, options.format)
     print(f"{path}: {rows:,} rows")
     return 0
+
+
+def _ensemble(options: argparse.Namespace) -> int:
+    from tiebreak.prediction.ensemble import ensemble
+
+    return ensemble(options)
 
 
 def _attack(options: argparse.Namespace) -> int:
@@ -168,6 +174,7 @@ COMMANDS = {
     "pipeline": _pipeline,
     "predict": _predict,
     "merge": _merge,
+    "ensemble": _ensemble,
     "attack": _attack,
     "report": _report,
     "merge-adapters": _merge_adapters,

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from tiebreak import __version__
 
+FORMATS = ["kaggle", "parquet", "wsdm"]
+FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options; light to import."""
@@ -84,11 +87,29 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="adaptive:MARGIN",
         help="average both answer orders; or only of rows whose two likeliest classes are less than MARGIN apart",
     )
+    predict.add_argument(
+        "--special",
+        metavar="A,B,TIE|F",
+        help="probabilities of rows with empty or identical answers: as given, or as in this labelled table",
+    )
     predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
     _add_common(predict)
 
     merge = commands.add_parser("merge", help="parts -> predictions.csv")
     merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
+    merge.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
+
+    ensemble = commands.add_parser("ensemble", help="several predictions of the same rows -> one, aligned by id")
+    ensemble.add_argument("predictions", nargs="+", metavar="PRED", help="predictions.csv, its folder, or NAME=PRED")
+    ensemble.add_argument("--out", required=True, metavar="F", help="the file to write, or a folder for it")
+    ensemble.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each PRED (default: equal)")
+    ensemble.add_argument("--fit", metavar="LABELS", help="fit the weights on these labelled rows, if that helps")
+    ensemble.add_argument("--calibrate", choices=["temperature", "vector"], help="with --fit: also the blend's logits")
+    ensemble.add_argument(
+        "--space", choices=["probabilities", "logits"], default="probabilities", help="what to average"
+    )
+    ensemble.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
+    ensemble.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
 
     attack = commands.add_parser("attack", help="a copy of a table with one answer of every row doubled, for report")
     attack.add_argument("--data", nargs="+", required=True, metavar="F")

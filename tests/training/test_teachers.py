@@ -55,7 +55,7 @@ def predicted(
         codes, spent = np.zeros(len(members), np.int8), np.zeros(2, np.int64)
         write_part(folder / name, index, Part(members, logits[0, members], swapped, codes, spent, np.ones(1)), seal)
     plan = {"parts": name, "part_count": 2, "rows": len(part), "swap": swap, "unreadable": list(unreadable)}
-    plan |= {"seal": seal, "adaptive": None, "reasons": {}}
+    plan |= {"seal": seal, "adaptive": None, "reasons": {}, "special": None}
     plan |= {"recipe_hash": recipe, "recipe": recipe, "fold": None, "model": "m", "fingerprint": "f", "truncation": {}}
     write_json(folder / PLAN, plan)
     return folder

@@ -114,6 +114,13 @@ class Tokens:
             pieces = [[*begin, first, fixed["before_second"], second, fixed["tail"]]]
         return [np.concatenate(piece).astype(np.int32) for piece in pieces]
 
+    def answers_equal(self, index: int) -> bool:
+        """Whether both answers of a row have the same tokens."""
+        place = int(self._places[index])
+        chunk = int(np.searchsorted(self._starts, place, side="right")) - 1
+        a, b = (_list_at(self._parts[name][chunk], place - int(self._starts[chunk])) for name in PARTS[1:])
+        return np.array_equal(a, b)
+
     def row(self, index: int, swapped: bool = False) -> np.ndarray:
         """All tokens (length,) int32 of one row."""
         return np.concatenate(self.texts(index, swapped))

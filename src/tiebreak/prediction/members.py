@@ -25,6 +25,7 @@ from tiebreak.models.switching import Judges
 from tiebreak.prediction.compute import Swap, predict_blocks
 from tiebreak.prediction.merge import PLAN
 from tiebreak.prediction.parts import IDS_FILE, ROWS_FILE, cut_into_parts, digest_ids, write_ids, write_rows
+from tiebreak.prediction.special import find_special, read_special
 from tiebreak.prediction.work import Job
 from tiebreak.report.baselines import Baselines
 
@@ -91,6 +92,7 @@ def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Ca
     for k, one in enumerate(prints):
         if (first := prints.index(one)) < k:
             raise UserError(f"--model: {found[first][0]} and {found[k][0]} are the same model; give it once")
+    special = None if options.special is None else read_special(options.special)
     names = name_models([folder for folder, _ in found])
     members = []
     for (folder, stored), name, print_ in zip(found, names, prints, strict=True):
@@ -108,6 +110,7 @@ def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Ca
         plan = make_plan(tokens, cut, recipe, swap, str(precision), print_)
         plan |= {"fold": options.fold, "model": str(folder), "class_shares": stored["baselines"]["prior"]}
         plan |= {"base": recipe.model.base, "in_sample": stored["in_sample"]}
+        plan["special"] = special and {"from": options.special, "rows": find_special(tokens), "outputs": special}
         plan |= {"recipe": stored["recipe"]["name"], "recipe_hash": _hash(stored["recipe"])}
         member = Member(name, folder, out / name, recipe, stored["baselines"], precision, tokens, cut, trained, plan)
         members.append(member)

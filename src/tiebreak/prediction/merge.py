@@ -16,6 +16,7 @@ from tiebreak.data.predictions import ORDERS
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.prediction.parts import FAILURES, LAST_HAS_SOME, BadPart, iter_ids, part_path, read_part
+from tiebreak.prediction.special import describe
 from tiebreak.prediction.write import CHUNK, FORMATS, in_chunks, write_predictions, write_table
 from tiebreak.report.metrics import softmax
 
@@ -72,6 +73,8 @@ def merge(folder: Path, say: Say = lambda text: None, form: str = "kaggle") -> t
         else:
             (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
     tell_failed(folder, found, say)
+    if plan["special"] is not None:
+        say(describe(plan["special"]))
     if plan["adaptive"] is not None:
         tell_cost(found, say)
     return path, rows
@@ -204,11 +207,15 @@ def probabilities(found: Logits) -> Iterator[np.ndarray]:
 def in_orders(found: Logits) -> Iterator[np.ndarray]:
     """Each order's probabilities (orders, m, 3) in the table's A and B, chunk by chunk.
 
-    A row not seen in the order B, A repeats the other; a row without logits has the class prior.
+    A row not seen in the order B, A repeats the other, one without logits has the class prior, a special one its output.
     """
     plan, rows = found.plan, found.plan["rows"]
     without = (found.failed > 0) & (found.failed != LAST_HAS_SOME)
     without[plan["unreadable"]] = True
+    special = {}
+    for kind, members in (plan["special"] or {"rows": {}})["rows"].items():
+        special[kind] = np.zeros(rows, dtype=bool)
+        special[kind][members] = True
     for start in range(0, rows, CHUNK):
         logits = found.values[:, start : start + CHUNK]
         orders = np.stack([softmax(order) for order in logits])
@@ -216,6 +223,8 @@ def in_orders(found: Logits) -> Iterator[np.ndarray]:
             seen = np.isfinite(logits[1]).all(1)
             orders[1] = np.where(seen[:, None], orders[1][:, SWAPPED_CLASS], orders[0])
         orders[:, without[start : start + CHUNK]] = plan["class_shares"]
+        for kind, members in special.items():
+            orders[:, members[start : start + CHUNK]] = plan["special"]["outputs"][kind]
         yield orders
 
 

@@ -68,7 +68,8 @@ class Job:
             if index is None:
                 return False
             part = self._compute([self.blocks[block] for block in self.parts[index]])
-            write_part(self.folder, index, part, self.seal)
+            if not part_path(self.folder, index).is_file():  # else our lease expired, and another was faster
+                write_part(self.folder, index, part, self.seal)
             self.done.add(index)
         return True
 

@@ -103,7 +103,7 @@ def read_judges(
     """
     if attacked and len(attacked) != len(given):
         raise UserError(f"--attacked names {len(attacked)} files for {len(given)} predictions: give one for each")
-    files = [_split_name(text) for text in given]
+    files = [split_name(text) for text in given]
     read = [read_predictions(path) for _, path in files]
     wanted = set(rows.ids)
     for (_, path), (ids, _) in zip(files, read, strict=True):
@@ -116,7 +116,7 @@ def read_judges(
     if len(wanted) < len(rows.ids):
         rows = _keep(rows, [k for k, name in enumerate(rows.ids) if name in wanted])
     judges = []
-    for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, _names(files), strict=True)):
+    for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, name_files(files), strict=True)):
         judge = Predictions(name, path, _aligned(rows.ids, ids, probabilities))
         judge.orders = _read_orders(path, rows, judge.probabilities)
         plans = _read_plans(path)
@@ -124,7 +124,7 @@ def read_judges(
         for leak in dict.fromkeys(leak for plan in plans for leak in plan.get("in_sample", [])):
             rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
         if attacked:
-            attacked_path = _split_name(attacked[k])[1]
+            attacked_path = split_name(attacked[k])[1]
             judge.attacked = _aligned(rows.ids, *read_predictions(attacked_path))
             if np.isnan(judge.attacked).all():
                 raise UserError(f"{attacked_path}: none of its ids is labelled; attack and predict the same table")
@@ -156,7 +156,7 @@ def _read_orders(path: Path, rows: Rows, probabilities: np.ndarray) -> np.ndarra
     return orders
 
 
-def _split_name(text: str) -> tuple[str | None, Path]:
+def split_name(text: str) -> tuple[str | None, Path]:
     """`PATH` or `NAME=PATH`; names and paths may hold equals signs, so the first path that exists is meant."""
     places = [place for place, character in enumerate(text) if character == "="]
     splits = [(None, Path(text)), *((text[:place], Path(text[place + 1 :])) for place in places if place)]
@@ -168,7 +168,7 @@ def _split_name(text: str) -> tuple[str | None, Path]:
     return name, path
 
 
-def _names(files: list[tuple[str | None, Path]]) -> list[str]:
+def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
     """Short names that tell the files apart: given ones, else folder or file names, with parents where needed."""
     names = []
     for given, path in files:
