@@ -17,76 +17,16 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
-import peft  # noqa: F401  # imported before forking
+from forked import ended, finish, start, undisturbed
 
 from tiebreak.cli import main
 from tiebreak.data.sample import write_sample
-from tiebreak.prediction import leases
-from tiebreak.prediction.run import predict  # noqa: F401
 
-LEASE_S = 0.6
 MOST_PROCESSES = 4
-DEADLINE_S = 120
 SHORT = ["--set", "data.max_tokens=96", "--set", "train.max_steps=2", "--set", "train.batch_size=16"]
-
-
-def start(model: Path, table: Path, out: Path, machine: str | None = None, extra: tuple[str, ...] = ()) -> int:
-    """The pid of a process that predicts; `machine` is where it claims to be."""
-    pid = os.fork()
-    if pid:
-        return pid
-    output = os.open(out.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    if machine is not None:
-        leases._machine = lambda: machine
-    code = 1
-    try:
-        code = main([*command(model, table, out), *extra])
-    except SystemExit as error:
-        code = int(error.code or 0)
-    finally:
-        os._exit(code)
-
-
-def command(model: Path, table: Path, out: Path) -> list[str]:
-    changes = ["--set", f"predict.lease_s={LEASE_S}", "--set", "predict.tokens_per_block=400"]
-    return ["predict", "--model", str(model), "--data", str(table), "--out", str(out), "--swap", *changes]
-
-
-def undisturbed(model: Path, table: Path, out: Path) -> float:
-    """Predict in this process; its seconds. Forked processes must find the tokens: they cannot tokenise."""
-    began = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert main(command(model, table, out)) == 0
-    return time.monotonic() - began
-
-
-def ended(pids: list[int], within: float) -> dict[int, int]:
-    """The exit codes of those that ended within so many seconds; it returns early when all have."""
-    codes: dict[int, int] = {}
-    deadline = time.monotonic() + within
-    while len(codes) < len(pids) and time.monotonic() < deadline:
-        for pid in set(pids) - set(codes):
-            if (status := os.waitpid(pid, os.WNOHANG))[0]:
-                codes[pid] = os.waitstatus_to_exitcode(status[1])
-        time.sleep(0.005)
-    return codes
-
-
-def finish(pids: list[int], out: Path) -> None:
-    """Wait for all; each must end well."""
-    codes = ended(pids, DEADLINE_S)
-    for pid in set(pids) - set(codes):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        codes[pid] = -1
-    text = out.with_suffix(".txt").read_text()[-3000:]
-    assert set(codes.values()) == {0}, f"exit codes {list(codes.values())} (-1: hung)\n{text}"
 
 
 def train_model(folder: Path) -> Path:
@@ -138,10 +78,10 @@ def disturb(model: Path, table: Path, out: Path, seconds: float, chance: random.
     return told
 
 
-def campaign(kills: int, seed: int, folder: Path, model: Path | None = None, rows: int = 150) -> Counter:
+def campaign(kills: int, seed: int, folder: Path, rows: int) -> Counter:
     """Predict again and again until there were so many kills; raises AssertionError at the first fault."""
     chance = random.Random(seed)
-    model = model or train_model(folder)
+    model = train_model(folder)
     table = folder / "test.csv"
     write_sample(table, rows, seed=6, profile="short")
     with open(table, newline="", encoding="utf-8") as file:
@@ -170,10 +110,11 @@ def campaign(kills: int, seed: int, folder: Path, model: Path | None = None, row
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        total = campaign(options.kills, options.seed, Path(folder))
+        total = campaign(options.kills, options.seed, Path(folder), options.rows)
     names = ("kills", "while computing", "while merging", "tables as undisturbed", "parts written again")
     print(", ".join(f"{total[name]} {name}" for name in names))
     sys.exit(0)

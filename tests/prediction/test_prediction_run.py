@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -18,46 +17,6 @@ from tiebreak.prediction.write import write_predictions
 from tiebreak.report.metrics import softmax
 
 BLOCKS = ["--set", "predict.tokens_per_block=1500"]
-
-
-@pytest.fixture(scope="module")
-def model(sample, tmp_path_factory):
-    """A run folder of a briefly trained judge."""
-    out = tmp_path_factory.mktemp("model") / "run"
-    changes = ["--set", "train.max_steps=12", "--set", "train.batch_size=16", "--set", "data.max_tokens=128"]
-    assert main(["train", "--recipe", "demo-llama2", "--data", str(sample), "--out", str(out), *changes]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    path = tmp_path_factory.mktemp("table") / "test.csv"
-    write_sample(path, 150, seed=8, profile="short")
-    return path
-
-
-@pytest.mark.processes
-def test_invariant_5_every_id_gets_exactly_one_row_whatever_the_ranks_and_shards(run, model, table, tmp_path):
-    """The same bytes from one process, from two and three ranks, and from a run that lost half its parts."""
-    with open(table, newline="", encoding="utf-8") as file:
-        ids = [row["id"] for row in csv.DictReader(file)]
-    common = ["src/predict.py", "--model", model, "--data", table, "--swap", *BLOCKS]
-    run(sys.executable, *common, "--out", tmp_path / "one")
-    expected = (tmp_path / "one" / "predictions.csv").read_bytes()
-    assert read_predictions(tmp_path / "one" / "predictions.csv")[0] == ids
-    for world in (2, 3):
-        launcher = ["torchrun", "--nproc-per-node", world, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        run(*launcher, *common, "--out", tmp_path / str(world))
-        assert (tmp_path / str(world) / "predictions.csv").read_bytes() == expected
-    parts = sorted((tmp_path / "2").glob("parts-*/part-*.npz"))
-    assert len(parts) > 4
-    for path in parts[::2]:
-        path.unlink()
-    (tmp_path / "2" / "predictions.csv").unlink()
-    kept = parts[1].stat().st_mtime_ns
-    run(sys.executable, *common, "--out", tmp_path / "2")
-    assert (tmp_path / "2" / "predictions.csv").read_bytes() == expected
-    assert parts[1].stat().st_mtime_ns == kept, "a finished block was run again"
 
 
 def test_block_sizes_change_the_rows_by_rounding_only(model, table, tmp_path):

@@ -207,7 +207,7 @@ def probabilities(found: Logits) -> Iterator[np.ndarray]:
 def in_orders(found: Logits) -> Iterator[np.ndarray]:
     """Each order's probabilities (orders, m, 3) in the table's A and B, chunk by chunk.
 
-    A row not seen in the order B, A repeats the other, one without logits has the class prior, a special one its output.
+    A row not seen in the order B, A repeats the other, one without logits has the prior, a special one its output.
     """
     plan, rows = found.plan, found.plan["rows"]
     without = (found.failed > 0) & (found.failed != LAST_HAS_SOME)

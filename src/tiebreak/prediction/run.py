@@ -1,6 +1,7 @@
 """A prediction from the command line to predictions.csv: blocks, parts, merge, scores."""
 
 import argparse
+import contextlib
 import os
 import secrets
 import time
@@ -17,10 +18,10 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens
 from tiebreak.errors import UserError
-from tiebreak.files import sha256, write_json
+from tiebreak.files import TEMPORARY, sha256, write_json
 from tiebreak.models.switching import Judges
 from tiebreak.prediction.compute import Swap
-from tiebreak.prediction.leases import SUFFIX, held
+from tiebreak.prediction.leases import SUFFIX, folder_time, held
 from tiebreak.prediction.members import Member, find_members
 from tiebreak.prediction.merge import PLAN, BadParts, merge, read_plan
 from tiebreak.prediction.work import Job, work
@@ -180,6 +181,8 @@ def merge_once(out: Path, jobs: Sequence[Job], members: Sequence[Member], before
                         say(f"{path}: {reason}; computed again")
                         path.unlink(missing_ok=True)
                     return False
+                for member in members:
+                    clean_up(member.parts, lease_s)
                 write_json(out / MERGED, {"rows": rows, path.name: sha256(path), "token": secrets.token_hex(8)})
                 return True
         for job in jobs:
@@ -188,6 +191,15 @@ def merge_once(out: Path, jobs: Sequence[Job], members: Sequence[Member], before
             return False
         time.sleep(POLL_S)
     return True
+
+
+def clean_up(parts: Path, lease_s: float) -> None:
+    """Once all is merged, remove what killed processes left."""
+    now = folder_time(parts)
+    for path in [*parts.glob(f"*{SUFFIX}"), *parts.glob(f"{TEMPORARY}*")]:
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix == SUFFIX or now - path.stat().st_mtime > lease_s:
+                path.unlink()
 
 
 def score(path: Path, tokens: Tokens, given: dict[str, int] | None, fitted: Baselines, out: Path, say) -> None:
