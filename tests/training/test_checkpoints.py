@@ -74,19 +74,22 @@ def test_the_newest_and_the_best_are_kept_and_nothing_else(train, tmp_path):
     assert {path.name for path in (out / "checkpoints").iterdir()} == {f"step-{step:08d}" for step in {best, 4}}
 
 
-def test_a_later_run_in_the_same_folder_fences_the_earlier_one_off(train, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("sweeps", [False, True], ids=["while it is written", "and its beginning swept away"])
+def test_a_later_run_in_the_same_folder_fences_the_earlier_one_off(sweeps, train, tmp_path, monkeypatch, capsys):
     """As when a requeued job starts beside the cut-off ranks of its first life."""
     out, honest = tmp_path / "run", checkpoints.save_file
 
     def other_run_starts(tensors, path):
         if "step-00000003" in str(path):
             take_over(out)
+            if sweeps:
+                checkpoints.sweep(out / "checkpoints")
         honest(tensors, path)
 
     monkeypatch.setattr(checkpoints, "save_file", other_run_starts)
     assert train(out, "--set", "train.keep=9") == 2
     assert "was taken over by a later run (process " in capsys.readouterr().err
-    assert sorted(path.name for path in (out / "checkpoints").glob("step-*")) == ["step-00000001", "step-00000002"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
     assert not (out / "model").exists()
 
 

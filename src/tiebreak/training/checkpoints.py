@@ -87,6 +87,7 @@ class Saver:
         try:
             pending.result()
         except (OSError, SafetensorError) as error:
+            self._claim.check()  # a later run sweeps what this one has begun to write
             sweep(self.folder)
             raise UserError(
                 f"{self.folder}: the checkpoint could not be written ({error}); "
@@ -117,7 +118,11 @@ class Saver:
             manifest |= json.loads(part.read_text(encoding="utf-8"))
             part.unlink()
         write_json(temporary / MANIFEST, manifest)
-        self._claim.check()
+        try:
+            self._claim.check()
+        except UserError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         temporary.rename(final)
         self._drop_old(cursor["best_step"])
 
