@@ -2,13 +2,29 @@
 # Sourced by the files in slurm/: where the job's processes meet, how many threads each has, and what follows a run.
 # Settings: PYTHON (.venv/bin/python), MOST_REQUEUES (3: without a new checkpoint in between), OFFLINE (1).
 
-# A name if it resolves here, else Slurm's own address of the job's first node.
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-getent ahostsv4 "$MASTER_ADDR" >/dev/null ||
-  MASTER_ADDR=$(scontrol show node "$MASTER_ADDR" -o | grep -oP ' NodeAddr=\K\S+')
+# A task of an array by its own name: some task's plain id is that of the whole array.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+JOB=${JOB:-$SLURM_JOB_ID}
+LIFE=${SLURM_RESTART_COUNT:-0}
+NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+
+# address HOST: its name if that resolves here, else Slurm's own address of it.
+address() {
+  if getent ahostsv4 "$1" >/dev/null; then echo "$1"; else
+    scontrol show node "$1" -o | grep -oP ' NodeAddr=\K\S+'
+  fi
+}
+MASTER_ADDR=$(address "${NODES%%$'\n'*}")
 # From the job and its incarnation: two jobs on a node do not meet, nor does a job meet what is left of its first life.
-MASTER_PORT=$((20000 + (SLURM_JOB_ID * 17 + ${SLURM_RESTART_COUNT:-0}) % 10000))
+MASTER_PORT=$((20000 + (SLURM_JOB_ID * 17 + LIFE) % 10000))
 export MASTER_ADDR MASTER_PORT
+
+# Debian gives a node's own name the address 127.0.1.1, which gloo would tell the other nodes: name the interface.
+if ((SLURM_NNODES > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} && $(getent ahostsv4 "$(hostname)") == 127.* ]]; then
+  peer=$(getent ahostsv4 "$(address "${NODES##*$'\n'}")" | awk '{ print $1; exit }')
+  GLOO_SOCKET_IFNAME=$(ip -o route get "$peer" | grep -oP ' dev \K\S+')
+  export GLOO_SOCKET_IFNAME
+fi
 
 # srun does not inherit the batch script's.
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
@@ -17,39 +33,71 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 # Compute nodes often reach no hub, and a look-up that times out costs minutes.
 if [[ ${OFFLINE:-1} == 1 ]]; then export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1; fi
 
-PYTHON=${PYTHON:-.venv/bin/python}
 # A rank that fails ends the others, and srun does not wait for a node that has died.
-# shellcheck disable=SC2034 # used by the files that source this one
-RUN=(srun --kill-on-bad-exit=1 --wait=60 "$PYTHON")
+RUN=(srun --kill-on-bad-exit=1 --wait=60 "${PYTHON:-.venv/bin/python}")
 
 # reached FOLDER: how far a run has come, its newest checkpoint; or a prediction, its count of parts.
 reached() {
+  local point
   if [[ -d $1/checkpoints ]]; then
-    find "$1/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' | sort | tail -n 1
+    point=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' -printf '%f\n' | sort | tail -n 1)
   else
-    { find "$1" -name 'part-*.npz' 2>/dev/null || true; } | wc -l
+    point=$({ find "$1" -name 'part-*.npz' 2>/dev/null || true; } | wc -l)" parts"
   fi
+  case $point in '' | '0 parts') echo "the start" ;; *) echo "$point" ;; esac
 }
 
-# finish EXIT_CODE RUN_FOLDER: done, the user's mistake, or once more from the newest checkpoint.
-# A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one that comes no
-# further than last time, MOST_REQUEUES times in a row, is given up on.
-finish() {
-  local code=$1 folder=$2 now before=none tries=0 record=$2/requeues
-  case $code in
-    0) echo "done: $folder"; exit 0 ;;
-    2) echo "not requeued: exit code 2 is a mistake to mend, told above"; exit 2 ;;
+# meaning EXIT_CODE
+meaning() {
+  case $1 in
+    75) echo "asked to stop, and did" ;;
+    1) echo "a rank failed or stood still, see above" ;;
+    *) if (($1 > 128)); then echo "a rank was ended by SIG$(kill -l $(($1 - 128)))"; else echo "see above"; fi ;;
   esac
-  now=$(reached "$folder")
-  if [[ -f $record ]]; then read -r before tries <"$record"; fi
-  if [[ ${now:-nothing} == "$before" ]]; then tries=$((tries + 1)); else tries=1; fi
-  if ((tries > ${MOST_REQUEUES:-3})); then
-    echo "not requeued: exit code $code, and nothing beyond ${now:-the start} in $((tries - 1)) attempts"
-    exit "$code"
-  fi
+}
+
+# run FOLDER SCRIPT OPTION...: the job's one step, and what follows it: done, the user's mistake, or once more from
+# the newest checkpoint. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
+# that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
+run() {
+  local folder=$1 most=${MOST_REQUEUES:-3} code=0 told='' ended='' from now before lives=1 record
+  record=$folder/requeues${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
+  shift
   mkdir -p "$folder"
-  echo "${now:-nothing} $tries" >"$record"
-  echo "exit code $code at ${now:-the start}: requeueing job $SLURM_JOB_ID (attempt $tries from there)"
-  scontrol requeue "$SLURM_JOB_ID"
-  sleep 60 # Slurm ends this script
+  from=$(reached "$folder")
+  if ((LIFE > 0)) && [[ -f $record ]]; then
+    read -r lives before <"$record"
+    if [[ $before == "$from" ]]; then lives=$((lives + 1)); else lives=1; fi
+  fi
+  echo "$lives $from" >"$record"
+  echo "job $JOB, restart $LIFE, on ${NODES//$'\n'/ }: from $from"
+  if ((lives > most + 1)); then
+    echo "given up: requeued $most times without coming beyond $from"
+    exit 1
+  fi
+
+  # A signal meant for the ranks may come to this script, and Slurm's SIGTERM comes to both.
+  trap 'told=1; scancel --signal=USR1 "$JOB"' USR1
+  trap 'told=1 ended=1' TERM
+  "${RUN[@]}" "$@" &
+  while told='' code=0; wait $! || code=$?; [[ $told ]]; do :; done
+
+  now=$(reached "$folder")
+  if ((code == 0)); then
+    echo "done: $folder"
+  elif ((code == 2)); then
+    echo "not requeued: exit code 2 is a mistake to mend, told above"
+  elif [[ $ended ]]; then
+    echo "exit code $code ($(meaning $code)) at $now: Slurm ends this life of the job (cancelled, preempted or out of time)"
+  elif [[ $(scontrol show job "$JOB" -o | grep -oP ' Restarts=\K\d+') != "$LIFE" ]]; then
+    # A node that comes back from beyond a network cut must not requeue what runs elsewhere by now.
+    echo "exit code $code ($(meaning $code)): a later life of this job has begun, or Slurm does not answer"
+  elif [[ $now == "$from" ]] && ((lives > most)); then
+    echo "given up: exit code $code ($(meaning $code)), requeued $most times without coming beyond $from"
+  else
+    echo "exit code $code ($(meaning $code)) at $now: requeueing job $JOB"
+    if scontrol requeue "$JOB"; then sleep 60; fi # Slurm ends this script
+    echo "not requeued: submit the same command again"
+  fi
+  exit "$code"
 }
