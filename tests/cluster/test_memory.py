@@ -4,8 +4,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from tiebreak.cluster.architectures import ARCHITECTURES, linear_weights, lora_weights
-from tiebreak.cluster.memory import estimate
+from tiebreak.cluster.architectures import (
+    ARCHITECTURES,
+    DECODERS,
+    ENCODERS,
+    count_weights,
+    find_architecture,
+    linear_weights,
+    lora_weights,
+)
+from tiebreak.cluster.memory import estimate, trained_weights
 from tiebreak.config import load_recipe, shipped
 from tiebreak.models.heads import HEADS
 from tiebreak.models.loading import _add_adapters, _linear_layers
@@ -40,6 +48,9 @@ def test_parameters_are_those_of_the_published_models(base):
     model = on_meta(base)
     backbone = getattr(model, model.base_model_prefix)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == BACKBONES[base]
+    sizes = count_weights(ARCHITECTURES[base])
+    assert sizes.base == BACKBONES[base], "counted from the configuration alone"
+    assert sizes.total == sum(parameter.numel() for parameter in model.parameters())
     linear = [(m.in_features, m.out_features) for m in backbone.modules() if isinstance(m, torch.nn.Linear)]
     assert sorted(linear) == sorted(linear_weights(ARCHITECTURES[base]))
 
@@ -80,8 +91,12 @@ def test_memory_grows_and_shrinks_with_what_it_depends_on():
     assert gib("gemma2-9b", "train.tokens_per_micro_batch=4096") < qlora
     full = gib("gemma2-9b", "model.method=full")
     assert full > 9.24e9 * 16 / 2**30, "fp32 weights, gradients and two moments"
-    assert gib("gemma2-9b", "model.method=full", shards=8) < full - 80
-    assert gib("gemma2-9b", "model.method=full", shards=8, sharded_weights=True) < 40
+    small = {"zero_optimization": {"reduce_bucket_size": 10**6}}
+    assert gib("gemma2-9b", "model.method=full", engine="zero2", world=8, ds=small) < full - 80
+    assert gib("gemma2-9b", "model.method=full", engine="zero3", world=8, ds=small) < 60
+    loading = estimate(load_recipe("gemma2-9b", ["model.method=full"]), "fsdp", 64)
+    assert loading.gib > loading.loading / 2**30 > 9.24e9 * 4 / 2**30, "every rank first loads the whole base"
+    assert loading.running < loading.loading
     assert estimate(load_recipe("demo-gemma2")) is None
 
 
@@ -90,3 +105,32 @@ def test_activations_of_gemma_2_9b_without_checkpointing():
     recipe = load_recipe("gemma2-9b", ["train.gradient_checkpointing=false"])
     found = estimate(recipe)
     assert found.activations / recipe.train.tokens_per_micro_batch / 2**20 == pytest.approx(8.46, rel=0.02)
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 99}
+
+
+@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS])
+def test_weights_of_a_local_folder(kind, tmp_path):
+    """Counted from its config.json, with what a family leaves out, against the model that transformers makes of it."""
+    more = {} if kind in ENCODERS else {"num_key_value_heads": 2}
+    AutoConfig.for_model(kind, **SMALL, **more, num_labels=3).save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(tmp_path))
+    found = find_architecture(str(tmp_path))
+    assert count_weights(found).total == sum(parameter.numel() for parameter in model.parameters())
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert find_architecture(str(tmp_path)) is None
+
+
+def test_what_is_frozen_is_not_trained():
+    recipe = load_recipe("deberta-v3-base")
+    found = find_architecture(recipe.model.base)
+    sizes = count_weights(found)
+    trained = {
+        freeze: trained_weights(load_recipe("deberta-v3-base", [f"model.freeze={freeze}"]), sizes, found)
+        for freeze in ("none", "embeddings", 6, 12, "backbone")
+    }
+    assert trained["none"] == sizes.total and trained["backbone"] == sizes.head == trained[12]
+    assert trained["embeddings"] == sizes.total - sizes.embeddings
+    assert trained[6] == pytest.approx((trained["embeddings"] + sizes.head) / 2, rel=1e-3)

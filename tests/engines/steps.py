@@ -6,6 +6,7 @@ Rank 0 saves per combination the steps' records, the optimizer's first moments a
 gradient times 1 - beta1), and the final weights.
 """
 
+import gc
 import json
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from tiebreak.cluster.ranks import Ranks, find_ranks, joined
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.tokens import prepare
+from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.models.loading import build_judge, choose_precision, layers, load_tokenizer
 from tiebreak.training.loop import Job, train_step
@@ -29,6 +31,8 @@ from tiebreak.training.speed import StepFlops
 from tiebreak.training.watch import Watch
 
 STEPS = 6
+WEIGHED = ("demo-llama2", "demo-deberta:full")
+"""The combinations whose tensors are weighed begin so."""
 CHANGES = [
     "train.batch_size=15",  # shared by no number of ranks
     "train.tokens_per_micro_batch=600",  # several micro-batches a step
@@ -100,8 +104,38 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Jo
     )
 
 
+def storages() -> dict[int, torch.UntypedStorage]:
+    """The memory of every tensor of this process, by address; FSDP2's and ZeRO-3's parts too."""
+    found = {}
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    tensors += [tensor.ds_tensor for tensor in tensors if hasattr(tensor, "ds_tensor")]
+    for tensor in tensors:
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.device.type != "meta":
+            storage = local.untyped_storage()
+            found[storage.data_ptr()] = storage
+    return found
+
+
+def weigh(engine: Engine, before: dict[int, torch.UntypedStorage], sizes: list[int]) -> None:
+    """Note the bytes of each tensor that is not of `before`, once, after the next backward pass."""
+    backward = engine.backward
+
+    def weighed(loss: torch.Tensor) -> None:
+        backward(loss)
+        if not sizes:
+            sizes.extend(storage.nbytes() for place, storage in storages().items() if place not in before)
+
+    engine.backward = weighed  # type: ignore[method-assign]
+
+
 def run(table: Path, combination: str) -> dict:
     plain, _, change = combination.partition("@")
+    weighed = combination.startswith(WEIGHED) and not change
+    gc.collect()
+    before = storages() if weighed else {}  # held, so that no address is used again
+    sizes: list[int] = []
     job = make_job(table, plain, (change,) if change else ())
     engine, plan = job.engine, job.plan
     engine.module.train()
@@ -111,11 +145,15 @@ def run(table: Path, combination: str) -> dict:
     watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     moments = {}
     for index in range(STEPS):
+        if index == 1 and weighed:
+            before |= {m.untyped_storage().data_ptr(): m.untyped_storage() for m in moments.values()}
+            weigh(engine, before, sizes)
         train_step(job, plan.step(index), index)
         if index == 0:
             moments = {key: engine.get_moments(p)["exp_avg"].clone() for key, p in engine.trainable().items()}
     return {
         "engine": engine.name,
+        "sizes": sizes,
         "wrapper": type(engine.module).__name__,
         "passes": len(passes),
         "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(STEPS)],

@@ -1,5 +1,8 @@
 """Sizes of the bases that recipes name, from their published configurations: known without a hub or a download."""
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 DECODER: tuple[str, ...]
@@ -42,10 +45,75 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By hub name, the fields of each configuration that decide its size."""
 
 
+DECODERS = ("gemma2", "gemma3_text", "llama", "mistral", "qwen2")
+ENCODERS = ("bert", "deberta-v2")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Weights of a judge: `linear` in its layers' matrices, `embeddings`, `vectors` (norms, biases), and its `head`."""
+
+    linear: int
+    embeddings: int
+    vectors: int
+    head: int
+
+    @property
+    def base(self) -> int:
+        return self.linear + self.embeddings + self.vectors
+
+    @property
+    def total(self) -> int:
+        return self.base + self.head
+
+
+def find_architecture(base: str) -> dict[str, Any] | None:
+    """The fields of a published base or of a local model folder; None for one that this project does not know.
+
+    Raises:
+        OSError, ValueError: a config.json that cannot be read.
+    """
+    if not (Path(base) / "config.json").is_file():
+        return ARCHITECTURES.get(base)
+    fields = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
+    return complete(fields) if fields.get("model_type") in (*DECODERS, *ENCODERS) else None
+
+
+def complete(fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields that some families leave to their defaults."""
+    heads = fields["num_attention_heads"]
+    kept = {"num_key_value_heads": heads, "head_dim": fields["hidden_size"] // heads, "type_vocab_size": 0}
+    return kept | {name: value for name, value in fields.items() if value is not None}
+
+
+def count_weights(architecture: dict[str, Any]) -> Sizes:
+    """The weights of a judge with a linear head, as transformers makes it of this configuration."""
+    kind, width, inner = (architecture[name] for name in ("model_type", "hidden_size", "intermediate_size"))
+    layers, looked_up = architecture["num_hidden_layers"], architecture["vocab_size"]
+    if kind in ENCODERS:
+        each = 9 * width + inner  # six biases, two norms
+        outside, head = 2 * width, width * width + 4 * width + 3  # the pooler is part of the head
+        if kind == "bert" or architecture.get("position_biased_input", True):
+            looked_up += architecture["max_position_embeddings"]
+        looked_up += architecture.get("type_vocab_size", 0)
+        if architecture.get("relative_attention"):
+            looked_up += 2 * architecture["position_buckets"]
+            outside += 2 * width * ("layer_norm" in architecture.get("norm_rel_ebd", "none"))
+    else:
+        queries, keys = (
+            architecture[name] * architecture["head_dim"] for name in ("num_attention_heads", "num_key_value_heads")
+        )
+        each = {"gemma2": 4, "gemma3_text": 4}.get(kind, 2) * width
+        each += {"qwen2": queries + 2 * keys, "gemma3_text": 2 * architecture["head_dim"]}.get(kind, 0)
+        outside, head = width, 3 * width
+    linear = sum(inputs * outputs for inputs, outputs in linear_weights(architecture))
+    return Sizes(linear, looked_up * width, each * layers + outside, head)
+
+
 def linear_weights(architecture: dict[str, Any]) -> list[tuple[int, int]]:
     """(inputs, outputs) of every linear layer of the backbone, biases left out."""
     width, inner = architecture["hidden_size"], architecture["intermediate_size"]
-    if architecture["model_type"] == "deberta-v2":
+    if architecture["model_type"] in ENCODERS:
         layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
     else:
         queries = architecture["num_attention_heads"] * architecture["head_dim"]
