@@ -33,6 +33,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 # Compute nodes often reach no hub, and a look-up that times out costs minutes.
 if [[ ${OFFLINE:-1} == 1 ]]; then export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1; fi
 
+# Training and prediction look first whether they can run at all (docs/preflight.md).
+export TIEBREAK_PREFLIGHT=${TIEBREAK_PREFLIGHT:-1}
+
 # A rank that fails ends the others, and srun does not wait for a node that has died.
 RUN=(srun --kill-on-bad-exit=1 --wait=60 "${PYTHON:-.venv/bin/python}")
 

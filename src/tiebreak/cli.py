@@ -56,6 +56,17 @@ def _train(options: argparse.Namespace) -> int:
     return train(options)
 
 
+def _preflight(options: argparse.Namespace) -> int:
+    if options.fake_world:
+        _prepare_process()
+        from tiebreak.chain.fake_world import fake_world
+
+        return fake_world(options)
+    from tiebreak.preflight.run import preflight
+
+    return preflight(options)
+
+
 def _folds(options: argparse.Namespace) -> int:
     from tiebreak.chain.folds import cross_validate
 
@@ -172,6 +183,7 @@ COMMANDS = {
     "distill": _train,
     "folds": _folds,
     "pipeline": _pipeline,
+    "preflight": _preflight,
     "predict": _predict,
     "merge": _merge,
     "ensemble": _ensemble,

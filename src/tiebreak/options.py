@@ -44,6 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, learnt without labels")
     distill.add_argument("--allow-in-sample", action="store_true", help="also predictions of rows trained on")
 
+    preflight = commands.add_parser("preflight", help="will this training run? files, memory, disk, versions, network")
+    _add_training(preflight, "demo-gemma2")
+    preflight.add_argument("--nodes", type=_positive, metavar="N", help="of the job (default: the launcher's, or 1)")
+    preflight.add_argument("--gpus-per-node", type=_positive, metavar="G", help="ranks on each (default: as --nodes)")
+    preflight.add_argument("--gpu-gib", type=float, metavar="GIB", help="memory of each GPU, where they are elsewhere")
+    preflight.add_argument("--timeout", type=float, default=180, metavar="S", help="for nodes to meet (default 180)")
+    preflight.add_argument(
+        "--fake-world", type=_positive, metavar="N", help="instead, plan a job of N ranks here: balance, traffic, speed"
+    )
+
     folds = commands.add_parser("folds", help="k-fold cross-validation: a judge for each fold, out-of-fold predictions")
     folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
     folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
@@ -159,6 +169,12 @@ def build_parser() -> argparse.ArgumentParser:
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
     baseline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
     return parser
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
 
 
 def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:

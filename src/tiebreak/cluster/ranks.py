@@ -1,4 +1,7 @@
-"""Who am I: rank and world size from torchrun, deepspeed or Slurm, and the process group."""
+"""Who am I: rank and world size from torchrun, deepspeed or Slurm, and the process group.
+
+Imports torch only where it is used: the preflight asks for the rank without it.
+"""
 
 import datetime
 import os
@@ -7,12 +10,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiebreak.errors import UserError, tell
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
+        import torch
+
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -52,15 +58,22 @@ def find_ranks() -> Ranks:
     return Ranks()
 
 
-def join(ranks: Ranks, timeout_s: int, always: bool = False) -> None:
-    """Form the process group of a job of several ranks (or `always`): NCCL on GPUs, gloo elsewhere."""
+def join(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | None" = None) -> None:
+    """Form the process group of a job of several ranks (or `always`): NCCL on GPUs, gloo elsewhere.
+
+    Args:
+        met: a store in which the ranks have met already (tiebreak.cluster.meeting).
+    """
+    import torch
+    import torch.distributed as dist
+
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if dist.is_initialized() or not (always or ranks.world > 1):
         return
     backend = "cuda:nccl,cpu:gloo" if ranks.device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_s)
-    store = dist.HashStore() if ranks.world == 1 else None  # one process needs no port
+    store = dist.HashStore() if ranks.world == 1 else met  # one process needs no port
     if "RANK" not in os.environ:  # DeepSpeed reads these
         os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world), "LOCAL_RANK": str(ranks.local_rank)}
     dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world)
@@ -72,6 +85,8 @@ def settle_process() -> None:
     Two ranks that each start a thread per core spend their time waiting for one another: ten times
     slower was measured on two cores. OMP_NUM_THREADS has the last word.
     """
+    import torch
+
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which others import, warns
     if "OMP_NUM_THREADS" not in os.environ:
@@ -81,7 +96,7 @@ def settle_process() -> None:
 
 
 @contextmanager
-def joined(ranks: Ranks, timeout_s: int, always: bool = False) -> Iterator[None]:
+def joined(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | None" = None) -> Iterator[None]:
     """The process group around the job's work; a job of several ranks ends with it, process and all.
 
     Gloo's threads give back Python tensors some time after an operation has ended. A group that is destroyed
@@ -89,7 +104,9 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False) -> Iterator[None]
     no rank tears its group down: all pass a barrier and end at once, and a failing rank ends without one, upon
     which its launcher ends the others.
     """
-    join(ranks, timeout_s, always)
+    import torch.distributed as dist
+
+    join(ranks, timeout_s, always, met)
     try:
         yield
         code = 0
@@ -123,6 +140,8 @@ def _end(code: int) -> NoReturn:
 
 def agree(value: Any) -> Any:
     """Rank 0's value on every rank."""
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         return value
     box = [value]

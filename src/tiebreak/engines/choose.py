@@ -1,17 +1,20 @@
-"""Which engine runs a job."""
+"""Which engine runs a job. Light to import: the preflight asks too."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import Recipe, TrainSettings
-from tiebreak.engines.base import Engine
 from tiebreak.engines.ds_config import read_ds_config
 from tiebreak.errors import UserError
-from tiebreak.models.judge import Judge
+
+if TYPE_CHECKING:
+    import torch
+
+    from tiebreak.engines.base import Engine
+    from tiebreak.models.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,19 @@ def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int
 
 
 def make_engine(
-    judge: Judge,
-    make_optimizer: Callable[[Judge], torch.optim.Optimizer],
+    judge: "Judge",
+    make_optimizer: "Callable[[Judge], torch.optim.Optimizer]",
     ranks: Ranks,
     recipe: Recipe,
     choice: Choice,
-) -> Engine:
+) -> "Engine":
     """The chosen engine around a judge.
 
     Args:
         make_optimizer: called once the judge's parameters are those that are trained: FSDP2 replaces them.
     """
+    from tiebreak.engines.base import Engine
+
     limit = recipe.train.max_grad_norm
     if choice.kind == "fsdp":
         from tiebreak.engines.fsdp import FSDPEngine, shard

@@ -22,10 +22,9 @@ from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, sha256, write_atomically, write_json
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention, choose_attention
-from tiebreak.models.demo import FAMILIES, demo_folder
+from tiebreak.models.base import resolve_base
 from tiebreak.models.heads import HEADS, attach_head, heads_of
 from tiebreak.models.judge import Judge
-from tiebreak.models.weights import WEIGHTS, default_folder
 
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""
@@ -37,19 +36,6 @@ def quieten_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-
-
-def resolve_base(base: str) -> str:
-    """A demo model's folder, one of `tiebreak weights`, a local folder, or a hub name as it stands."""
-    if base in FAMILIES:
-        return str(demo_folder(base))
-    if base in WEIGHTS and not Path(base).exists():
-        if not (folder := default_folder(base)).is_dir():
-            raise UserError(f"{base}: not fetched yet; `tiebreak weights {base}` does that")
-        return str(folder)
-    if Path(base).exists() and not (Path(base) / "config.json").is_file():
-        raise UserError(f"{base}: the folder holds no config.json, so it is no model folder")
-    return base
 
 
 def find_model_type(base: str) -> str:

@@ -25,6 +25,7 @@ from tiebreak.prediction.leases import SUFFIX, folder_time, held
 from tiebreak.prediction.members import Member, find_members
 from tiebreak.prediction.merge import PLAN, BadParts, merge, read_plan
 from tiebreak.prediction.work import Job, work
+from tiebreak.preflight.run import look_before_prediction, wanted
 from tiebreak.report.baselines import Baselines
 from tiebreak.report.table import compare, render
 
@@ -58,6 +59,8 @@ def predict(options: argparse.Namespace) -> int:
             say(line)
         return files
 
+    if wanted():
+        look_before_prediction(options, ranks)
     members = find_members(options, ranks, swap, data, say)
     take_folder(out, members, say)
     judges = Judges(ranks.device, say)

@@ -15,6 +15,8 @@ from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.judge import count_parameters
 from tiebreak.models.loading import build_judge, choose_precision, find_model_type, load_tokenizer
+from tiebreak.preflight.run import Job as Preflight
+from tiebreak.preflight.run import look, look_at_network, wanted
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.finish import finish
 from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
@@ -45,6 +47,8 @@ def train(options: argparse.Namespace) -> int:
     settle_process()
     say = print if ranks.first else (lambda text: None)
     choice = choose_engine(options.engine, options.ds, recipe.train, ranks.world)
+    preflight = Preflight.of(options, recipe, ranks, choice) if wanted() else None
+    met = look(preflight) if preflight else None
     model_type = find_model_type(recipe.model.base)
     for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind)):
         say(warning)
@@ -62,7 +66,9 @@ def train(options: argparse.Namespace) -> int:
     learnt_from = teachers.record if teachers else {}
 
     timeout_s = recipe.train.timeout_s
-    with joined(ranks, timeout_s + WATCH_FIRST_S, always=choice.kind not in ("single", "ddp")):
+    with joined(ranks, timeout_s + WATCH_FIRST_S, always=choice.kind not in ("single", "ddp"), met=met):
+        if preflight and met:
+            look_at_network(preflight, met)
         folder = agree(Path(options.out) if options.out else default_folder(recipe))
         resume = options.resume is not None
         claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)

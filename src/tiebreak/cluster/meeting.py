@@ -1,0 +1,182 @@
+"""Where the ranks of a job meet before they form a process group: who does not come is named.
+
+A process group that lacks a rank says only that time has run out. Here every rank signs in at rank 0's store, and
+then a process of each node calls the others, which answers two questions at once: whether the nodes reach one
+another, and how far apart their clocks are.
+"""
+
+import datetime
+import json
+import os
+import platform
+import re
+import socket
+import struct
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tiebreak.cluster.ranks import Ranks
+from tiebreak.errors import UserError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+POLL_S = 0.1
+CALL_S = 5.0
+"""A node that has signed in answers a call within this."""
+MOST_CALLED_IN_VAIN = 3
+
+
+@dataclass(frozen=True)
+class Node:
+    """The process that speaks for a node: its rank, its host name, and where it answers calls."""
+
+    rank: int
+    name: str
+    address: str
+    port: int
+
+
+def meet(ranks: Ranks, timeout_s: float) -> "dist.Store":
+    """The store of the job, in which all ranks have signed in.
+
+    Raises:
+        UserError: naming the ranks that did not come in time, and their nodes as far as Slurm tells them.
+    """
+    import torch.distributed as dist
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline = time.monotonic() + timeout_s
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
+    timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        tcp = dist.TCPStore(
+            address, port, None, ranks.first and not agent, timeout, wait_for_workers=False, multi_tenant=True
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise UserError(
+            f"{platform.node()} (rank {ranks.rank}) cannot reach {address}:{port}, where rank 0 waits, in "
+            f"{timeout_s:.0f} s ({str(error).splitlines()[0]}): do the nodes resolve each other's names, and is the "
+            "port open between them?"
+        ) from None
+    store = dist.PrefixStore(f"preflight-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", tcp)
+    store.set(f"here-{ranks.rank}", platform.node())
+    store.add("here", 1)
+    while store.add("here", 0) < ranks.world:
+        if time.monotonic() > deadline:
+            absent = [rank for rank in range(ranks.world) if not store.check([f"here-{rank}"])]
+            raise UserError(
+                f"{_told(absent, _nodes_of_ranks())} did not sign in at {address}:{port} within {timeout_s:.0f} s, the "
+                f"other {ranks.world - len(absent)} ranks did: is the node up, and does it reach {address}?"
+            )
+        time.sleep(POLL_S)
+    return store
+
+
+def _told(ranks: list[int], nodes: list[str]) -> str:
+    """As in: `n2 (ranks 4, 5)`."""
+    by_node: dict[str, list[int]] = {}
+    for rank in ranks:
+        by_node.setdefault(nodes[rank] if rank < len(nodes) else "", []).append(rank)
+    parts = []
+    for node, members in by_node.items():
+        listed = f"rank{'s' * (len(members) > 1)} {', '.join(map(str, members))}"
+        parts.append(f"{node} ({listed})" if node else listed)
+    return "; ".join(parts)
+
+
+def _nodes_of_ranks() -> list[str]:
+    """The node of each rank of this Slurm step, in the order of ranks; empty where Slurm is not asked."""
+    names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE")
+    if not names or not tasks or ("RANK" in os.environ and "SLURM_STEP_NUM_TASKS" not in os.environ):
+        return []
+    try:
+        shown = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, timeout=CALL_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    counts = [
+        int(count) for part in tasks.split(",") for count, times in _counted(part) for _ in range(int(times or 1))
+    ]
+    return [node for node, count in zip(shown.stdout.split(), counts, strict=False) for _ in range(count)]
+
+
+def _counted(part: str) -> list[tuple[str, str]]:
+    """`2(x3)` is two tasks on each of three nodes."""
+    return re.findall(r"^(\d+)(?:\(x(\d+)\))?$", part)
+
+
+class Answering:
+    """Answers calls with this machine's time, until closed."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("", 0), backlog=512)
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                call, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            with call:
+                call.sendall(struct.pack("!d", time.time()))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def call(node: Node, timeout_s: float = CALL_S) -> tuple[float, float]:
+    """How far the node's clock is ahead of this one's, and the error of that, half the round trip; both in seconds.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    with socket.create_connection((node.address, node.port), timeout=timeout_s) as answer:
+        asked = time.time()
+        received = b""
+        while len(received) < 8:
+            if not (more := answer.recv(8 - len(received))):
+                raise ConnectionError("hung up")
+            received += more
+        answered = time.time()
+    return struct.unpack("!d", received)[0] - (asked + answered) / 2, (answered - asked) / 2
+
+
+def own_address(ranks: Ranks) -> str:
+    """This node's address as the others reach it: the one that the way to rank 0 starts from."""
+    master = os.environ["MASTER_ADDR"]
+    if ranks.first:
+        return master
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((master, int(os.environ["MASTER_PORT"])))  # sends nothing
+        return route.getsockname()[0]
+
+
+def find_nodes(store: "dist.Store", ranks: Ranks, port: int) -> list[Node]:
+    """Every node's speaker: its first rank. All ranks call this; `port` is a speaker's."""
+    mine = [platform.node(), own_address(ranks), port] if ranks.local_rank == 0 else None
+    store.set(f"node-{ranks.rank}", json.dumps(mine))
+    if ranks.first:
+        found = [json.loads(store.get(f"node-{rank}")) for rank in range(ranks.world)]
+        store.set("nodes", json.dumps([[rank, *node] for rank, node in enumerate(found) if node]))
+    return [Node(*node) for node in json.loads(store.get("nodes"))]
+
+
+def call_all(nodes: list[Node], own_rank: int) -> tuple[list[str], dict[str, tuple[float, float]]]:
+    """A sentence for each node that does not answer, and the others' clocks against this one's (see `call`)."""
+    silent: list[str] = []
+    clocks: dict[str, tuple[float, float]] = {}
+    for node in nodes:
+        if node.rank == own_rank or len(silent) >= MOST_CALLED_IN_VAIN:
+            continue
+        try:
+            clocks[node.name] = call(node)
+        except OSError as error:
+            why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            silent.append(f"{node.name} cannot be reached from {platform.node()} ({node.address}: {why})")
+    return silent, clocks

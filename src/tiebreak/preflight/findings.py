@@ -1,0 +1,60 @@
+"""What the preflight found: one table, and the reasons of a refusal."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+from tiebreak.errors import UserError
+
+OK, NOTE, FAIL = "ok", "note", "FAIL"
+LEFT, WIDTH = 13, 88
+"""Of the first two columns."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. `verdict` is ok, note (worth knowing, stops nothing) or FAIL."""
+
+    check: str
+    found: str
+    verdict: str = OK
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict == FAIL
+
+
+def told(check: str, look: Callable[[], Finding]) -> Finding:
+    """A check's finding; what a user would be told as an error is a failure of it."""
+    try:
+        return look()
+    except UserError as error:
+        return Finding(check, str(error), FAIL)
+    except OSError as error:
+        return Finding(check, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), FAIL)
+
+
+def render(findings: Iterable[Finding]) -> str:
+    """Columns check, found and verdict; long sentences are wrapped."""
+    rows = [Finding("check", "found", "verdict"), *findings]
+    left = max(LEFT, *(len(row.check) + 2 for row in rows))
+    lines = []
+    for row in rows:
+        parts = [part for line in row.found.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+        lines += [f"{row.check:{left}}{parts[0]:{WIDTH + 2}}{row.verdict}".rstrip()]
+        lines += [" " * left + part for part in parts[1:]]
+    return "\n".join(lines)
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise with every failure, if there are any."""
+    if failures := [f"{row.check}: {row.found}" for row in findings if row.failed]:
+        raise UserError("\n  ".join(["the preflight failed (TIEBREAK_PREFLIGHT=0 skips it):", *failures]))
+
+
+def pack(findings: Iterable[Finding]) -> list[dict]:
+    return [asdict(row) for row in findings]
+
+
+def unpack(rows: Iterable[dict]) -> list[Finding]:
+    return [Finding(**row) for row in rows]

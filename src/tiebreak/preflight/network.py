@@ -1,0 +1,137 @@
+"""Whether the nodes of a job reach one another, agree about the time, and add up correctly."""
+
+import json
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tiebreak.cluster.meeting import Answering, call_all, find_nodes
+from tiebreak.cluster.memory import Estimate
+from tiebreak.cluster.ranks import Ranks, agree
+from tiebreak.errors import UserError, tell
+from tiebreak.preflight.findings import FAIL, NOTE, Finding, pack, unpack
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+SKEW_NOTE_S, SKEW_FAIL_S = 1.0, 60.0
+"""Half of the time after which the lock on a token cache, told by its age, counts as abandoned."""
+BUFFER = 4 * 2**20
+"""Elements of the all-reduce whose bandwidth is measured: 16 MiB."""
+REPEATS = 3
+
+
+def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Finding]:
+    """Every node's findings on every rank: rank 0's, what failed on other nodes, and how the nodes reach each other.
+
+    Args:
+        own: of this node, by its first rank.
+    """
+    answering = Answering()
+    nodes = find_nodes(store, ranks, answering.port)
+    speaker = any(node.rank == ranks.rank for node in nodes)
+    several = len({node.name for node in nodes}) > 1
+    if speaker:
+        silent, clocks = call_all(nodes, ranks.rank)
+        if several:
+            own = [*own, *_names_of_this_node()]
+        report = {"own": pack(own), "silent": silent, "clocks": clocks}
+        store.set(f"report-{ranks.rank}", json.dumps(report))
+    if ranks.first:
+        reports = {node: json.loads(store.get(f"report-{node.rank}")) for node in nodes}
+        findings = unpack(reports[nodes[0]]["own"])
+        for node in nodes[1:]:
+            failed = [row for row in unpack(reports[node]["own"]) if row.failed]
+            findings += [Finding(row.check, f"on {node.name}: {row.found}", row.verdict) for row in failed]
+        if silences := [text for report in reports.values() for text in report["silent"]]:
+            findings.append(Finding("nodes", "; ".join(silences) + ": a firewall, or a wrong name?", FAIL))
+        else:
+            listed = ", ".join(sorted({node.name for node in nodes}))
+            findings.append(Finding("nodes", f"{ranks.world} ranks on {listed} reach one another"))
+        if several:
+            findings.append(clock_finding(reports[nodes[0]]["clocks"]))
+        store.set("findings", json.dumps(pack(findings)))
+    found = unpack(json.loads(store.get("findings")))
+    answering.close()
+    return found
+
+
+def clock_finding(clocks: dict[str, tuple[float, float]]) -> Finding:
+    """Judge how far nodes' clocks are ahead of this node's; (seconds, their error) by name."""
+    if not clocks:
+        return Finding("clocks", "no node answered", NOTE)
+    name, (ahead, error) = max(clocks.items(), key=lambda item: abs(item[1][0]))
+    text = f"{name} is {ahead:+.3f} s off {platform.node()} (±{error:.3f}), the others less"
+    if abs(ahead) > SKEW_FAIL_S:
+        return Finding("clocks", f"{text}: set the clocks, files' ages decide who holds a lock", FAIL)
+    return Finding("clocks", text, NOTE if abs(ahead) > SKEW_NOTE_S else "ok")
+
+
+def _names_of_this_node() -> list[Finding]:
+    """Gloo listens where the node's own name leads: at a loopback address no other node finds it."""
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return []
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError as error:
+        return [Finding("names", f"{platform.node()} does not resolve its own name ({error})", FAIL)]
+    if not address.startswith("127."):
+        return []
+    advice = "set GLOO_SOCKET_IFNAME to the network's interface, or mend /etc/hosts"
+    return [Finding("names", f"{platform.node()}'s own name leads to {address}: {advice}", FAIL)]
+
+
+def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, found: Estimate | None) -> Finding:
+    """Sums over all ranks that are known beforehand, and how fast they come; every rank calls this.
+
+    Ends the process where it takes longer than `timeout_s`: a collective that hangs cannot be left.
+    """
+    import torch
+    import torch.distributed as dist
+
+    timer = threading.Timer(timeout_s + 3 * (not ranks.first), _give_up, (store, ranks, timeout_s))
+    timer.daemon = True
+    timer.start()
+    store.set(f"adds-{ranks.rank}", "1")
+    places = torch.arange(BUFFER, device=ranks.device) % ranks.world
+    values = torch.where(places == ranks.rank, places + 1.0, 0.0)
+    wanted = places + 1.0
+    dist.all_reduce(values)
+    correct = bool((values == wanted).all())
+    seconds = []
+    for _ in range(REPEATS):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(values)
+        float(values[0])  # a GPU's work is over when its result is read
+        seconds.append(time.perf_counter() - started)
+    verdicts: list = [None] * ranks.world
+    dist.all_gather_object(verdicts, correct)
+    timer.cancel()
+    if wrong := [rank for rank, right in enumerate(verdicts) if not right]:
+        raise UserError(
+            f"all-reduce: the sum over {ranks.world} ranks is wrong on rank {', '.join(map(str, wrong[:8]))}: "
+            "the network or its library is broken there"
+        )
+    fastest = agree(min(seconds))
+    speed = 2 * (ranks.world - 1) / ranks.world * 4 * BUFFER / fastest
+    text = f"right on {ranks.world} ranks, {speed / 1e9:.2f} GB/s a rank"
+    if found is not None:
+        share = 2 * (ranks.world - 1) / ranks.world * found.trained / speed
+        text += f": a step's {found.trained / 1e6:,.0f} MB of gradients in {share:.2f} s"
+    return Finding("all-reduce", text)
+
+
+def _give_up(store: "dist.Store", ranks: Ranks, timeout_s: float) -> None:
+    try:
+        absent = [rank for rank in range(ranks.world) if not store.check([f"adds-{rank}"])]
+    except Exception:
+        absent = []  # rank 0 has gone with its store, and has told
+    who = f"rank {', '.join(map(str, absent))} did not begin it" if absent else "all ranks began it and none could end"
+    tell(UserError(f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable"))
+    sys.stdout.flush()
+    os._exit(2)

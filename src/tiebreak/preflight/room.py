@@ -1,0 +1,91 @@
+"""Room for the run: memory on each GPU (or of the host), and disk and inodes for what it writes."""
+
+import os
+from pathlib import Path
+
+from tiebreak.cluster.machine import gpu_memory, host_memory
+from tiebreak.cluster.memory import ERROR, GIB, Estimate
+from tiebreak.config import Recipe
+from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
+
+SMALL_FILES = 20 * 2**20
+"""Bytes of tokenizer, log, plots and the like in a run folder."""
+OTHER_INODES = 60
+
+
+def check_memory(found: Estimate | None, recipe: Recipe, per_node: int, given_gib: float | None) -> Finding:
+    """The estimate against what each GPU has free, or each rank's share of the host's memory.
+
+    Args:
+        per_node: ranks on each node. given_gib: a GPU's memory, where the GPUs are elsewhere.
+    """
+    if found is None:
+        return Finding("memory", f"not estimated: the sizes of {recipe.model.base} are not known here", NOTE)
+    needs = f"{found.gib:.1f} GiB a rank (weights {_gib(found.weights)}, gradients {_gib(found.gradients)}, "
+    needs += f"optimizer {_gib(found.states)}, buffers {_gib(found.buffers)}, activations {_gib(found.activations)})"
+    if found.loading > found.running:
+        needs += f"; {_gib(found.loading)} GiB before that, as every rank first loads the whole base"
+    if found.device == "cuda" and not given_gib and not (gpus := gpu_memory()):
+        return Finding("memory", f"needs {needs}; no GPU here to compare with (--gpu-gib says what one has)", NOTE)
+    if found.device == "cpu":
+        there, where = host_memory() / GIB / per_node, f"of the host's memory for each of {per_node} ranks"
+    elif given_gib:
+        there, where = given_gib, "on a GPU"
+    else:
+        there, where = min(free for _, free in gpus) / GIB, f"free on a GPU of {gpus[0][0] / GIB:.0f}"
+    text = f"needs {needs} ±{ERROR:.0%}; {there:.1f} GiB {where}"
+    if found.gib * (1 - ERROR) > there:
+        text += ": too little memory: " + "; ".join(_advice(recipe, found))
+        return Finding("memory", text, FAIL)
+    if found.host and (host := host_memory() / per_node) < found.host:
+        text += f"; {_gib(found.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
+        return Finding("memory", text, FAIL)
+    return Finding("memory", text, NOTE if found.gib * (1 + ERROR) > there else OK)
+
+
+def _advice(recipe: Recipe, found: Estimate) -> list[str]:
+    """What lowers the largest parts."""
+    ways = []
+    if found.activations > 0.3 * found.gib * GIB:
+        ways.append(f"lower train.tokens_per_micro_batch ({recipe.train.tokens_per_micro_batch})")
+        if not recipe.train.gradient_checkpointing:
+            ways.append("train.gradient_checkpointing=true")
+    if recipe.model.method == "full":
+        ways.append("model.method=lora or qlora, or cut more (--ds ds_configs/zero3.json, --engine fsdp, more ranks)")
+    elif recipe.model.method == "lora":
+        ways.append("model.method=qlora")
+    return ways or ["a smaller base, or GPUs with more memory"]
+
+
+def bytes_written(trained: int, recipe: Recipe) -> int:
+    """Most bytes of a run folder at any time: `keep` checkpoints, the best and the one being written, and the model.
+
+    A checkpoint holds the trained weights and the optimizer's state; of the model an old and a new folder may stand
+    beside each other.
+    """
+    state = 2 if recipe.train.optimizer.endswith("8bit") else 8
+    return trained * (4 + state) * (recipe.train.keep + 2) + 2 * (4 * trained) + SMALL_FILES
+
+
+def check_disk(out: Path, found: Estimate | None, recipe: Recipe, world: int) -> Finding:
+    """Bytes and inodes free where the run folder is or will be. Quotas are not seen."""
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        return Finding("disk", f"{place}: not writable, so {out} cannot be made", FAIL)
+    stats = os.statvfs(place)
+    free, inodes = stats.f_bavail * stats.f_frsize, stats.f_favail
+    files = (2 * world + 3) * (recipe.train.keep + 2) + OTHER_INODES
+    if stats.f_files and inodes < files:
+        return Finding("disk", f"{place}: {inodes:,} inodes free, {files:,} needed: too few: remove small files", FAIL)
+    if found is None:
+        return Finding("disk", f"{place}: {free / GIB:,.1f} GiB free; how much is needed is not known", NOTE)
+    need = bytes_written(int(found.trained / 4), recipe)
+    text = f"{place}: {free / GIB:,.1f} GiB free, {need / GIB:,.2f} needed"
+    text += f" for {recipe.train.keep + 2} checkpoints and the model"
+    if free < need:
+        return Finding("disk", f"{text}: too little disk: make room, choose another --out, or lower train.keep", FAIL)
+    return Finding("disk", text)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"

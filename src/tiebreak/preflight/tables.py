@@ -1,0 +1,45 @@
+"""Whether the tables can be read, and which they are."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tiebreak.data.table import Pair, Problem, read_rows
+from tiebreak.errors import UserError
+from tiebreak.files import sha256
+from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
+
+READ_S = 3.0
+"""Rows are read for so long, all files together; the run itself reads every row."""
+
+
+def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = True) -> Finding:
+    """Rows and hashes of the tables.
+
+    Raises:
+        UserError: a file as a whole is unusable.
+    """
+    if not files:
+        return Finding("data", "the embedded sample")
+    deadline = time.monotonic() + READ_S
+    told, problems = [], []
+    for path in files:
+        rows, whole = 0, True
+        for item in read_rows(path, Counter()):
+            rows += 1
+            if need_labels and isinstance(item, Pair) and item.label is None:
+                item = Problem(item.file, item.row, item.id, "no label (the winner columns are absent or empty)")
+            if isinstance(item, Problem):
+                problems.append(item)
+            if time.monotonic() > deadline:
+                whole = False
+                break
+        if not rows:
+            raise UserError(f"{path}: no readable rows")
+        told.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
+    text = "; ".join(told)
+    if problems:
+        text += f"; {len(problems)} bad rows, the first: {problems[0]}"
+        return Finding("data", text, FAIL if on_bad_row == "fail" else NOTE)
+    return Finding("data", text, OK)

@@ -1,0 +1,146 @@
+"""A model folder's faults are told from the heads of its files."""
+
+import json
+import os
+import shutil
+import struct
+
+import pytest
+
+from tiebreak.cli import main
+from tiebreak.config import load_recipe
+from tiebreak.models.demo import demo_folder
+from tiebreak.preflight.files import check_folder, check_tokenizer, fault_of, find_folder
+from tiebreak.preflight.findings import Finding
+
+RECIPE = load_recipe("demo-llama2")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole model folder of one's own."""
+    return shutil.copytree(demo_folder("demo-llama2"), tmp_path / "model")
+
+
+def cut(path, by=100):
+    with open(path, "rb+") as file:
+        file.truncate(path.stat().st_size - by)
+
+
+def test_a_whole_folder(folder):
+    found = check_folder(folder)
+    assert found.verdict == "ok" and "1 safetensors file" in found.found
+    assert check_tokenizer(folder, RECIPE).verdict == "ok"
+
+
+@pytest.mark.parametrize("family", ["demo-gemma2", "demo-llama2", "demo-deberta"])
+def test_each_family_s_tokenizer_gives_the_text_back(family):
+    assert check_tokenizer(demo_folder(family), RECIPE).verdict == "ok"
+
+
+def test_a_truncated_file_is_told_with_both_sizes(folder, capsys):
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    cut(path)
+    assert main(["preflight", "--recipe", "demo-llama2", "--model", str(folder)]) == 2
+    wanted = f"{path}: truncated: {size - 100:,} bytes, {size:,} by its header: fetch the folder again"
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x01\x02", "less than its header"),
+        (struct.pack("<Q", 1 << 40) + b"{}", "less than its header"),
+        (struct.pack("<Q", 2) + b"[]", "not that of a safetensors file"),
+        (struct.pack("<Q", 4) + b"{..}", "not that of a safetensors file"),
+        (struct.pack("<Q", 2) + b"{}more", "too long"),
+    ],
+)
+def test_other_damage(tmp_path, content, sentence):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert sentence in fault_of(path, set())
+
+
+def test_shards_and_their_index(folder):
+    shard = folder / "model-00001-of-00002.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    with open(shard, "rb") as file:
+        names = json.loads(file.read(struct.unpack("<Q", file.read(8))[0])).keys() - {"__metadata__"}
+    index = folder / "model.safetensors.index.json"
+
+    def found(weight_map):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        return check_folder(folder)
+
+    whole = {name: shard.name for name in names}
+    assert found(whole).verdict == "ok"
+    absent = found(whole | {"more": "model-00002-of-00002.safetensors"})
+    assert absent.failed and "model-00002-of-00002.safetensors: the index names it, but it is not there" in absent.found
+    lacking = found(whole | {"model.norm.bias": shard.name})
+    assert lacking.failed and "lacks 1 tensors that the index promises, for example model.norm.bias" in lacking.found
+    index.write_text('{"weight_m')
+    assert check_folder(folder).failed and "damaged" in check_folder(folder).found
+
+
+def test_files_that_are_not_there(folder):
+    (folder / "tokenizer.json").unlink()
+    assert "no tokenizer.json" in check_tokenizer(folder, RECIPE).found
+    (folder / "model.safetensors").unlink()
+    assert "holds no weights" in check_folder(folder).found
+    (folder / "config.json").write_text("{")
+    assert "config.json: not readable as JSON" in check_folder(folder).found
+    (folder / "config.json").unlink()
+    assert "no config.json" in check_folder(folder).found
+
+
+def test_another_model_s_tokenizer(folder):
+    """Ids beyond the embeddings, and a text that does not come back."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    assert "the model has 300 embeddings" in check_tokenizer(folder, RECIPE).found
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "e"}, "content": "a"}
+    path.write_text(json.dumps(tokenizer))
+    found = check_tokenizer(folder, RECIPE)
+    assert found.failed and "comes back as" in found.found
+
+
+@pytest.mark.parametrize(
+    ("base", "offline", "sentence"),
+    [
+        ("/nowhere/gemma", "0", "/nowhere/gemma: there is no such folder"),
+        ("gemma", "0", "no hub name (OWNER/NAME)"),
+        ("google/gemma-2-9b-it", "1", "HF_HUB_OFFLINE is set: give a local folder with --model"),
+        ("minilm-l6", "0", "not fetched yet; `tiebreak weights minilm-l6` does that"),
+    ],
+)
+def test_a_missing_model_folder(base, offline, sentence, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert main(["preflight", "--recipe", "demo-llama2", "--model", base]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_of_the_hub_s_cache_is_found(tmp_path, monkeypatch):
+    cache = tmp_path / "models--google--gemma-2-9b-it"
+    snapshot = cache / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_folder("google/gemma-2-9b-it") == snapshot
+
+
+def test_what_is_fetched_or_built_later_is_a_note(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TIEBREAK_CACHE", str(tmp_path))
+    for base, sentence in (("google/gemma-2-9b-it", "downloaded first"), ("demo-gemma2", "built at its first use")):
+        found = find_folder(base)
+        assert isinstance(found, Finding) and found.verdict == "note" and sentence in found.found
+    assert not os.listdir(tmp_path), "nothing is built"
