@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the files in slurm/: where the job's processes meet, how many threads each has, and what follows a run.
-# Settings: PYTHON (.venv/bin/python), MOST_REQUEUES (3: without a new checkpoint in between), OFFLINE (1).
+# Settings: PYTHON (.venv/bin/python), MOST_REQUEUES (3: without a new checkpoint in between), OFFLINE (1),
+# TIEBREAK_PREFLIGHT (1).
 
 # A task of an array by its own name: some task's plain id is that of the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}

@@ -86,7 +86,11 @@ def test_gpus_are_asked_of_the_driver(monkeypatch, tmp_path):
     script.write_text("#!/bin/sh\necho '81559, 80000'\necho '81559, 300'\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert machine.gpu_memory() == [(81559 << 20, 80000 << 20), (81559 << 20, 300 << 20)]
+    script.write_text('#!/bin/sh\ntest "$*" = "${*% -i 1}" && exit 9\necho \'81559, 300\'\n')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert machine.gpu_memory() == [(81559 << 20, 300 << 20)], "others may be another job's"
     script.write_text("#!/bin/sh\necho 'No devices were found'\n")
     assert machine.gpu_memory() == []
 
@@ -102,6 +106,18 @@ def test_too_little_disk(monkeypatch, tmp_path, capsys):
     told = capsys.readouterr().err
     assert f"disk: {tmp_path}: 0.0 GiB free" in told and "too little disk: make room" in told
     assert not out.exists(), "nothing is made"
+
+
+def test_checkpoints_that_make_way_count_as_room(monkeypatch, tmp_path):
+    """A requeued job on a nearly full disk goes on."""
+    monkeypatch.setattr(os, "statvfs", statvfs(free=0))
+    needs, out = bytes_written(int(NEEDS.trained / 4), GEMMA), tmp_path / "run"
+    assert check_disk(out, NEEDS, GEMMA, 1).failed
+    checkpoint = out / "checkpoints" / "step-00000001" / "weights.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    with open(checkpoint, "wb") as file:
+        file.truncate(needs)
+    assert not check_disk(out, NEEDS, GEMMA, 1).failed
 
 
 def test_too_few_inodes(monkeypatch, tmp_path):
@@ -184,3 +200,14 @@ def test_bad_rows_that_may_be_skipped_are_a_note(tmp_path):
     path.write_text("id,prompt,response_a,response_b,winner\n1,a,b,c,model_a\n2,a,b,c,nobody\n")
     assert check_tables([path], "fail").failed
     assert check_tables([path], "skip").verdict == "note"
+
+
+def test_extra_tables_need_no_labels(tmp_path, capsys, monkeypatch, sample):
+    extra, labelled = tmp_path / "extra.csv", tmp_path / "absent.csv"
+    extra.write_text("id,prompt,response_a,response_b\n1,a,b,c\n")
+    monkeypatch.setenv("TIEBREAK_PREFLIGHT", "1")
+    words = ["distill", "--recipe", "demo-deberta", "--teachers", "bayes", "--extra", str(extra)]
+    assert main([*words, "--data", str(labelled), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr()
+    assert f"extra data   {extra}: 1 rows read" in told.out
+    assert "absent.csv: no such file" in told.err and "no label" not in told.err

@@ -9,10 +9,12 @@ CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def gpu_memory() -> list[tuple[int, int]]:
-    """(all, free) bytes of each GPU of this node that the driver shows; empty without one."""
-    fields = ["--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    """(all, free) bytes of each GPU of this node that the process may use; empty without one."""
+    command = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):  # others may be another job's
+        command += ["-i", visible]
     try:
-        shown = subprocess.run(["nvidia-smi", *fields], capture_output=True, text=True, timeout=NVIDIA_S, check=True)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_S, check=True)
         return [(int(a) << 20, int(b) << 20) for a, b in (line.split(",") for line in shown.stdout.splitlines())]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []

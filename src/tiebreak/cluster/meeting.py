@@ -136,8 +136,8 @@ def call(node: Node, timeout_s: float = CALL_S) -> tuple[float, float]:
     Raises:
         OSError: it does not answer.
     """
+    asked = time.time()  # before the connection: it may be answered at once
     with socket.create_connection((node.address, node.port), timeout=timeout_s) as answer:
-        asked = time.time()
         received = b""
         while len(received) < 8:
             if not (more := answer.recv(8 - len(received))):

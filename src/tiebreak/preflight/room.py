@@ -68,12 +68,13 @@ def bytes_written(trained: int, recipe: Recipe) -> int:
 
 
 def check_disk(out: Path, found: Estimate | None, recipe: Recipe, world: int) -> Finding:
-    """Bytes and inodes free where the run folder is or will be. Quotas are not seen."""
+    """Bytes and inodes free where the run folder is or will be, beside older checkpoints. Quotas are not seen."""
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK):
         return Finding("disk", f"{place}: not writable, so {out} cannot be made", FAIL)
     stats = os.statvfs(place)
     free, inodes = stats.f_bavail * stats.f_frsize, stats.f_favail
+    free += sum(path.stat().st_size for path in out.glob("*/*/*") if path.is_file())  # older checkpoints make way
     files = (2 * world + 3) * (recipe.train.keep + 2) + OTHER_INODES
     if stats.f_files and inodes < files:
         return Finding("disk", f"{place}: {inodes:,} inodes free, {files:,} needed: too few: remove small files", FAIL)

@@ -41,9 +41,8 @@ def preflight(options: argparse.Namespace) -> int:
     """The command; returns 0, or raises UserError with all that failed."""
     recipe = _recipe(options)
     ranks = find_ranks()
-    job = Job.of(
-        options, recipe, ranks, choose_engine(options.engine, options.ds, recipe.train, _world(options, ranks))
-    )
+    choice = choose_engine(options.engine, options.ds, recipe.train, _world(options, ranks))
+    job = Job.of(options, recipe, ranks, choice)
     met = look(job, options.timeout)
     if met is None:
         print("one process and no launcher: the network is not looked at (srun or torchrun tiebreak preflight does)")
@@ -55,7 +54,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What is looked at; `world` ranks, `per_node` of them on each node, on `device` cuda or cpu."""
+    """What is looked at: `world` ranks, `per_node` on each node, on `device` cuda or cpu; `extra` tables unlabelled."""
 
     recipe: Recipe
     choice: Choice
@@ -64,22 +63,22 @@ class Job:
     per_node: int
     device: str
     files: list[Path]
+    extra: list[Path]
     out: Path
     on_bad_row: str
     gpu_gib: float | None
 
     @classmethod
     def of(cls, options: argparse.Namespace, recipe: Recipe, ranks: Ranks, choice: Choice) -> "Job":
-        files = [Path(name) for name in [*options.data, *getattr(options, "extra", [])]]
+        files = [Path(name) for name in options.data]
+        extra = [Path(name) for name in getattr(options, "extra", [])]
         if options.valid not in (None, "none"):
             files.append(Path(options.valid))
         world, gib = _world(options, ranks), getattr(options, "gpu_gib", None)
         gpus = gib is not None or bool(getattr(options, "gpus_per_node", None)) or bool(gpu_memory())
         per_node = getattr(options, "gpus_per_node", None) or _ranks_here(ranks)
-        out = Path(options.out or "runs")
-        return cls(
-            recipe, choice, ranks, world, per_node, "cuda" if gpus else "cpu", files, out, options.on_bad_row, gib
-        )
+        device, out = "cuda" if gpus else "cpu", Path(options.out or "runs")
+        return cls(recipe, choice, ranks, world, per_node, device, files, extra, out, options.on_bad_row, gib)
 
     def estimate(self, architecture: dict[str, Any] | None) -> Estimate | None:
         return estimate(self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)
@@ -126,8 +125,10 @@ def local_checks(job: Job) -> list[Finding]:
     findings = [told("recipe", lambda: _check_recipe(job, architecture))]
     if job.ranks.first:
         findings.append(told("data", lambda: check_tables(job.files, job.on_bad_row)))
+        if job.extra:
+            findings.append(told("extra data", lambda: check_tables(job.extra, job.on_bad_row, need_labels=False)))
     else:
-        findings.append(told("data", lambda: _check_there(job.files)))
+        findings.append(told("data", lambda: _check_there([*job.files, *job.extra])))
     if isinstance(folder, Finding):
         findings.append(folder)
     else:
