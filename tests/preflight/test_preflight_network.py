@@ -131,7 +131,7 @@ def test_what_fails_on_another_node_is_told_with_its_name(master):
     other = threading.Thread(target=look, args=(1,))
     other.start()
     look(0)
-    assert pack(found[0]) == pack(found[1])
+    assert pack(found[0]) == pack(found[1]), "every rank knows"
     by_check = [(row.check, row.verdict) for row in found[0]]
     assert by_check == [("memory", "ok"), ("memory", "FAIL"), ("nodes", "ok")]
     assert found[0][1].found == f"on {platform.node()}: too little memory"
@@ -193,3 +193,21 @@ def test_it_imports_no_torch_without_a_launcher():
     )
     assert done.returncode == 0, done.stderr
     assert "the network is not looked at" in done.stdout
+
+
+@pytest.mark.processes
+def test_every_rank_ends_with_code_2(master, tmp_path):
+    """Two processes, as of srun --kill-on-bad-exit, which asks the others to end at the first that fails."""
+    command = [sys.executable, "-m", "tiebreak", "preflight", "--recipe", "demo-llama2", "--data", "/nowhere.csv"]
+    ours = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT / "src")}
+    ranks = [
+        subprocess.Popen(command, env=ours | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    while all(rank.poll() is None for rank in ranks):
+        time.sleep(0.005)
+    for rank in ranks:
+        rank.terminate()
+    assert [rank.wait(timeout=30) for rank in ranks] == [2, 2]
+    assert "/nowhere.csv: no such file" in ranks[0].stderr.read()
+    assert ranks[1].stderr.read() == "", "rank 0 alone speaks"

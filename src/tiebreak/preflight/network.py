@@ -3,13 +3,14 @@
 import json
 import os
 import platform
+import signal
 import socket
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from tiebreak.cluster.meeting import Answering, call_all, find_nodes
+from tiebreak.cluster.meeting import POLL_S, Answering, call_all, find_nodes
 from tiebreak.cluster.memory import Estimate
 from tiebreak.cluster.ranks import Ranks, agree
 from tiebreak.errors import UserError, tell
@@ -45,7 +46,7 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
         reports = {node: json.loads(store.get(f"report-{node.rank}")) for node in nodes}
         findings = unpack(reports[nodes[0]]["own"])
         for node in nodes[1:]:
-            failed = [row for row in unpack(reports[node]["own"]) if row.failed]
+            failed = [row for row in unpack(reports[node]["own"]) if row.failed and row not in findings]
             findings += [Finding(row.check, f"on {node.name}: {row.found}", row.verdict) for row in failed]
         if silences := [text for report in reports.values() for text in report["silent"]]:
             findings.append(Finding("nodes", "; ".join(silences) + ": a firewall, or a wrong name?", FAIL))
@@ -58,6 +59,22 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
     found = unpack(json.loads(store.get("findings")))
     answering.close()
     return found
+
+
+def leave_together(store: "dist.Store", ranks: Ranks, timeout_s: float = 10) -> None:
+    """Have every rank know that the job ends before one of them ends, and rank 0, which holds the store, end last.
+
+    Else the launcher would end the others with SIGTERM at the first that ends, and the job's code would be
+    another.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    deadline = time.monotonic() + timeout_s
+    for step in ("knows", "leaves"):
+        store.add(step, 1)
+        while step == "knows" or ranks.first:
+            if store.add(step, 0) >= ranks.world or time.monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
 
 
 def clock_finding(clocks: dict[str, tuple[float, float]]) -> Finding:

@@ -6,6 +6,7 @@ first, in their own process, so that nothing is started or imported twice.
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.preflight.files import check_folder, check_tokenizer, find_folder
 from tiebreak.preflight.findings import NOTE, Finding, refuse, render, told
-from tiebreak.preflight.network import check_collectives, exchange
+from tiebreak.preflight.network import check_collectives, exchange, leave_together
 from tiebreak.preflight.room import check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
 from tiebreak.preflight.versions import check_versions
@@ -102,6 +103,10 @@ def look(job: Job, timeout_s: float = TIMEOUT_S) -> "dist.Store | None":
         found = exchange(met, job.ranks, found)
     if job.ranks.first:
         print(f"{render(found)}\npreflight: {time.monotonic() - started:.1f} s", flush=True)
+    if met is not None and any(row.failed for row in found):
+        leave_together(met, job.ranks)
+        if not job.ranks.first:
+            sys.exit(2)
     refuse(found)
     return met
 
