@@ -89,12 +89,29 @@ class DataSettings(Section):
     """A/B-swap augmentation: none, a coin per row and epoch, or every row in both orders."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the rows to train on, drawn by `folds_seed`; what is held out stays whole."""
+    features: list[Literal["length", "style", "readability", "turns"]] = []
+    """Numbers of whole rows that the head sees beside the text, however it was cut (tiebreak.data.features)."""
+    drop_turns: Share = 0.0
+    """Augmentation: how often a row of several turns is seen without some of the earlier ones."""
+    jitter: Share = 0.0
+    """Augmentation: of both answers a like share is kept, drawn from 1 - jitter to 1, and cut as `truncation` does."""
+    paraphrases: list[str] = []
+    """Augmentation: tables whose rows are training rows, by id, in other words; their labels are not looked at."""
+    paraphrased: Share = 0.5
+    """How often a row that has paraphrases is seen as one of them."""
     sample_rows: Positive = 12_000
     """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
     sample_profile: Literal["short", "arena"] = "short"
     """Lengths of the embedded sample's answers."""
     folds_seed: int = 0
     """Seed of the assignment of prompts to folds."""
+
+    @field_validator("features")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each group of features once")
+        return value
 
 
 class TrainSettings(Section):

@@ -16,7 +16,7 @@ LAID_AT_ONCE = 4_096
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: rows (n,), whether each is seen swapped (n,), and per rank its micro-batches.
+    """One optimizer step: rows (n,), whether each is seen swapped (n,), per rank its micro-batches, and the epoch.
 
     `micro_batches[rank]` lists arrays of positions into `rows`. Every rank has equally many, so that
     collectives line up; an array may be empty.
@@ -25,6 +25,7 @@ class Step:
     rows: np.ndarray
     swapped: np.ndarray
     micro_batches: list[list[np.ndarray]]
+    epoch: int
 
 
 class Plan:
@@ -72,7 +73,8 @@ class Plan:
         order = np.argsort(mine, kind="stable")
         cuts = np.searchsorted(mine[order], np.arange(1, self.world * int(micro[within - first])))
         by_bin = np.split(order, cuts)
-        return Step(rows[start:end], swapped[start:end], [by_bin[rank :: self.world] for rank in range(self.world)])
+        micro_batches = [by_bin[rank :: self.world] for rank in range(self.world)]
+        return Step(rows[start:end], swapped[start:end], micro_batches, epoch)
 
     def _examples(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's examples in order: rows and whether they are swapped."""

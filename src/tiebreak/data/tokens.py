@@ -23,17 +23,18 @@ import numpy as np
 
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.features import measure, signs
 from tiebreak.data.sample import bayes_probabilities, is_sample
 from tiebreak.data.table import Pair, Problem, read_table
 from tiebreak.data.templates import TEMPLATES, Template
-from tiebreak.data.truncation import truncate
+from tiebreak.data.truncation import Turns, cut_turns, join_turns
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 BUILD_ROWS = 1_000
 ID_ROWS = 65_536
 LOCK_STALE_S = 120
@@ -41,7 +42,7 @@ POLL_S = 0.2
 PIECES = ("head", "before_first", "before_second", "tail", "turn")
 PARTS = ("prompt", "response_a", "response_b")
 NO_LABEL = -1
-COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars")
+COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars", "numbers")
 
 
 class Tokens:
@@ -50,8 +51,9 @@ class Tokens:
     Attributes:
         labels: int8 (n,), -1 where there is none. groups: int64 (n,), equal
         for equal normalised prompts. lengths: int32 (n,), tokens of the assembled row. unreadable:
-        bool (n,). chars: int64 (n, 2), characters of the two answers. bayes: float64 (n, 3), the
-        sample's law, or None for other tables. problems: the rows left out.
+        bool (n,). chars: int64 (n, 2), characters of the two answers. numbers: float32 (n, k), the
+        features asked for, and signs (k,), theirs under a swap. bayes: float64 (n, 3), the sample's
+        law, or None for other tables. problems: the rows left out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,6 +66,7 @@ class Tokens:
         self.sides: bool = meta["sides"]
         self.counts: dict[str, int] = meta["counts"]
         self.truncated: int = meta["truncated"]
+        self.signs = signs(meta["features"])
         table = self._dataset.data.table
         self._id_chunks = table["id"].chunks
         self._ids: list[str] | None = None
@@ -73,7 +76,8 @@ class Tokens:
         self.chars = np.stack([chars_a, chars_b], axis=1)
         bayes = [table[f"bayes_{k}"].to_numpy() for k in range(3)]
         self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
-        self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in PARTS}
+        self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(len(self.ids), len(self.signs))
+        self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in (*PARTS, "turns")}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
         self._places = np.arange(len(self.labels))
 
@@ -101,10 +105,23 @@ class Tokens:
 
     def texts(self, index: int, swapped: bool = False) -> list[np.ndarray]:
         """The tokens, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
-        place = int(self._places[index])
-        chunk = int(np.searchsorted(self._starts, place, side="right")) - 1
-        local = place - int(self._starts[chunk])
-        prompt, a, b = (_list_at(self._parts[name][chunk], local) for name in PARTS)
+        chunk, local = self._find(index)
+        return self.assemble([_list_at(self._parts[name][chunk], local) for name in PARTS], swapped)
+
+    def turns(self, index: int) -> list[list[np.ndarray]]:
+        """The tokens of each turn of prompt, A and B, equally many each, without separators."""
+        chunk, local = self._find(index)
+        lengths = _list_at(self._parts["turns"][chunk], local).reshape(len(PARTS), -1)
+        separator, parts = len(self.fixed["turn"]), []
+        for name, mine in zip(PARTS, lengths, strict=True):
+            tokens = _list_at(self._parts[name][chunk], local)
+            ends = np.cumsum(mine) + separator * np.arange(len(mine))
+            parts.append([tokens[end - length : end] for end, length in zip(ends, mine, strict=True)])
+        return parts
+
+    def assemble(self, parts: Sequence[np.ndarray], swapped: bool) -> list[np.ndarray]:
+        """The text, or the two sides, of a prompt and two answers, each with its separators."""
+        prompt, a, b = parts
         first, second = (b, a) if swapped else (a, b)
         fixed = self.fixed
         begin: list = [fixed["head"], prompt, fixed["before_first"]]
@@ -116,10 +133,21 @@ class Tokens:
 
     def answers_equal(self, index: int) -> bool:
         """Whether both answers of a row have the same tokens."""
+        chunk, place = self._find(index)
+        a, b = (_list_at(self._parts[name][chunk], place) for name in PARTS[1:])
+        return np.array_equal(a, b)
+
+    def numbers_of(self, rows: np.ndarray, swapped: np.ndarray) -> np.ndarray | None:
+        """The features (m, k) of rows (m,) in the given orders (m,); None where there are none."""
+        if not len(self.signs):
+            return None
+        return np.where(swapped[:, None], self.numbers[rows] * self.signs, self.numbers[rows])
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """A row's chunk, and its place in it."""
         place = int(self._places[index])
         chunk = int(np.searchsorted(self._starts, place, side="right")) - 1
-        a, b = (_list_at(self._parts[name][chunk], place - int(self._starts[chunk])) for name in PARTS[1:])
-        return np.array_equal(a, b)
+        return chunk, place - int(self._starts[chunk])
 
     def row(self, index: int, swapped: bool = False) -> np.ndarray:
         """All tokens (length,) int32 of one row."""
@@ -143,7 +171,7 @@ class Tokens:
         known = self.bayes is not None and other.bayes is not None
         both.bayes = np.concatenate([self.bayes, other.bayes]) if known else None  # type: ignore[list-item]
         both._places = np.concatenate([self._places, self._starts[-1] + other._places])
-        both._parts = {name: self._parts[name] + other._parts[name] for name in PARTS}
+        both._parts = {name: chunks + other._parts[name] for name, chunks in self._parts.items()}
         both._starts = np.concatenate([self._starts, self._starts[-1] + other._starts[1:]])
         return both
 
@@ -200,7 +228,8 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
             "tokens: raise it"
         )
     features = Features(
-        {name: List(Value("int32")) for name in PARTS}
+        {name: List(Value("int32")) for name in (*PARTS, "turns")}
+        | {"numbers": List(Value("float32"))}
         | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
         | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
         | {f"bayes_{k}": Value("float64") for k in range(3)}
@@ -214,11 +243,13 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
             pairs = table.pairs[start : start + BUILD_ROWS]
             columns, cut = _encode(pairs, tokenizer, fixed["turn"], budget, settings, template.sides)
             columns["length"] = [around + length for length in columns["length"]]
+            columns["numbers"] = list(measure(pairs, settings.features))
             columns |= _law(pairs if known_law else [], len(pairs))
             truncated += cut
             writer.write_batch(columns)
         writer.finalize()
     meta = {"fixed": fixed, "sides": template.sides, "counts": table.counts, "truncated": truncated}
+    meta["features"] = settings.features
     _finish(temporary, folder, table.problems, meta)
     seconds = time.monotonic() - started
     say(f"{len(table.pairs):,} rows tokenised in {seconds:.1f} s, {truncated / len(table.pairs):.1%} of them truncated")
@@ -235,22 +266,24 @@ def _law(pairs: list[Pair], rows: int) -> dict[str, np.ndarray]:
 
 def _encode(pairs: list[Pair], tokenizer, turn: list[int], budget: int, settings: DataSettings, sides: bool):
     """The columns of these pairs, and how many of them were truncated; `sides` hold the prompt twice."""
-    turns = [turn for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for turn in part]
-    encoded = iter(encode_texts(turns, tokenizer))
+    texts = [text for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b) for text in part]
+    encoded = iter(encode_texts(texts, tokenizer))
     cut = 0
-    columns: dict[str, list] = {name: [] for name in (*PARTS, "length", "chars_a", "chars_b")}
+    columns: dict[str, list] = {name: [] for name in (*PARTS, "turns", "length", "chars_a", "chars_b")}
     for pair in pairs:
         whole = [[next(encoded) for _ in part] for part in (pair.prompt, pair.response_a, pair.response_b)]
-        kept = truncate(whole, budget, settings.truncation, turn, settings.prompt_cap)
-        room = budget
+        turns = cut_turns(whole, budget, settings.truncation, turn, settings.prompt_cap)
+        kept, room = _join_parts(turns, turn), budget
         while sides and (over := sum(map(len, kept)) + len(kept[0]) - budget) > 0:
             room -= over
-            kept = truncate(whole, room, settings.truncation, turn, settings.prompt_cap)
+            turns = cut_turns(whole, room, settings.truncation, turn, settings.prompt_cap)
+            kept = _join_parts(turns, turn)
         full = sum(len(tokens) for part in whole for tokens in part)
         full += len(turn) * sum(len(part) - 1 for part in whole)
         cut += sum(map(len, kept)) < full
         for name, tokens in zip(PARTS, kept, strict=True):
             columns[name].append(tokens)
+        columns["turns"].append([len(tokens) for part in turns for tokens in part])
         columns["length"].append(sum(map(len, kept)) + sides * len(kept[0]))
         columns["chars_a"].append(sum(map(len, pair.response_a)))
         columns["chars_b"].append(sum(map(len, pair.response_b)))
@@ -259,6 +292,10 @@ def _encode(pairs: list[Pair], tokenizer, turn: list[int], budget: int, settings
     columns["group"] = [prompt_group(pair.prompt) for pair in pairs]
     columns["unreadable"] = [pair.unreadable is not None for pair in pairs]
     return columns, cut
+
+
+def _join_parts(turns: Sequence[Turns], turn: list[int]) -> list[list[int]]:
+    return [join_turns(part, turn) for part in turns]
 
 
 def encode_texts(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
@@ -306,7 +343,8 @@ def _finish(temporary: Path, folder: Path, problems: list[Problem], meta: dict) 
 
 def _key(files, tokenizer, template: str, settings: DataSettings, *rest) -> str:
     digest = hashlib.sha256()
-    rules = [FORMAT, asdict(TEMPLATES[template]), settings.max_tokens, settings.truncation, settings.prompt_cap, *rest]
+    rules = [FORMAT, asdict(TEMPLATES[template]), settings.max_tokens, settings.truncation, settings.prompt_cap]
+    rules += [settings.features, *rest]
     digest.update(json.dumps(rules).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for name in files:

@@ -42,6 +42,11 @@ def head_and_tail(tokens: Sequence[int], limit: int) -> Sequence[int]:
 
 
 def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[int], prompt_cap: int) -> list[list[int]]:
+    """`cut_turns`, and each part's turns with the separator between them."""
+    return [join_turns(part, turn) for part in cut_turns(parts, budget, policy, turn, prompt_cap)]
+
+
+def cut_turns(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[int], prompt_cap: int) -> list[Turns]:
     """Cut a row's parts to `budget` tokens together, turn separators included.
 
     Args:
@@ -53,12 +58,12 @@ def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[in
         turn: the separator's tokens, between two turns of a part.
 
     Returns:
-        Token ids of prompt, first and second answer, each with its separators.
+        The turns that are kept of prompt, first and second answer, equally many each, without separators.
     """
     needs = [sum(map(len, part)) for part in parts]
     separators = sum(len(turn) * (len(part) - 1) for part in parts)
     if sum(needs) + separators <= budget:
-        return [_join(part, turn) for part in parts]
+        return list(parts)
     most_turns = max(1, budget // (3 * (len(turn) + LEAST_PER_TURN)))
     parts = [_run_together(part, most_turns) for part in parts]
     budget -= sum(len(turn) * (len(part) - 1) for part in parts)
@@ -67,8 +72,12 @@ def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[in
         granted = [cap, *share(budget - cap, needs[1:])]
     else:
         granted = share(budget, needs, (PROMPT_WEIGHT, ANSWER_WEIGHT, ANSWER_WEIGHT))
-    cut = _cut_each_turn if policy == "spread" else _keep_beginning
-    return [_join(cut(part, limit), turn) for part, limit in zip(parts, granted, strict=True)]
+    return [cut_part(part, limit, policy) for part, limit in zip(parts, granted, strict=True)]
+
+
+def cut_part(part: Turns, limit: int, policy: str) -> Turns:
+    """A part's turns cut to `limit` tokens together: each turn's head and tail under `spread`, else its beginning."""
+    return _cut_each_turn(part, limit) if policy == "spread" else _keep_beginning(part, limit)
 
 
 def _run_together(part: Turns, most_turns: int) -> Turns:
@@ -92,7 +101,7 @@ def _keep_beginning(part: Turns, limit: int) -> Turns:
     return kept
 
 
-def _join(part: Turns, turn: Sequence[int]) -> list[int]:
+def join_turns(part: Turns, turn: Sequence[int]) -> list[int]:
     joined = list(part[0]) if part else []
     for tokens in part[1:]:
         joined += [*turn, *tokens]

@@ -8,7 +8,7 @@ from torch import nn
 
 from tiebreak.models import deberta
 from tiebreak.models.attention import ROWS, Attention
-from tiebreak.models.heads import SiameseHead, pool
+from tiebreak.models.heads import SiameseHead, WithNumbers, head_of, pool
 from tiebreak.models.rows import Rows
 
 
@@ -48,13 +48,14 @@ class Judge(nn.Module):
     def _backbone(self) -> Any:
         return getattr(self.classifier, self.classifier.base_model_prefix)
 
-    def forward(self, tokens: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, lengths: list[int], numbers: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of each row, as the row would get alone.
 
         Args:
             tokens: (T,) int64, the tokens of all texts, one after another.
             lengths: tokens of each text, summing to T: n texts, or under a siamese head 2n, a row's two sides
                 one after the other.
+            numbers: (n, k) float32, the rows' features, for a head that sees them.
 
         Returns:
             (n, 3) float32 logits of A, B, tie.
@@ -70,9 +71,10 @@ class Judge(nn.Module):
                 pooler = classifier.pooler if hasattr(classifier, "pooler") else self._backbone.pooler
                 pooled = classifier.dropout(pooler(pooled[:, None]))
             pooled = self.dropout(pooled)
-            if isinstance(_trained(head), SiameseHead):
+            inner = head_of(classifier)
+            if isinstance(inner.head if isinstance(inner, WithNumbers) else inner, SiameseHead):
                 pooled = pooled.unflatten(0, (-1, 2))
-            return head(pooled)
+            return head(pooled, numbers) if isinstance(inner, WithNumbers) else head(pooled)
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]):
         """Hidden states (T, hidden), and each text's first index."""
@@ -104,12 +106,6 @@ class Judge(nn.Module):
         extra = {"use_cache": False} if hasattr(self.classifier, "score") else {}
         hidden = self._backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
         return hidden.flatten(0, 1), torch.arange(rows) * longest
-
-
-def _trained(head: nn.Module) -> nn.Module:
-    """The head itself, out of the wrapper that adapters put around what is trained whole."""
-    wrapped: Any = head
-    return wrapped.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torc
     """
     settings = recipe.model
     torch.manual_seed(recipe.train.seed)
-    network, attention = _load_classifier(settings, tokenizer, device, precision)
+    network, attention = _load_classifier(recipe, tokenizer, device, precision)
     _assert_positions(network.config, recipe)
     if settings.method != "full":
         network = _add_adapters(network, settings)
@@ -141,11 +141,11 @@ def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: to
     """A trained judge from its model folder, in evaluation mode."""
     settings, tokenizer = recipe.model, load_saved_tokenizer(folder)
     if settings.method == "full":
-        network, attention = _load_classifier(settings, tokenizer, device, precision, str(folder))
+        network, attention = _load_classifier(recipe, tokenizer, device, precision, str(folder))
     else:
         from peft import PeftModel
 
-        base, attention = _load_classifier(settings, tokenizer, device, precision)
+        base, attention = _load_classifier(recipe, tokenizer, device, precision)
         network = told(str(folder), lambda: PeftModel.from_pretrained(base, folder))
     return _judge(network, attention, settings, precision).to(device).eval()
 
@@ -213,7 +213,7 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
 
 
-def _load_classifier(settings: ModelSettings, tokenizer, device, precision, folder: str | None = None):
+def _load_classifier(recipe: Recipe, tokenizer, device, precision, folder: str | None = None):
     from transformers import (
         AutoConfig,
         AutoModelForSequenceClassification,
@@ -221,6 +221,8 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
     )
 
     quieten_transformers()
+    settings, features = recipe.model, recipe.data.features
+    own_head = settings.head != "linear" or bool(features)
     base = folder or resolve_base(settings.base)
     config = told(base, lambda: AutoConfig.from_pretrained(base))
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
@@ -258,11 +260,11 @@ def _load_classifier(settings: ModelSettings, tokenizer, device, precision, fold
     if not hasattr(classifier, "score") and config.model_type not in ENCODERS:
         families = "Gemma, Llama, Qwen2, Mistral, DeBERTa, BERT"
         raise UserError(f"{base}: no judge is made of {config.model_type}; {families} are")
-    _assert_loaded(base, loaded, whole=folder is not None and settings.head == "linear")
+    _assert_loaded(base, loaded, whole=folder is not None and not own_head)
     if settings.layers is not None and folder is None:
         keep_layers(classifier, settings.layers)
-    attach_head(classifier, settings)
-    if folder is not None and settings.head != "linear":
+    attach_head(classifier, settings, features)
+    if folder is not None and own_head:
         _load_head(classifier, Path(folder))
     for head in heads_of(classifier).values():
         head.float()

@@ -78,8 +78,10 @@ def forward(judge: Judge, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np
     texts = [text for row in rows for text in tokens.texts(int(row), swapped)]
     device = next(judge.parameters()).device
     flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
+    found = tokens.numbers_of(rows, np.full(len(rows), swapped))
+    numbers = None if found is None else torch.from_numpy(found).to(device)
     with torch.inference_mode():
-        return judge(flat, [len(text) for text in texts]).float().cpu().numpy()
+        return judge(flat, [len(text) for text in texts], numbers).float().cpu().numpy()
 
 
 def _viewed(view: View, rows: np.ndarray, swapped: bool, lengths: np.ndarray, say) -> tuple[np.ndarray, np.ndarray]:

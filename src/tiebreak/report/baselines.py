@@ -5,6 +5,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from tiebreak.data.features import compare_lengths
+
 
 class Baselines(TypedDict):
     """Fitted on training labels, kept in the model folder: plain numbers.
@@ -23,12 +25,19 @@ def fit(chars: np.ndarray, labels: np.ndarray) -> Baselines:
 
     A class that does not occur gets the share and the score of one row.
     """
+    weights, intercepts = fit_logistic(compare_lengths(chars), labels)
+    shares = _shares(labels)
+    return {"prior": shares.tolist(), "length_weights": weights.tolist(), "length_intercepts": intercepts.tolist()}
+
+
+def fit_logistic(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (3, k) and intercepts (3,) of a multinomial logistic model on features (m, k) and labels (m,).
+
+    A class that does not occur gets the score of one row.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    counts = np.maximum(np.bincount(labels, minlength=3), 1)
-    shares = counts / counts.sum()
-    features = _features(chars)
-    weights, intercepts = np.zeros((3, features.shape[1])), np.log(shares)
+    weights, intercepts = np.zeros((3, features.shape[1])), np.log(_shares(labels))
     classes = np.unique(labels)
     if len(classes) > 1:
         model = LogisticRegression(max_iter=1_000).fit(features, labels)
@@ -38,7 +47,13 @@ def fit(chars: np.ndarray, labels: np.ndarray) -> Baselines:
         if two:
             (absent,) = set(range(3)) - set(classes.tolist())
             intercepts[absent] = intercepts[classes].max() - np.log(len(labels))
-    return {"prior": shares.tolist(), "length_weights": weights.tolist(), "length_intercepts": intercepts.tolist()}
+    return weights, intercepts
+
+
+def _shares(labels: np.ndarray) -> np.ndarray:
+    """The classes' shares (3,); one that does not occur counts as one row."""
+    counts = np.maximum(np.bincount(labels, minlength=3), 1)
+    return counts / counts.sum()
 
 
 def prior(fitted: Baselines, rows: int) -> np.ndarray:
@@ -51,7 +66,7 @@ def length(fitted: Baselines, chars: np.ndarray) -> np.ndarray:
     from scipy.special import softmax
 
     weights = np.array(fitted["length_weights"])
-    features = _features(chars)[:, : weights.shape[1]]  # models of an earlier version know the log ratio alone
+    features = compare_lengths(chars)[:, : weights.shape[1]]  # models of an earlier version know the log ratio alone
     return softmax(features @ weights.T + np.array(fitted["length_intercepts"]), axis=1)
 
 
@@ -76,7 +91,7 @@ def fit_text(answers: Answers, chars: np.ndarray, labels: np.ndarray) -> Callabl
 
     def features(answers: Answers, chars: np.ndarray):
         difference = words.transform(answers[0]) - words.transform(answers[1])
-        return hstack([difference, csr_matrix(_features(chars))], format="csr")
+        return hstack([difference, csr_matrix(compare_lengths(chars))], format="csr")
 
     model = LogisticRegression(max_iter=1_000).fit(features(answers, chars), labels)
 
@@ -86,13 +101,3 @@ def fit_text(answers: Answers, chars: np.ndarray, labels: np.ndarray) -> Callabl
         return probabilities
 
     return predict
-
-
-def _features(chars: np.ndarray) -> np.ndarray:
-    """Log ratio of the lengths and its size, difference of their square roots and its size: (n, 4).
-
-    On real two-class rows the ratio alone has a log loss of .681, the four together .674 (docs/weights.md).
-    """
-    ratio = np.log((1.0 + chars[:, 0]) / (1.0 + chars[:, 1]))
-    roots = (np.sqrt(chars[:, 0]) - np.sqrt(chars[:, 1])) / 10
-    return np.stack([ratio, np.abs(ratio), roots, np.abs(roots)], axis=1)

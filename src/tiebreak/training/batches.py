@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tiebreak.data.augment import Augmentation
 from tiebreak.data.plan import SWAPPED_CLASS
 from tiebreak.data.tokens import NO_LABEL, Tokens
 
@@ -13,14 +14,21 @@ from tiebreak.data.tokens import NO_LABEL, Tokens
 class Batch:
     """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,).
 
-    A row without a label has -1. `teachers` (t, n, 3) are the teachers' logits in the order in which each row is seen.
+    A row without a label has -1. `numbers` (n, k) are the rows' features and `teachers` (t, n, 3) the teachers' logits,
+    in the order in which each row is seen.
     """
 
     tokens: torch.Tensor
     lengths: list[int]
     labels: torch.Tensor
     weights: torch.Tensor
+    numbers: torch.Tensor | None = None
     teachers: torch.Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
+        """What the judge takes."""
+        return self.tokens, self.lengths, self.numbers
 
 
 def make_batch(
@@ -30,6 +38,8 @@ def make_batch(
     device: torch.device,
     targets: np.ndarray | None = None,
     labelled: bool = True,
+    augmentation: Augmentation | None = None,
+    epoch: int = 0,
 ) -> Batch:
     """The rows (n,) in the given orders (n,); a swapped row gets the swapped label.
 
@@ -39,12 +49,20 @@ def make_batch(
     Args:
         targets: (t, 2, rows of the table, 3): each teacher's logits of each row in the orders A, B and B, A.
         labelled: False leaves the labels out.
+        augmentation: changes each row as it is seen in this epoch.
     """
     weights = torch.ones(len(rows))
     if len(rows) == 0:
         rows, swapped = np.array([tokens.lengths.argmin()]), np.array([False])
         weights = torch.zeros(1)
-    texts = [text for row, swap in zip(rows, swapped, strict=True) for text in tokens.texts(int(row), bool(swap))]
+    texts, seen = [], rows.copy()
+    for k, (row, swap) in enumerate(zip(rows.tolist(), swapped.tolist(), strict=True)):
+        if augmentation is None:
+            texts += tokens.texts(row, swap)
+        else:
+            seen[k], made = augmentation.texts(row, swap, epoch)
+            texts += made
+    numbers = tokens.numbers_of(seen, swapped)
     known = tokens.labels[rows].astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[known], known)
     labels[(known == NO_LABEL) | (not labelled)] = NO_LABEL
@@ -53,5 +71,6 @@ def make_batch(
         [len(text) for text in texts],
         torch.from_numpy(labels).to(device),
         weights.to(device),
+        None if numbers is None else torch.from_numpy(numbers).to(device),
         None if targets is None else torch.from_numpy(targets[:, swapped.astype(np.int64), rows]).to(device),
     )

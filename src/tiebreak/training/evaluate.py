@@ -29,7 +29,7 @@ def predict_rows(
             mine = cut[start + ranks.rank] if start + ranks.rank < len(cut) else np.array([], dtype=np.int64)
             batch = make_batch(tokens, rows[mine], np.zeros(len(mine), dtype=bool), ranks.device)
             with torch.no_grad():
-                logits = engine.module(batch.tokens, batch.lengths)
+                logits = engine.module(*batch.inputs)
             if len(mine):
                 gathered[torch.from_numpy(mine).to(ranks.device)] = logits.double()
     finally:

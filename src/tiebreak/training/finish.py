@@ -10,7 +10,7 @@ import torch
 from tiebreak.data.tokens import NO_LABEL
 from tiebreak.data.trained import read_prompts
 from tiebreak.files import write_json
-from tiebreak.models.loading import build_judge, choose_precision, save_judge
+from tiebreak.models.loading import choose_precision, save_judge
 from tiebreak.report import baselines
 from tiebreak.report.card import leave_card
 from tiebreak.report.curves import leave_curves
@@ -21,6 +21,7 @@ from tiebreak.training.claim import Claim
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.loop import Job, interrupted
 from tiebreak.training.preemption import Stopped
+from tiebreak.training.start import new_judge
 
 
 def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[str, Any]) -> None:
@@ -46,7 +47,9 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = compare(softmax(logits), labels, chars, fitted, bayes)
     precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
-    judge = job.engine.whole_judge(lambda: build_judge(job.recipe, tokenizer, torch.device("cpu"), precision))
+    judge = job.engine.whole_judge(
+        lambda: new_judge(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
+    )
     if not job.engine.ranks.first:
         return
     claim.check()
@@ -63,7 +66,11 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[
 
 
 def trained_prompts(job: Job) -> np.ndarray:
-    """The prompt groups of the rows trained on, and of those that the base was trained on, if it is a judge."""
-    mine = job.tokens.groups[job.rows]
+    """The prompt groups of the rows trained on, their paraphrases, and what the base was trained on, if a judge."""
+    rows = job.rows
+    if job.augmentation is not None:
+        variants = job.augmentation.variants
+        rows = np.array([k for row in rows.tolist() for k in (row, *variants.get(row, []))])
+    mine = job.tokens.groups[rows]
     before = read_prompts(Path(job.recipe.model.base))
     return mine if before is None else np.concatenate([mine, before])

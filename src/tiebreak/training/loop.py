@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tiebreak.config import Recipe
+from tiebreak.data.augment import Augmentation
 from tiebreak.data.plan import Plan, Step
 from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
@@ -36,7 +37,7 @@ class Job:
 
     `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
     (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
-    rows of `tokens`, as `make_batch` takes them.
+    rows of `tokens`, as `make_batch` takes them. `augmentation` changes rows as they are trained on.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Job:
     flops: StepFlops
     eval_every: int
     targets: np.ndarray | None = None
+    augmentation: Augmentation | None = None
 
 
 def fit(job: Job, cursor: Cursor) -> Cursor:
@@ -119,10 +121,11 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     for k, members in enumerate(micro_batches):
         rows = job.rows[step.rows[members]]
         job.watch.at(index + 1, "reading rows")
-        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled)
+        changed = (job.augmentation, step.epoch)
+        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled, *changed)
         job.watch.at(index + 1, "computing")
         with engine.micro_batch(last=k == len(micro_batches) - 1):
-            loss = job.loss(engine.module(batch.tokens, batch.lengths), batch) / len(step.rows)
+            loss = job.loss(engine.module(*batch.inputs), batch) / len(step.rows)
             engine.backward(loss * ranks.world)
         totals[0] += loss.detach()
         if len(members):

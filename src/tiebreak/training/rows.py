@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tiebreak.config import Recipe
+from tiebreak.data.augment import find_variants
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
@@ -23,7 +24,8 @@ class Rows:
 
     `train` are rows of `tokens`, `held_out` rows of `valid` (often the same table). Unlabelled extra rows stand
     at the end of both `tokens` and `train`. `description` names tables and split: a resumed run must have the
-    same. `problems` are the rows left out.
+    same. `problems` are the rows left out. `variants` are the rows of `tokens`, behind all others, that are
+    paraphrases of a row.
     """
 
     tokens: Tokens
@@ -32,6 +34,15 @@ class Rows:
     held_out: np.ndarray
     description: dict[str, Any]
     problems: list[dict]
+    variants: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Most tokens with which each row of `train` may be seen."""
+        longest = self.tokens.lengths.copy()
+        for row, variants in self.variants.items():
+            longest[row] = longest[[row, *variants]].max()
+        return longest[self.train]
 
 
 def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Callable[[str], None]) -> Rows:
@@ -81,4 +92,17 @@ def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Calla
         description |= {"extra": options.extra, "extra_tokens": extra.folder.name, "rows_extra": len(extra)}
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
-    return Rows(tokens, train, valid, held_out, description, problems)
+    variants: dict[int, list[int]] = {}
+    if recipe.data.paraphrases:
+        files = [Path(name) for name in recipe.data.paraphrases]
+        others = prepared(files, need_labels=False)
+        kept = ~np.isin(others.groups, valid.groups[held_out])
+        variants = {
+            row: [k for k in rows if kept[k - len(tokens)]] for row, rows in find_variants(tokens, others).items()
+        }
+        say(f"paraphrases: {', '.join(map(str, files))}: {kept.sum():,}, of {len(variants):,} rows")
+        if dropped := int((~kept).sum()):
+            say(f"{dropped:,} paraphrases belong to held-out prompts and are not used")
+        description |= {"paraphrases": others.folder.name}
+        tokens, problems = tokens.join(others), problems + others.problems
+    return Rows(tokens, train, valid, held_out, description, problems, variants)

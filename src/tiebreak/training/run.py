@@ -10,11 +10,12 @@ import torch
 from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
 from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import load_recipe
+from tiebreak.data.augment import Augmentation
 from tiebreak.data.plan import Plan
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.judge import count_parameters
-from tiebreak.models.loading import build_judge, choose_precision, find_model_type, load_tokenizer
+from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
 from tiebreak.preflight.run import Job as Preflight
 from tiebreak.preflight.run import look, look_at_network, wanted
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
@@ -27,6 +28,7 @@ from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.preemption import StopRequest
 from tiebreak.training.rows import read_rows
 from tiebreak.training.speed import StepFlops
+from tiebreak.training.start import new_judge
 from tiebreak.training.teachers import find_teachers
 from tiebreak.training.watch import Watch
 
@@ -73,12 +75,12 @@ def train(options: argparse.Namespace) -> int:
         resume = options.resume is not None
         claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
-        judge = build_judge(recipe, tokenizer, ranks.device, precision)
+        judge = new_judge(recipe, tokenizer, ranks.device, precision, rows.tokens, rows.train)
         parameters, trained = count_parameters(judge)
         flops = StepFlops(judge, recipe.train.gradient_checkpointing)
         engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
         plan = Plan(
-            rows.tokens.lengths[rows.train],
+            rows.longest,
             recipe.train.batch_size,
             recipe.train.epochs,
             recipe.train.seed,
@@ -124,6 +126,7 @@ def train(options: argparse.Namespace) -> int:
             flops=flops,
             eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
             targets=teachers.targets if teachers else None,
+            augmentation=Augmentation(recipe.data, recipe.train.seed, rows.tokens, rows.variants) or None,
         )
         try:
             cursor = fit(job, cursor)

@@ -1,0 +1,40 @@
+"""The judge that a run starts with: its features standardised, and weighed as a logistic model weighs them."""
+
+import numpy as np
+import torch
+
+from tiebreak.config import Recipe
+from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.data.tokens import NO_LABEL, Tokens
+from tiebreak.models.heads import WithNumbers, head_of
+from tiebreak.models.judge import Judge
+from tiebreak.models.loading import build_judge
+from tiebreak.report.baselines import fit_logistic
+
+
+def new_judge(
+    recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype, tokens: Tokens, rows: np.ndarray
+) -> Judge:
+    """`build_judge`, and where the recipe has features, a linear part fitted on the training rows (m,) of `tokens`."""
+    judge = build_judge(recipe, tokenizer, device, precision)
+    head = head_of(judge.classifier)
+    if isinstance(head, WithNumbers):
+        head.start(*fit_numbers(tokens.numbers[rows], tokens.labels[rows], tokens.signs))
+    return judge
+
+
+def fit_numbers(numbers: np.ndarray, labels: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean (k,), scale (k,), weights (3, k) and biases (3,) for features (m, k) of rows with labels (m,), -1 for none.
+
+    Both orders of every row count, so what changes its sign with the order has a mean of zero, and a constant a scale
+    of one.
+    """
+    mean = np.where(signs > 0, numbers.mean(0, dtype=np.float64), 0.0)
+    scale = np.sqrt(((numbers - mean) ** 2).mean(0))
+    scale[scale < 1e-6] = 1.0
+    known = labels != NO_LABEL
+    there = (numbers[known] - mean) / scale
+    weights, biases = fit_logistic(
+        np.concatenate([there, there * signs]), np.concatenate([labels[known], SWAPPED_CLASS[labels[known]]])
+    )
+    return mean, scale, weights, biases
