@@ -7,8 +7,9 @@ import torch
 from tiebreak.config import load_recipe
 from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
-from tiebreak.models.heads import SiameseHead, pool
+from tiebreak.models.heads import SiameseHead, WithNumbers, pool
 from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
+from tiebreak.training.start import fit_numbers, new_judge
 
 CPU = torch.device("cpu")
 SIAMESE = ["model.template=siamese", "model.head=siamese"]
@@ -17,6 +18,8 @@ KINDS = {
     "mean": ["model.pooling=mean"],
     "siamese": SIAMESE,
     "siamese, mean": [*SIAMESE, "model.pooling=mean", "model.head_dropout=0.1"],
+    "features": ["data.features=[length,turns]"],
+    "siamese, features": [*SIAMESE, "data.features=[style,turns,readability]"],
 }
 
 
@@ -29,8 +32,10 @@ def made(name, changes, sample, attention="auto"):
 
 def logits_of(judge, tokens, rows, swapped=False):
     texts = [text for row in rows for text in tokens.texts(row, swapped)]
+    found = tokens.numbers_of(np.array(rows), np.full(len(rows), swapped))
+    numbers = None if found is None else torch.from_numpy(found)
     with torch.no_grad():
-        return judge(torch.from_numpy(np.concatenate(texts)).long(), [len(text) for text in texts])
+        return judge(torch.from_numpy(np.concatenate(texts)).long(), [len(text) for text in texts], numbers)
 
 
 def moved(judge):
@@ -45,7 +50,8 @@ def moved(judge):
 
 @pytest.mark.parametrize("attention", ["rows", "eager"])
 @pytest.mark.parametrize(
-    ("name", "kind"), [*(("demo-deberta", kind) for kind in KINDS), ("demo-llama2", "mlp"), ("demo-llama2", "mean")]
+    ("name", "kind"),
+    [*(("demo-deberta", kind) for kind in KINDS), *(("demo-llama2", kind) for kind in ("mlp", "mean", "features"))],
 )
 def test_invariant_3_together_equals_alone(name, kind, attention, sample):
     changes = [*KINDS[kind], "model.method=full"]
@@ -77,8 +83,9 @@ def test_a_head_without_its_weights_is_refused(sample, tmp_path):
         load_judge(tmp_path / "model", other, CPU, torch.float32)
 
 
-def test_invariant_7_a_siamese_head_swaps_with_its_sides(sample):
-    *_, tokens, judge = made("demo-deberta", [*SIAMESE, "model.method=full"], sample)
+@pytest.mark.parametrize("kind", ["siamese", "siamese, features"])
+def test_invariant_7_a_siamese_head_swaps_with_its_sides(kind, sample):
+    *_, tokens, judge = made("demo-deberta", [*KINDS[kind], "model.method=full"], sample)
     moved(judge)
     one, other = logits_of(judge, tokens, range(9)), logits_of(judge, tokens, range(9), swapped=True)
     torch.testing.assert_close(other, one[:, [1, 0, 2]], atol=1e-6, rtol=0)
@@ -113,6 +120,48 @@ def test_a_siamese_head_has_gradients_everywhere():
     head = SiameseHead(8, 6, 0.0)
     head(torch.randn(5, 2, 8)).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["features", "siamese, features", "mlp"])
+def test_a_judge_with_features_starts_as_their_logistic_model(kind, method, sample):
+    """Whatever the text: its share of the logits starts at zero. Features are standardised on the rows given."""
+    from scipy.special import log_softmax
+    from sklearn.linear_model import LogisticRegression
+
+    changes = [*KINDS[kind], "data.features=[length,turns]", f"model.method={method}"]
+    recipe, tokenizer, tokens, _ = made("demo-deberta", changes, sample)
+    rows = np.arange(0, 400, 2)
+    judge = new_judge(recipe, tokenizer, CPU, torch.float32, tokens, rows).eval()
+    numbers, labels, signs = tokens.numbers[rows], tokens.labels[rows], tokens.signs
+    mean = np.where(signs > 0, numbers.mean(0), 0)
+    scale = np.sqrt(((numbers - mean) ** 2).mean(0))
+    scaled = (numbers - mean) / scale
+    model = LogisticRegression(max_iter=1_000)
+    model.fit(np.concatenate([scaled, scaled * signs]), np.concatenate([labels, np.array([1, 0, 2])[labels]]))
+    chosen = np.arange(1, 60, 2)
+    inputs = np.clip((tokens.numbers[chosen] - mean) / scale, -5, 5)
+    found, swapped = (logits_of(judge, tokens, chosen, order).numpy() for order in (False, True))
+    # Both orders were fitted to the optimizer's tolerance, so the model itself is antisymmetric to about 1e-3.
+    np.testing.assert_allclose(log_softmax(found, 1), model.predict_log_proba(inputs), atol=5e-3)
+    np.testing.assert_allclose(swapped, found[:, [1, 0, 2]], atol=1e-5)
+    assert found.std(0).min() > 0.01
+
+
+def test_features_without_labels_or_spread_start_at_nothing():
+    numbers = np.array([[1.0, 5.0], [-1.0, 5.0], [2.0, 5.0]], dtype=np.float32)
+    mean, scale, weights, biases = fit_numbers(numbers, np.full(3, -1), np.array([-1.0, 1.0]))
+    assert mean.tolist() == [0, 5] and scale.tolist() == [pytest.approx(2**0.5), 1]
+    assert not weights.any() and biases.tolist() == [biases[0]] * 3
+    _, _, weights, biases = fit_numbers(numbers, np.array([0, 1, -1]), np.array([-1.0, 1.0]))
+    assert biases[2] < biases[0] and weights[0, 0] > weights[1, 0], "no tie was seen; the first number speaks for A"
+
+
+def test_a_feature_far_out_is_clipped():
+    head = WithNumbers(torch.nn.Linear(4, 3), torch.tensor([-1.0]))
+    head.start(np.zeros(1), np.ones(1), np.array([[1.0], [-1.0], [0.0]]), np.zeros(3))
+    found = head(torch.randn(3, 4), torch.tensor([[2.0], [5.0], [500.0]]))
+    assert found.tolist() == [[2, -2, 0], [5, -5, 0], [5, -5, 0]]
 
 
 @pytest.mark.parametrize(

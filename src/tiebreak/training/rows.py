@@ -96,13 +96,14 @@ def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Calla
     if recipe.data.paraphrases:
         files = [Path(name) for name in recipe.data.paraphrases]
         others = prepared(files, need_labels=False)
-        kept = ~np.isin(others.groups, valid.groups[held_out])
-        variants = {
-            row: [k for k in rows if kept[k - len(tokens)]] for row, rows in find_variants(tokens, others).items()
-        }
-        say(f"paraphrases: {', '.join(map(str, files))}: {kept.sum():,}, of {len(variants):,} rows")
-        if dropped := int((~kept).sum()):
-            say(f"{dropped:,} paraphrases belong to held-out prompts and are not used")
+        trained = set(train.tolist())
+        found = {row: rows for row, rows in find_variants(tokens, others).items() if row in trained}
+        foreign = ~np.isin(others.groups, valid.groups[held_out])
+        variants = {row: [k for k in rows if foreign[k - len(tokens)]] for row, rows in found.items()}
+        used, dropped = (sum(map(len, some.values())) for some in (variants, found))
+        say(f"paraphrases: {', '.join(map(str, files))}: {used:,}, of {len(variants):,} training rows")
+        if dropped > used:
+            say(f"{dropped - used:,} paraphrases have a held-out prompt and are not used")
         description |= {"paraphrases": others.folder.name}
         tokens, problems = tokens.join(others), problems + others.problems
     return Rows(tokens, train, valid, held_out, description, problems, variants)

@@ -1,0 +1,85 @@
+"""Features: known values of small texts, signs under a swap, and the column beside the tokens."""
+
+import numpy as np
+import pytest
+
+from tiebreak.config import DataSettings, load_recipe
+from tiebreak.data.features import NAMES, compare_lengths, measure, reading_ease, signs
+from tiebreak.data.table import Pair, read_table
+from tiebreak.data.tokens import prepare
+from tiebreak.errors import UserError
+from tiebreak.models.loading import load_tokenizer
+
+GROUPS = list(NAMES)
+RICH = "# Plan\n- one\n* two\n3. three\n**Sorry**, I can't add 17. Why? I?"
+
+
+def pair(a: str, b: str, prompt: str = "Why?") -> Pair:
+    return Pair("1", [prompt], [a], [b])
+
+
+def named(values: np.ndarray, groups: list[str]) -> dict[str, float]:
+    names = [f"{group}: {name}" for group in groups for name in NAMES[group]]
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def test_style_counts_what_it_says():
+    """log(1 + count in A) - log(1 + count in B), B being empty."""
+    found = np.expm1(measure([pair(RICH, "")], ["style"])[0])
+    expected = {"lines": 4, "list items": 3, "bold": 2, "headings": 1, "code blocks": 0, "digits": 3, "questions": 2}
+    expected |= {"capitals": 5, "refusals": 2, "first person": 2}
+    assert named(found, ["style"]) == pytest.approx({f"style: {k}": v for k, v in expected.items()}, abs=1e-4)
+
+
+def test_reading_ease_is_fleschs():
+    """Six words of one syllable in one sentence: 206.835 - 1.015 * 6 - 84.6."""
+    assert reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 6.09 - 84.6)
+    assert reading_ease("") == 0 and reading_ease("😊 ...") == 0
+    assert reading_ease("incomprehensibilities " * 9) == -100
+
+
+def test_readability_and_turns():
+    found = named(measure([pair("Go on. Go on.", "Go")], ["readability", "turns"])[0], ["readability", "turns"])
+    assert found["readability: words a sentence"] == pytest.approx(np.log(3 / 2))
+    assert found["readability: letters a word"] == pytest.approx(0)
+    assert found["readability: distinct words"] == pytest.approx(0.5 - 1)
+    assert found["turns: turns"] == pytest.approx(np.log(2)) and found["turns: prompt"] == pytest.approx(np.log(5))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_swap_changes_the_signs_of_what_compares_the_answers(group, sample):
+    pairs = read_table([sample]).pairs[:50]
+    swapped = [Pair(p.id, p.prompt, p.response_b, p.response_a) for p in pairs]
+    there, back = measure(pairs, [group]), measure(swapped, [group])
+    np.testing.assert_allclose(back, there * signs([group]), atol=1e-5)  # float32 of numbers up to 100
+    assert there.any() and np.isfinite(there).all()
+    assert (signs([group]) == 1).all() == (group == "turns")
+
+
+def test_lengths_are_those_of_the_baseline():
+    found = measure([pair("abc" * 40, "")], ["length"])
+    np.testing.assert_allclose(found, compare_lengths(np.array([[120, 0]])), rtol=1e-6)
+
+
+def test_the_column_follows_order_selection_and_joining(sample):
+    tokenizer = load_tokenizer("demo-llama2", "llama2")
+
+    def made(**changes):
+        return prepare([sample], tokenizer, "llama2", DataSettings(max_tokens=96, **changes), say=lambda text: None)
+
+    plain, tokens = made(), made(features=["turns", "length"])
+    assert plain.folder != tokens.folder and plain.numbers_of(np.arange(3), np.zeros(3, bool)) is None
+    expected = measure(read_table([sample]).pairs, ["turns", "length"])
+    np.testing.assert_array_equal(tokens.numbers, expected)
+    rows, swapped = np.array([7, 7, 9]), np.array([False, True, True])
+    found = tokens.numbers_of(rows, swapped)
+    np.testing.assert_array_equal(found, expected[rows] * np.where(swapped[:, None], signs(["turns", "length"]), 1))
+    both = tokens.select(np.array([5, 3])).join(tokens)
+    np.testing.assert_array_equal(both.numbers[:3], expected[[5, 3, 0]])
+
+
+def test_a_group_twice_or_unknown_is_refused():
+    with pytest.raises(UserError, match="each group of features once"):
+        load_recipe("demo-deberta", ["data.features=[turns,turns]"])
+    with pytest.raises(UserError, match=r"data.features.0: Input should be 'length', 'style'"):
+        load_recipe("demo-deberta", ["data.features=[weight]"])
