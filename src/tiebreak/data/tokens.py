@@ -76,7 +76,7 @@ class Tokens:
         self.chars = np.stack([chars_a, chars_b], axis=1)
         bayes = [table[f"bayes_{k}"].to_numpy() for k in range(3)]
         self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
-        self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(len(self.ids), len(self.signs))
+        self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(len(self.labels), len(self.signs))
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in (*PARTS, "turns")}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
         self._places = np.arange(len(self.labels))
