@@ -79,6 +79,12 @@ def _pipeline(options: argparse.Namespace) -> int:
     return pipeline(options)
 
 
+def _ladder(options: argparse.Namespace) -> int:
+    from tiebreak.chain.ladder import climb
+
+    return climb(options)
+
+
 def _predict(options: argparse.Namespace) -> int:
     _prepare_process()
     from tiebreak.prediction.run import predict
@@ -184,6 +190,7 @@ COMMANDS = {
     "folds": _folds,
     "pipeline": _pipeline,
     "preflight": _preflight,
+    "ladder": _ladder,
     "predict": _predict,
     "merge": _merge,
     "ensemble": _ensemble,

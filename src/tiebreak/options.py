@@ -78,6 +78,16 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--stages", action="store_true", help="list the stages: name, needs, cpu or gpu, done or todo")
     which.add_argument("--stage", metavar="NAME", help="run this one alone, under any launcher")
 
+    ladder = commands.add_parser("ladder", help="one change after another on the same held-out rows, in one table")
+    ladder.add_argument("ladder", metavar="FILE", help="a shipped ladder (demo, deberta) or a .yaml file")
+    ladder.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    ladder.add_argument("--fold", default="0/5", metavar="K/N", help="what every rung holds out (default 0/5)")
+    ladder.add_argument("--out", required=True, metavar="DIR")
+    ladder.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    _add_engine(ladder)
+    ladder.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    ladder.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of every rung")
+
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
     predict.add_argument(
         "--model",
