@@ -3,11 +3,13 @@
 python benchmarks/distillation.py                       # five seeds, the table of docs/distillation.md
 python benchmarks/distillation.py --seeds 10 --out runs/distillation   # kept there, and gone on with if stopped
 
-For each seed a new table: two teachers, each trained on one half of the prompts and predicting the other; then one
+For each seed a new table: two teachers, each fine-tuned on one half of the prompts and predicting the other; then one
 student three times, with the same start, rows, order and steps: from the labels, from the teachers' out-of-fold
 predictions with the first-place loss, and from the law's own probabilities in place of the teachers, which is the
-ceiling. No checkpoint is chosen: the last step is scored, on one test table that nobody has seen. The exit code is 1
-if the distilled student is not better than the one from labels by two standard errors.
+ceiling. As large teachers have seen more of the world than their student, these start from judges of a large table
+that no student sees (--knowing 0: from a random start, so that they know less than the student). No checkpoint is
+chosen: the last step is scored, on one test table that nobody has seen. The exit code is 1 if the distilled student is
+not better than the one from labels by two standard errors.
 """
 
 import argparse
@@ -24,13 +26,13 @@ from pathlib import Path
 from tiebreak.cli import main as tiebreak
 
 FOLDS = 2
-TEST_SEED, FIRST_SEED = 999, 100
+TEST_SEED, KNOWING_SEED, FIRST_SEED = 999, 998, 100
 COMMON = ["data.max_tokens=96", "train.eval_every=1000000", "train.keep=1"]
 TEACHERS = {"gemma": "demo-gemma2", "llama": "demo-llama2"}
 TEACHER = ["model.method=full", "model.head=siamese", "model.template=siamese", "model.pooling=mean"]
-TEACHER += ["train.epochs=4", "train.batch_size=32", "train.lr=2e-3"]
+TEACHER += ["train.batch_size=32", "train.lr=2e-3"]
 STUDENT = {
-    "cross": ["train.epochs=4", "train.batch_size=16", "train.lr=1e-3", "data.swap=both"],
+    "cross": ["train.epochs=4", "train.batch_size=32", "train.lr=4e-3", "data.swap=both"],
     "siamese": ["train.epochs=4", "train.batch_size=32", *TEACHER[1:4]],
 }
 """Kinds of student: one that reads both answers at once, as those that are shipped, and one built like the teachers."""
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000, help="of each seed's table")
     parser.add_argument("--test-rows", type=int, default=1_500)
+    parser.add_argument("--knowing", type=int, default=6_000, help="rows that the teachers have seen before")
     parser.add_argument("--student", choices=list(STUDENT), default="cross")
     parser.add_argument("--out", type=Path, help="keep everything here")
     options = parser.parse_args()
@@ -51,15 +54,28 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         home = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         test = sample(home / "test.csv", options.test_rows, TEST_SEED)
+        bases = know(home, options.knowing) if options.knowing else {}
         found = []
         for seed in range(options.seeds):
-            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test, options.student))
+            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test, options.student, bases))
             shown = "  ".join(f"{name} {value:.4f}" for name, value in found[-1].items())
             print(f"seed {seed}: {shown}  ({time.monotonic() - started:.0f} s)", flush=True)
     return tell(found)
 
 
-def one_seed(home: Path, rows: int, seed: int, test: Path, student: str) -> dict[str, float]:
+def know(home: Path, rows: int) -> dict[str, Path]:
+    """What each teacher starts from: a judge of another table."""
+    table = sample(home / "known.csv", rows, KNOWING_SEED)
+    bases = {}
+    for name, recipe in TEACHERS.items():
+        run = home / f"known-{name}"
+        words = ["train", "--recipe", recipe, "--data", table, "--valid", "none"]
+        train(run, *words, changes=[*COMMON, *TEACHER, "train.epochs=3"])
+        bases[name] = run / "model"
+    return bases
+
+
+def one_seed(home: Path, rows: int, seed: int, test: Path, student: str, bases: dict[str, Path]) -> dict[str, float]:
     """Log losses on the test table; a teacher's is that of its out-of-fold predictions."""
     table = sample(home / "train.csv", rows, FIRST_SEED + seed)
     common = [*COMMON, f"train.seed={seed}"]
@@ -69,7 +85,9 @@ def one_seed(home: Path, rows: int, seed: int, test: Path, student: str) -> dict
         folders = []
         for k in range(FOLDS):
             run, fold = home / name / f"fold{k}", ["--data", table, "--fold", f"{k}/{FOLDS}"]
-            train(run, "train", "--recipe", recipe, *fold, changes=[*common, *TEACHER])
+            start = ["--model", bases[name]] if bases else []
+            epochs = "train.epochs=1" if bases else "train.epochs=4"
+            train(run, "train", "--recipe", recipe, *start, *fold, changes=[*common, *TEACHER, epochs])
             folders.append(str(home / name / f"oof{k}"))
             done(Path(folders[-1]) / "predictions.csv", "predict", "--model", run, *fold, "--out", folders[-1])
         out_of_fold[name] = f"{name}={','.join(folders)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tiebreak.chain.recipe import load_pipeline
 from tiebreak.cli import build_parser, main
 from tiebreak.config import load_recipe, shipped
 
@@ -27,7 +28,9 @@ def test_commands_parse(line):
     start = words.index(scripts[0]) if scripts else 0
     command = [Path(scripts[0]).stem] if scripts else []
     options = build_parser().parse_args([*command, *words[start + 1 :]])
-    if getattr(options, "recipe", None):
+    if options.command == "pipeline":
+        load_pipeline(options.recipe)
+    elif getattr(options, "recipe", None):
         load_recipe(options.recipe, options.set)
 
 
