@@ -31,7 +31,7 @@ from tiebreak.training.speed import StepFlops
 from tiebreak.training.watch import Watch
 
 STEPS = 6
-WEIGHED = ("demo-llama2", "demo-deberta:full")
+WEIGHED = ("demo-llama2:full", "demo-llama2:qlora:")
 """The combinations whose tensors are weighed begin so."""
 CHANGES = [
     "train.batch_size=15",  # shared by no number of ranks
@@ -133,8 +133,10 @@ def weigh(engine: Engine, before: dict[int, torch.UntypedStorage], sizes: list[i
 def run(table: Path, combination: str) -> dict:
     plain, _, change = combination.partition("@")
     weighed = combination.startswith(WEIGHED) and not change
-    gc.collect()
-    before = storages() if weighed else {}  # held, so that no address is used again
+    before: dict[int, torch.UntypedStorage] = {}
+    if weighed:
+        gc.collect()
+        before = storages()  # held, so that no address is used again
     sizes: list[int] = []
     job = make_job(table, plain, (change,) if change else ())
     engine, plan = job.engine, job.plan
