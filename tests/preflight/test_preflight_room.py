@@ -13,6 +13,7 @@ from tiebreak.cluster import machine
 from tiebreak.cluster.architectures import ARCHITECTURES
 from tiebreak.cluster.memory import GIB, estimate
 from tiebreak.config import load_recipe
+from tiebreak.models.demo import demo_folder
 from tiebreak.preflight import room, tables, versions
 from tiebreak.preflight.room import bytes_written, check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
@@ -100,6 +101,7 @@ def statvfs(free=1 << 40, inodes=1 << 20):
 
 
 def test_too_little_disk(monkeypatch, tmp_path, capsys):
+    demo_folder("demo-llama2")  # built at its first use; before, its size is not known
     monkeypatch.setattr(os, "statvfs", statvfs(free=1 << 20))
     out = tmp_path / "runs" / "new"
     assert main(["preflight", "--recipe", "demo-llama2", "--out", str(out)]) == 2
