@@ -73,3 +73,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tables") / "sample.csv"
     write_sample(path, 400, seed=3, profile="short")
     return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The time of each job on a cluster: the tests wait for jobs that run side by side, so theirs says little."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties:
+            if name == "slurm" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('[')[2].rstrip(']'):16} {text}")

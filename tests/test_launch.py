@@ -78,7 +78,14 @@ def test_several_nodes_without_their_settings_are_refused():
 
 
 def test_the_scripts_are_clean(run):
-    run("shellcheck", "-x", LAUNCH / "minislurm", *sorted(LAUNCH.glob("*.sh")), *SBATCH)
+    run(
+        "shellcheck",
+        "-x",
+        LAUNCH / "minislurm",
+        LAUNCH.parent / "slurm" / "pipeline.sh",
+        *sorted(LAUNCH.glob("*.sh")),
+        *SBATCH,
+    )
 
 
 @pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -78,18 +79,20 @@ def signalled(work: Work) -> str:
 
 
 def out_of_time(work: Work) -> str:
-    """Slurm warns at the next look at its limits, up to 30 s later: the ranks are held until then."""
-    job = work.long("out_of_time", options=("--time=1", "--signal=USR1@60"))
+    """The job's time runs short, and Slurm warns when it next looks at limits, up to 30 s later."""
+    job = work.long("out_of_time", options=("--time=60", "--signal=USR1@120"))
     job.reach(LOOK_AT)
     ranks = job.ranks()
     assert len(ranks) == 2
-    for pid in ranks:
+    for pid in ranks:  # held until then, so that they cannot be done before
         os.kill(pid, signal.SIGSTOP)
+    minutes = (time.time() - datetime.fromisoformat(job.info("StartTime")).timestamp()) // 60
+    work.cluster.slurm("scontrol", "update", f"jobid={job.id}", f"TimeLimit={minutes + 2:.0f}")
     job.until(lambda: all(has_pending(pid, signal.SIGUSR1) for pid in ranks), "warned of the time limit")
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     job.until(lambda: job.info("Restarts") == "1", "requeued")
-    work.cluster.slurm("scontrol", "update", f"jobid={job.id}", "TimeLimit=60")  # to start takes time, too
+    work.cluster.slurm("scontrol", "update", f"jobid={job.id}", "TimeLimit=60")
     return finished(job, "exit code 75 (asked to stop, and did)")
 
 
@@ -125,9 +128,9 @@ def cut_off(work: Work) -> str:
 
 def struck(work: Work, job: Batch, fault: str, which: int) -> str:
     """Do this to one of the job's nodes, and undo it once the job runs elsewhere; returns the node."""
-    node = job.nodes[which]
+    node, before = job.nodes[which], job.info("Restarts")
     work.cluster(fault, node)
-    job.until(lambda: job.info("Restarts") == "1", "requeued")
+    job.until(lambda: job.info("Restarts") != before, f"requeued after {fault}")
     work.cluster("heal", node)
     return node
 

@@ -1,0 +1,106 @@
+"""slurm/pipeline.sh: a chain by job dependencies, with a stage that fails and a node that dies on its way."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from minicluster import LIMIT_S, POLL_S, Cluster, cluster_of
+from scenarios import STEPS
+
+from tiebreak.chain.pipeline import make_plan
+from tiebreak.chain.recipe import load_pipeline
+from tiebreak.cli import main
+from tiebreak.options import build_parser
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(LIMIT_S)]
+SMALL = "train.batch_size=12, data.max_tokens=96, train.save_every=1, train.eps=1e-6"
+RECIPE = f"""
+folds: 2
+teachers:
+  llama2: {{recipe: demo-llama2, set: [{SMALL}, train.max_steps={STEPS}, train.epochs=9, train.eval_every={STEPS}]}}
+student: {{recipe: distill-demo, set: [{SMALL}, train.max_steps=4]}}
+from_labels: false
+sample: {{rows: 200, test_rows: 60, profile: short}}
+"""
+WRAPPER = f"""#!/bin/sh
+# Python, but for one stage as long as the file is there.
+case "$*" in *"--stage tables/check") if [ -e "$BROKEN" ]; then exit 1; fi ;; esac
+exec {sys.executable} "$@"
+"""
+
+
+def in_one_process(recipe: Path, out: Path) -> bytes:
+    """The same chain, stage by stage in this process: its submission."""
+    options = build_parser().parse_args(["pipeline", "--recipe", str(recipe), "--out", str(out)])
+    for stage in make_plan(load_pipeline(str(recipe)), out, options):
+        assert main(stage.arguments) == 0
+    return (out / "submission.csv").read_bytes()
+
+
+def states(cluster: Cluster) -> dict[str, list[str]]:
+    """Of all jobs by stage, in the order of submission."""
+    found: dict[str, list[str]] = {}
+    rows = [line.split() for line in cluster.slurm("squeue", "-h", "-t", "all", "-o", "%i %j %T").splitlines()]
+    for _, name, state in sorted(rows, key=lambda row: int(row[0])):
+        found.setdefault(name, []).append(state)
+    return found
+
+
+def wait(condition, what) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(2 * POLL_S)
+
+
+@pytest.fixture
+def cluster(slurm, folder) -> Iterator[Cluster]:
+    """With no other jobs."""
+    with cluster_of(folder, 3) as cluster:
+        yield cluster
+
+
+def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(cluster, tmp_path):
+    recipe, out, wrapper, broken = (tmp_path / name for name in ("small.yaml", "chain", "python", "broken"))
+    recipe.write_text(RECIPE)
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o755)
+    broken.touch()
+
+    def pipeline(*options: str) -> str:
+        words = ["slurm/pipeline.sh", *options, "--recipe", recipe, "--out", out]
+        return cluster.slurm(*words, PYTHON=str(wrapper), BROKEN=str(broken))
+
+    planned = pipeline("--dry-run")
+    assert planned.count("sbatch --parsable --kill-on-invalid-dep=yes") == 12
+    assert "--dependency=afterok:<llama2.fold-0.oof>:<llama2.fold-1.oof> slurm/stage.sbatch gpu student" in planned
+    assert "12 of 12 stages would be submitted" in planned and not out.exists() and not states(cluster)
+
+    said = pipeline()
+    assert "12 of 12 stages submitted" in said and "squeue --jobs=" in said
+    assert "0 of 12 stages submitted" in pipeline(), "all of them are queued"
+    ended = {"COMPLETED", "FAILED", "CANCELLED"}
+    wait(lambda: {state for row in states(cluster).values() for state in row} <= ended, lambda: states(cluster))
+    found = states(cluster)
+    assert found.pop("tables.train") == found.pop("tables.test") == ["COMPLETED"]
+    assert found.pop("tables.check") == ["FAILED"]
+    assert set(map(tuple, found.values())) == {("CANCELLED",)} and len(found) == 9
+    (log,) = (out / "slurm").glob("tables.check-*.out")
+    assert "tables/check is not done; what needs it is cancelled. To go on: slurm/pipeline.sh" in log.read_text()
+
+    broken.unlink()
+    assert "10 of 12 stages submitted" in pipeline()
+    expected = in_one_process(recipe, tmp_path / "alone")
+    checkpoints = out / "llama2" / "fold-0" / "checkpoints"
+    wait(lambda: any(checkpoints.glob("step-*")), lambda: states(cluster))
+    node = cluster.slurm("squeue", "-h", "-n", "llama2.fold-0", "-o", "%N").strip()
+    cluster("kill", node)
+    wait(lambda: {row[-1] for row in states(cluster).values()} == {"COMPLETED"}, lambda: states(cluster))
+    cluster("heal", node)
+    (log,) = (path for path in (out / "slurm").glob("llama2.fold-0-*.out") if path.stat().st_size)
+    assert "restart 1, on " in log.read_text() and "resumed from step-" in log.read_text()
+    assert (out / "submission.csv").read_bytes() == expected
+    assert (out / "report" / "index.html").is_file()
+    assert "0 of 12 stages submitted, 0 not done yet" in pipeline()
