@@ -268,14 +268,26 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise UserError(f"no recipe {name_or_path!r}; shipped are {', '.join(shipped())}, or give a .yaml file")
+    path = find_recipe(name_or_path, RECIPES, "recipe")
     content = read_recipe_file(path, Recipe)
     content.setdefault("name", path.stem)
     return make_recipe(content, changes)
+
+
+def find_recipe(name_or_path: str, folder: Path, what: str) -> Path:
+    """The YAML file of a name that ships in a folder, or of a path.
+
+    Raises:
+        UserError: no such name, with those that there are.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    path = folder / f"{name_or_path}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UserError(f"no {what} {name_or_path!r}; shipped are {names}, or give a .yaml file")
+    return path
 
 
 def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tiebreak.chain.recipe import Trained
 from tiebreak.chain.stages import Stage, run_stage
-from tiebreak.config import RECIPES, Recipe, Section, load_recipe, read_recipe_file, validate
+from tiebreak.config import RECIPES, Recipe, Section, find_recipe, load_recipe, read_recipe_file, validate
 from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.sample import sample_file
@@ -73,12 +73,7 @@ def load_ladder(name_or_path: str) -> Ladder:
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = LADDERS / f"{name_or_path}.yaml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in LADDERS.glob("*.yaml")))
-            raise UserError(f"no ladder {name_or_path!r}; shipped are {shipped}, or give a .yaml file")
+    path = find_recipe(name_or_path, LADDERS, "ladder")
     return validate(Ladder, read_recipe_file(path, Ladder), path.stem)
 
 

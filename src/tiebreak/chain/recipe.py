@@ -1,12 +1,10 @@
 """A pipeline's recipe: teachers, folds and student, each by the recipe of its own training."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tiebreak.config import RECIPES, Positive, Section, load_recipe, read_recipe_file, validate
-from tiebreak.errors import UserError
+from tiebreak.config import RECIPES, Positive, Section, find_recipe, load_recipe, read_recipe_file, validate
 
 PIPELINES = RECIPES / "pipelines"
 
@@ -67,12 +65,7 @@ def load_pipeline(name_or_path: str) -> Pipeline:
     Raises:
         UserError: naming every unknown field, every value out of range, and the first faulty training recipe.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PIPELINES / f"{name_or_path}.yaml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in PIPELINES.glob("*.yaml")))
-            raise UserError(f"no pipeline {name_or_path!r}; shipped are {shipped}, or give a .yaml file")
+    path = find_recipe(name_or_path, PIPELINES, "pipeline")
     found = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
     for trained in (*found.teachers.values(), found.student):
         load_recipe(trained.recipe, trained.set)

@@ -25,17 +25,10 @@ from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.base import resolve_base
 from tiebreak.models.heads import HEADS, attach_head, heads_of
 from tiebreak.models.judge import Judge
+from tiebreak.models.quiet import quieten_transformers
 
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""
-
-
-def quieten_transformers() -> None:
-    """No progress bar for every small file, no warning that a head is new: it is meant to be."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def find_model_type(base: str) -> str:
