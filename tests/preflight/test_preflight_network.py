@@ -23,6 +23,7 @@ from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
 from tiebreak.data.trained import SETTINGS_FILE
 from tiebreak.errors import UserError
+from tiebreak.models.demo import demo_folder
 from tiebreak.preflight import network
 from tiebreak.preflight.findings import FAIL, Finding, pack
 from tiebreak.preflight.network import clock_finding, exchange
@@ -149,6 +150,7 @@ def test_a_name_that_leads_to_loopback_is_told(monkeypatch):
 
 @pytest.mark.processes
 def test_two_ranks_look_and_add(run):
+    demo_folder("demo-llama2")
     launcher = ["torchrun", "--nproc-per-node", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = run(*launcher, "-m", "tiebreak", "preflight", "--recipe", "demo-llama2", "--timeout", 60)
     rows = [line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith(" ")]

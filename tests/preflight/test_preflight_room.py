@@ -122,6 +122,14 @@ def test_checkpoints_that_make_way_count_as_room(monkeypatch, tmp_path):
     assert not check_disk(out, NEEDS, GEMMA, 1).failed
 
 
+def test_a_full_disk_is_told_even_where_the_model_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "statvfs", statvfs(free=1 << 20))
+    assert check_disk(tmp_path, None, GEMMA, 1).failed
+    monkeypatch.setattr(os, "statvfs", statvfs())
+    found = check_disk(tmp_path, None, GEMMA, 1)
+    assert found.verdict == "note" and "whose size is not known" in found.found
+
+
 def test_too_few_inodes(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "statvfs", statvfs(inodes=20))
     found = check_disk(tmp_path, NEEDS, GEMMA, 8)

@@ -81,8 +81,8 @@ def fake_world(options: argparse.Namespace) -> int:
     )
     if train.batch_size < ENOUGH_ROWS * world:
         print(
-            f"note: {train.batch_size / world:.2g} rows a rank and step leave {found.idle:.0%} of the ranks idle the "
-            f"rest uneven: take fewer ranks, or train.batch_size={ENOUGH_ROWS * world} and a learning rate to match"
+            f"note: {train.batch_size / world:.2g} rows a rank and step leave {found.idle:.0%} of the ranks idle and "
+            f"the rest uneven: take fewer ranks, or train.batch_size={ENOUGH_ROWS * world} and a learning rate to match"
         )
     architecture = find_architecture(resolve_base(recipe.model.base))
     if architecture is None:

@@ -78,14 +78,16 @@ def check_disk(out: Path, found: Estimate | None, recipe: Recipe, world: int) ->
     files = (2 * world + 3) * (recipe.train.keep + 2) + OTHER_INODES
     if stats.f_files and inodes < files:
         return Finding("disk", f"{place}: {inodes:,} inodes free, {files:,} needed: too few: remove small files", FAIL)
-    if found is None:
-        return Finding("disk", f"{place}: {free / GIB:,.1f} GiB free; how much is needed is not known", NOTE)
-    need = bytes_written(int(found.trained / 4), recipe)
+    need = SMALL_FILES if found is None else bytes_written(int(found.trained / 4), recipe)
     text = f"{place}: {free / GIB:,.1f} GiB free, {need / GIB:,.2f} needed"
-    text += f" for {recipe.train.keep + 2} checkpoints and the model"
+    text += (
+        f" for {recipe.train.keep + 2} checkpoints and the model"
+        if found
+        else " beside the model, whose size is not known"
+    )
     if free < need:
         return Finding("disk", f"{text}: too little disk: make room, choose another --out, or lower train.keep", FAIL)
-    return Finding("disk", text)
+    return Finding("disk", text, OK if found else NOTE)
 
 
 def _gib(size: float) -> str:
