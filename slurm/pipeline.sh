@@ -28,7 +28,7 @@ queued() {
   { grep -xFf "$record" <<<"$queue" 2>/dev/null || true; } | awk -v name="$1" '$2 == name { id = $1 } END { print id }'
 }
 
-declare -A job
+declare -A job=()
 new=0
 while IFS=$'\t' read -r name needs kind state; do
   if [[ $state == "done" ]]; then continue; fi

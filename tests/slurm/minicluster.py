@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -135,9 +134,3 @@ class Batch:
             if mine and ours and command.startswith(sys.executable.encode()):
                 found.append(int(path.name))
         return found
-
-
-def has_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a process, as it does for a stopped one."""
-    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)

@@ -90,9 +90,9 @@ def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(c
     (log,) = (out / "slurm").glob("tables.check-*.out")
     assert "tables/check is not done; what needs it is cancelled. To go on: slurm/pipeline.sh" in log.read_text()
 
+    expected = in_one_process(recipe, tmp_path / "alone")
     broken.unlink()
     assert "10 of 12 stages submitted" in pipeline()
-    expected = in_one_process(recipe, tmp_path / "alone")
     checkpoints = out / "llama2" / "fold-0" / "checkpoints"
     wait(lambda: any(checkpoints.glob("step-*")), lambda: states(cluster))
     node = cluster.slurm("squeue", "-h", "-n", "llama2.fold-0", "-o", "%N").strip()
