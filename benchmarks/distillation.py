@@ -14,6 +14,7 @@ not better than the one from labels by two standard errors.
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import math
@@ -24,6 +25,8 @@ import time
 from pathlib import Path
 
 from tiebreak.cli import main as tiebreak
+from tiebreak.data.table import read_table
+from tiebreak.data.tokens import prompt_group
 
 FOLDS = 2
 TEST_SEED, KNOWING_SEED, FIRST_SEED = 999, 998, 100
@@ -44,7 +47,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000, help="of each seed's table")
     parser.add_argument("--test-rows", type=int, default=1_500)
-    parser.add_argument("--knowing", type=int, default=6_000, help="rows that the teachers have seen before")
+    parser.add_argument("--knowing", type=int, default=4_000, help="rows that the teachers have seen before")
     parser.add_argument("--student", choices=list(STUDENT), default="cross")
     parser.add_argument("--out", type=Path, help="keep everything here")
     options = parser.parse_args()
@@ -54,18 +57,28 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         home = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         test = sample(home / "test.csv", options.test_rows, TEST_SEED)
-        bases = know(home, options.knowing) if options.knowing else {}
+        for seed in range(options.seeds):
+            sample(home / f"seed{seed}" / "train.csv", options.rows, FIRST_SEED + seed)
+        tables = [test, *home.glob("seed*/train.csv")]
+        bases = know(home, options.knowing, tables) if options.knowing else {}
         found = []
         for seed in range(options.seeds):
-            found.append(one_seed(home / f"seed{seed}", options.rows, seed, test, options.student, bases))
+            found.append(one_seed(home / f"seed{seed}", seed, test, options.student, bases))
             shown = "  ".join(f"{name} {value:.4f}" for name, value in found[-1].items())
             print(f"seed {seed}: {shown}  ({time.monotonic() - started:.0f} s)", flush=True)
     return tell(found)
 
 
-def know(home: Path, rows: int) -> dict[str, Path]:
-    """What each teacher starts from: a judge of another table."""
-    table = sample(home / "known.csv", rows, KNOWING_SEED)
+def know(home: Path, rows: int, tables: list[Path]) -> dict[str, Path]:
+    """What each teacher starts from: a judge of another table, without the prompts of these."""
+    seen = {prompt_group(pair.prompt) for pair in read_table(tables).pairs}
+    drawn, table = sample(home / "drawn.csv", rows, KNOWING_SEED), home / "known.csv"
+    kept = {pair.id for pair in read_table([drawn]).pairs if prompt_group(pair.prompt) not in seen}
+    with open(drawn, encoding="utf-8", newline="") as source, open(table, "w", encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(source)
+        writer = csv.DictWriter(file, reader.fieldnames or ())
+        writer.writeheader()
+        writer.writerows(row for row in reader if row["id"] in kept)
     bases = {}
     for name, recipe in TEACHERS.items():
         run = home / f"known-{name}"
@@ -75,9 +88,9 @@ def know(home: Path, rows: int) -> dict[str, Path]:
     return bases
 
 
-def one_seed(home: Path, rows: int, seed: int, test: Path, student: str, bases: dict[str, Path]) -> dict[str, float]:
+def one_seed(home: Path, seed: int, test: Path, student: str, bases: dict[str, Path]) -> dict[str, float]:
     """Log losses on the test table; a teacher's is that of its out-of-fold predictions."""
-    table = sample(home / "train.csv", rows, FIRST_SEED + seed)
+    table = home / "train.csv"
     common = [*COMMON, f"train.seed={seed}"]
     losses: dict[str, float] = {}
     out_of_fold = {}
