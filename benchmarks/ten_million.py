@@ -5,7 +5,7 @@
 The table is a token cache as tiebreak makes it, with rows of one token for each text but the lengths of Arena rows
 (log-normal, mean 821 tokens), so that blocks and parts are as many as they would be. Each process then does all that
 `tiebreak predict` does but for the forward pass. Prints a line of JSON: seconds of each phase, the most memory of a
-process (its own peak resident size, mapped files included), and what lies on the disk.
+process (its own peak resident size, mapped files included; `imported_gib` of it before it began), what is on the disk.
 """
 
 import argparse
@@ -42,7 +42,8 @@ def build(folder: Path, rows: int) -> None:
 
     datasets.disable_progress_bars()
     features = Features(
-        {name: List(Value("int32")) for name in PARTS}
+        {name: List(Value("int32")) for name in (*PARTS, "turns")}
+        | {"numbers": List(Value("float32"))}
         | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
         | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
         | {f"bayes_{k}": Value("float64") for k in range(3)}
@@ -53,7 +54,8 @@ def build(folder: Path, rows: int) -> None:
     with ArrowWriter(path=str(folder / "data.arrow"), features=features) as writer:
         for start in range(0, rows, CHUNK):
             count = min(CHUNK, rows - start)
-            columns = {name: one[:count] for name in PARTS}
+            columns: dict = {name: one[:count] for name in (*PARTS, "turns")}
+            columns["numbers"] = [[]] * count
             columns["id"] = [str(3_000_000_000 + start + k) for k in range(count)]
             columns["label"] = np.full(count, -1, dtype=np.int8)
             columns["group"] = rng.integers(0, 2**62, count)
@@ -66,7 +68,7 @@ def build(folder: Path, rows: int) -> None:
     datasets.Dataset.from_file(str(folder / "data.arrow")).save_to_disk(str(folder / "table"))
     (folder / "data.arrow").unlink()
     meta = {"fixed": {name: [] for name in ("head", "before_first", "before_second", "tail", "turn")}}
-    meta |= {"sides": False, "counts": {}, "truncated": 0}
+    meta |= {"sides": False, "counts": {}, "truncated": 0, "features": []}
     (folder / "table" / "tiebreak.json").write_text(json.dumps(meta))
     (folder / "table" / "skipped_rows.jsonl").touch()
 
@@ -77,7 +79,7 @@ def constant(rows: np.ndarray, swapped: bool) -> np.ndarray:
 
 def predict(folder: Path, number: int, told) -> None:
     """What one process of `tiebreak predict` does, its forward pass a constant; tells its seconds and its peak."""
-    began = time.monotonic()
+    began, base = time.monotonic(), peak()
     recipe, swap, out = load_recipe("demo-llama2"), Swap(True), folder / "out"
     tokens = Tokens(folder / "cache" / "table")
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
@@ -95,8 +97,13 @@ def predict(folder: Path, number: int, told) -> None:
     worked = time.monotonic()
     assert merge_once(out, [job], [member], before, print)
     seconds = {"plan": planned - began, "lease, write": worked - planned, "merge": time.monotonic() - worked}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    told.put({"seconds": {name: round(value, 1) for name, value in seconds.items()}, "peak_gib": peak / 2**30})
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    told.put({"seconds": rounded, "imported_gib": round(base, 3), "peak_gib": round(peak(), 3)})
+
+
+def peak() -> float:
+    """GiB that this process has had resident at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(rows: int, processes: int, folder: Path) -> dict:
@@ -126,7 +133,7 @@ def measure(rows: int, processes: int, folder: Path) -> dict:
         "parts_mib": round(sum(path.stat().st_size for path in parts) / 2**20, 1),
         "predictions_mib": round((out / "predictions.csv").stat().st_size / 2**20, 1),
         "processes": found,
-        "most_gib": round(max(one["peak_gib"] for one in found), 3),
+        "most_gib": max(one["peak_gib"] for one in found),
     }
 
 

@@ -132,11 +132,11 @@ def test_a_row_that_no_memory_suffices_for_gets_the_prior(model, table, tmp_path
     lengths = []
     forward = Judge.forward
 
-    def limited(self, tokens, each):
+    def limited(self, tokens, each, *numbers):
         lengths.extend(each)
         if len(tokens) >= most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return forward(self, tokens, each)
+        return forward(self, tokens, each, *numbers)
 
     most = 10**9
     monkeypatch.setattr(Judge, "forward", limited)

@@ -24,6 +24,7 @@ import numpy as np
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.features import measure, signs
+from tiebreak.data.plan import index_type
 from tiebreak.data.sample import bayes_probabilities, is_sample
 from tiebreak.data.table import Pair, Problem, read_table
 from tiebreak.data.templates import TEMPLATES, Template
@@ -74,12 +75,14 @@ class Tokens:
             table[name].to_numpy() for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
         )
         self.chars = np.stack([chars_a, chars_b], axis=1)
-        bayes = [table[f"bayes_{k}"].to_numpy() for k in range(3)]
-        self.bayes = None if np.isnan(bayes[0]).any() else np.stack(bayes, axis=1)
-        self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(len(self.labels), len(self.signs))
+        known = not any(np.isnan(chunk.to_numpy()).any() for chunk in table["bayes_0"].chunks)
+        self.bayes = np.stack([table[f"bayes_{k}"].to_numpy() for k in range(3)], axis=1) if known else None
+        self.numbers = np.empty((len(self.labels), 0), dtype=np.float32)
+        if len(self.signs):
+            self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(-1, len(self.signs))
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in (*PARTS, "turns")}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
-        self._places = np.arange(len(self.labels))
+        self._places = np.arange(len(self.labels), dtype=index_type(len(self.labels)))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -49,7 +49,7 @@ class Judges:
 def base_of(recipe: Recipe, precision: torch.dtype) -> str:
     """What two judges must have in common to differ in their adapters alone."""
     settings = {name: value for name, value in recipe.model.model_dump().items() if name not in NOT_OF_THE_BASE}
-    return json.dumps([settings, str(precision)])
+    return json.dumps([settings, recipe.data.features, str(precision)])
 
 
 def add_adapter(judge: Judge, folder: Path) -> str:

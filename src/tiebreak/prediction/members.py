@@ -152,7 +152,7 @@ def make_plan(
     ids = digest_ids(tokens)
     table = hashlib.sha256(ids.encode())
     for column in (tokens.groups, tokens.chars):
-        table.update(column.tobytes())
+        table.update(np.ascontiguousarray(column).data)
     depends = [tokens.folder.name, recipe.predict.tokens_per_block, len(cut), swap.asked, swap.margin, precision]
     seal = {"model": fingerprint, "table": table.hexdigest(), "settings": _hash(depends)}
     unreadable = np.flatnonzero(tokens.unreadable).tolist()
