@@ -100,7 +100,7 @@ run() {
     echo "given up: exit code $code ($(meaning $code)), requeued $most times without coming beyond $from"
   else
     echo "exit code $code ($(meaning $code)) at $now: requeueing job $JOB"
-    if scontrol requeue "$JOB"; then sleep 60; fi # Slurm ends this script
+    if scontrol requeue "$JOB"; then exec sleep 60; fi # Slurm ends it
     echo "not requeued: submit the same command again"
   fi
   exit "$code"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ MINISLURM = ROOT / "launch" / "minislurm"
 INSTALLED = all(map(shutil.which, ("slurmctld", "slurmd", "munged")))
 LIMIT_S = 1200
 """For a job from its submission on: jobs queue, and the machine may be busy with more than these."""
-POLL_S = 0.1
+POLL_S, LOOK_EVERY_S = 0.1, 0.5
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
@@ -28,6 +29,7 @@ class Cluster:
         self("up", str(nodes))
         self.environment["SLURM_CONF"] = str(folder / "slurm.conf")
         self.environment |= {"PYTHON": sys.executable, "TIEBREAK_HOME": str(ROOT)}
+        self._lock, self._looked, self._jobs = threading.Lock(), 0.0, dict[str, str]()
 
     def __call__(self, *words: str, code: int = 0) -> str:
         """Run a minislurm command; returns what it says."""
@@ -36,6 +38,15 @@ class Cluster:
     def slurm(self, *words: object, code: int | None = 0, **settings: str) -> str:
         """Run one of Slurm's commands; returns what it says."""
         return self._run(*words, code=code, **settings)
+
+    def job(self, name: str) -> str:
+        """What Slurm says of a job; asked for all of them at once, and not all the time: many threads wait."""
+        with self._lock:
+            if name not in self._jobs or time.monotonic() - self._looked > LOOK_EVERY_S:
+                lines = self.slurm("scontrol", "show", "jobs", "-o").splitlines()
+                self._jobs = {line.split()[0].removeprefix("JobId="): line for line in lines if line}
+                self._looked = time.monotonic()
+            return self._jobs[name]
 
     def _run(self, *words: object, code: int | None, **settings: str) -> str:
         environment = {**self.environment, **settings}
@@ -82,7 +93,7 @@ class Batch:
 
     def info(self, field: str) -> str:
         """A field of the job as Slurm knows it: JobState, Restarts, NodeList, ExitCode, ..."""
-        text = self.cluster.slurm("scontrol", "show", "job", self.id, "-o")
+        text = self.cluster.job(self.id)
         found = re.search(rf"(?:^| ){field}=(\S*)", text)
         assert found is not None, text
         return found[1]

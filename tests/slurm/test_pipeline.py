@@ -88,7 +88,10 @@ def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(c
     assert found.pop("tables.check") == ["FAILED"]
     assert set(map(tuple, found.values())) == {("CANCELLED",)} and len(found) == 9
     (log,) = (out / "slurm").glob("tables.check-*.out")
-    assert "tables/check is not done; what needs it is cancelled. To go on: slurm/pipeline.sh" in log.read_text()
+    assert (
+        "tables/check is not done; unless Slurm requeues it, what needs it is cancelled. To go on: slurm/"
+        in log.read_text()
+    )
 
     expected = in_one_process(recipe, tmp_path / "alone")
     broken.unlink()
