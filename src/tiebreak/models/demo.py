@@ -15,7 +15,7 @@ from typing import Any
 from tiebreak.config import cache_folder
 from tiebreak.data.templates import TEMPLATES
 
-VERSION = 2
+VERSION = 3
 SEED = 0
 VOCABULARY = 1_024
 CORPUS_ROWS = 2_000
@@ -23,6 +23,10 @@ CORPUS_ROWS = 2_000
 SPECIAL = re.compile(r"<[a-z_/]+>|\[[A-Z_]+\]")
 
 SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+START = {"initializer_range": 0.1}
+"""About 1 / sqrt(width). The families' own 0.02 suits widths of thousands: at 64 attention starts even over all tokens,
+and it takes hundreds of steps until it tells one answer from the other. Gemma-2 norms every block's output to size one,
+so its embeddings (times 8) must start as large too."""
 FAMILIES = {f"demo-{family}": family for family in ("gemma2", "llama2", "llama3", "qwen2", "deberta")}
 CORPUS_TEMPLATES = ("gemma2", "llama2", "deberta", "plain")
 """Whose words the tokenizers know; others do not change the demo models."""
@@ -67,7 +71,7 @@ def _model(family: str, vocabulary: int, tokenizer):
         Qwen2ForSequenceClassification,
     )
 
-    common = SIZE | {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
+    common = SIZE | START | {"vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id, "num_labels": 3}
     if family == "deberta":
         config: Any = DebertaV2Config(  # type: ignore[call-arg]  # fields its signature leaves to **kwargs
             **common,
@@ -89,8 +93,7 @@ def _model(family: str, vocabulary: int, tokenizer):
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     decoder = common | ends | {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048}
     if family == "gemma2":
-        # Every block's output is normed to size one, so the embeddings (times 8) must start as large.
-        config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128, initializer_range=0.1)
+        config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128)
         return Gemma2ForSequenceClassification(config)
     if family == "qwen2":
         return Qwen2ForSequenceClassification(Qwen2Config(**decoder))
