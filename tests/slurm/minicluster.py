@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 MINISLURM = ROOT / "launch" / "minislurm"
-INSTALLED = all(map(shutil.which, ("slurmctld", "slurmd", "munged")))
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # where daemons are, and not every user looks
+INSTALLED = all(shutil.which(name, path=PATH) for name in ("slurmctld", "slurmd", "munged"))
 LIMIT_S = 1200
 """For a job from its submission on: jobs queue, and the machine may be busy with more than these."""
 POLL_S, LOOK_EVERY_S = 0.1, 0.5
