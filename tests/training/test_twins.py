@@ -28,9 +28,9 @@ STEPS = {
     "demo-llama3": 80,
     "demo-qwen2": 120,
 }
-"""With rows of 160 tokens at most. Measured gains over the prior (1.083), in nats and in standard errors: .107 (5.8), .056
-(5.3), .080 (3.8), .139 (6.5), .254 (10.6), .084 (4.5), .058 (4.3), .061 (3.7), .123 (6.5). All but the siamese judge
-first stay at the prior for some time, which rounding may lengthen on another processor."""
+"""With rows of 160 tokens at most. Measured gains over the prior (1.083), in nats and in standard errors: .107 (5.8),
+.056 (5.3), .080 (3.8), .139 (6.5), .254 (10.6), .084 (4.5), .058 (4.3), .061 (3.7), .123 (6.5). All but the siamese
+judge first stay at the prior for some time, which rounding may lengthen on another processor."""
 STEEPER = {"demo-gemma2": ("train.lr=4e-3",)}
 """Its own rate is for the demo's longer run."""
 HELD_OUT = 500

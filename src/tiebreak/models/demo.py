@@ -49,6 +49,7 @@ def demo_folder(name: str) -> Path:
 
 def _build(family: str, folder: Path) -> None:
     import torch
+    from safetensors.torch import save_file
     from transformers import set_seed
 
     tokenizer = _deberta_tokenizer() if family == "deberta" else _bpe_tokenizer(family)
@@ -56,7 +57,10 @@ def _build(family: str, folder: Path) -> None:
     with torch.random.fork_rng():
         set_seed(SEED)
         model = _model(family, len(tokenizer), tokenizer)
-    model.save_pretrained(folder)
+    # Not save_pretrained: in a job of several ranks it writes on the first alone.
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _model(family: str, vocabulary: int, tokenizer):
