@@ -75,6 +75,21 @@ def test_invariant_4_saved_equals_reloaded(kind, method, sample, tmp_path):
     assert expected.abs().max() > 0.05
 
 
+@pytest.mark.parametrize("kind", ["siamese", "mlp"])
+def test_a_judge_taught_further_keeps_its_head(kind, sample, tmp_path):
+    """Unless the recipe asks for a head that it does not have."""
+    recipe, tokenizer, tokens, judge = made("demo-deberta", [*KINDS[kind], "model.method=full"], sample)
+    moved(judge)
+    save_judge(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
+    recipe.model.base = str(tmp_path / "model")
+    further = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    expected = logits_of(judge, tokens, range(5))
+    torch.testing.assert_close(logits_of(further, tokens, range(5)), expected, atol=1e-5, rtol=0)
+    recipe.model.head_hidden = 7
+    fresh = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    assert (logits_of(fresh, tokens, range(5)) - expected).abs().max() > 1e-3
+
+
 def test_a_head_without_its_weights_is_refused(sample, tmp_path):
     recipe, tokenizer, _, judge = made("demo-deberta", ["model.method=full"], sample)
     save_judge(judge, tokenizer, recipe, {}, tmp_path / "model")

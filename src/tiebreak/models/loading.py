@@ -257,8 +257,8 @@ def _load_classifier(recipe: Recipe, tokenizer, device, precision, folder: str |
     if settings.layers is not None and folder is None:
         keep_layers(classifier, settings.layers)
     attach_head(classifier, settings, features)
-    if folder is not None and own_head:
-        _load_head(classifier, Path(folder))
+    if own_head and (folder is not None or (Path(base) / SETTINGS_FILE).is_file()):
+        _load_head(classifier, Path(base), must=folder is not None)
     for head in heads_of(classifier).values():
         head.float()
     for module in classifier.modules():
@@ -288,18 +288,20 @@ def _add_adapters(classifier: Any, settings: ModelSettings) -> nn.Module:
     return get_peft_model(classifier, config)
 
 
-def _load_head(classifier: Any, folder: Path) -> None:
-    """The stored weights of a head that transformers does not know."""
+def _load_head(classifier: Any, folder: Path, must: bool) -> None:
+    """The stored weights of a head that transformers does not know; unless they `must` fit, a fresh head may stay."""
     from safetensors import safe_open
 
-    wanted = {name for name in classifier.state_dict() if name.split(".")[0] in ("score", "classifier")}
+    wanted = {key: value for key, value in classifier.state_dict().items() if key.split(".")[0] in HEADS[:2]}
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in wanted.intersection(file.keys())}
-    if absent := sorted(wanted - found.keys()):
+            found |= {name: file.get_tensor(name) for name in wanted.keys() & file.keys()}
+    absent = sorted(name for name in wanted if name not in found or found[name].shape != wanted[name].shape)
+    if absent and must:
         raise UserError(f"model {folder}: {len(absent)} weights of its head are absent, for example {absent[0]}")
-    classifier.load_state_dict(found, strict=False)
+    if not absent:
+        classifier.load_state_dict(found, strict=False)
 
 
 def _assert_loaded(base: str, loaded: dict[str, Any], whole: bool) -> None:
