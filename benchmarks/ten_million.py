@@ -5,17 +5,18 @@
 The table is a token cache as tiebreak makes it, with rows of one token for each text but the lengths of Arena rows
 (log-normal, mean 821 tokens), so that blocks and parts are as many as they would be. Each process then does all that
 `tiebreak predict` does but for the forward pass. Prints a line of JSON: seconds of each phase, the most memory of a
-process (its own peak resident size, mapped files included; `imported_gib` of it before it began), what is on the disk.
+process (its own, without the pages of mapped files, which the system takes back when it needs room; `imported_gib` of
+it before it began), and what is on the disk.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def constant(rows: np.ndarray, swapped: bool) -> np.ndarray:
 
 def predict(folder: Path, number: int, told) -> None:
     """What one process of `tiebreak predict` does, its forward pass a constant; tells its seconds and its peak."""
-    began, base = time.monotonic(), peak()
+    began, base, most = time.monotonic(), own_memory(), [0.0]
+    threading.Thread(target=watch, args=(most,), daemon=True).start()
     recipe, swap, out = load_recipe("demo-llama2"), Swap(True), folder / "out"
     tokens = Tokens(folder / "cache" / "table")
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
@@ -98,12 +100,20 @@ def predict(folder: Path, number: int, told) -> None:
     assert merge_once(out, [job], [member], before, print)
     seconds = {"plan": planned - began, "lease, write": worked - planned, "merge": time.monotonic() - worked}
     rounded = {name: round(value, 1) for name, value in seconds.items()}
-    told.put({"seconds": rounded, "imported_gib": round(base, 3), "peak_gib": round(peak(), 3)})
+    told.put({"seconds": rounded, "imported_gib": round(base, 3), "peak_gib": round(most[0], 3)})
 
 
-def peak() -> float:
-    """GiB that this process has had resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def own_memory() -> float:
+    """GiB of this process's memory that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**20
+
+
+def watch(most: list[float]) -> None:
+    """Note the most memory at any time."""
+    while True:
+        most[0] = max(most[0], own_memory())
+        time.sleep(0.02)
 
 
 def measure(rows: int, processes: int, folder: Path) -> dict:

@@ -7,7 +7,7 @@ import pytest
 
 ROWS = 120_000
 BYTES_PER_ROW = 160
-"""What leaves ten million rows within 2 GiB, beside half a GiB of libraries."""
+"""What leaves ten million rows within 2 GiB, beside what the libraries take."""
 CONSTANT_GIB = 0.08
 """Some ten thousand rows at a time, parts and leases, whatever the table."""
 
