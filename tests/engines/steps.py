@@ -125,6 +125,7 @@ def weigh(engine: Engine, before: dict[int, torch.UntypedStorage], sizes: list[i
     def weighed(loss: torch.Tensor) -> None:
         backward(loss)
         if not sizes:
+            gc.collect()  # what only a cycle still holds is not kept
             sizes.extend(storage.nbytes() for place, storage in storages().items() if place not in before)
 
     engine.backward = weighed  # type: ignore[method-assign]
