@@ -13,7 +13,7 @@ def part():
     rng = np.random.default_rng(0)
     rows, logits = np.array([5, 2, 9]), rng.normal(size=(2, 3, 3)).astype(np.float32)
     logits[1, 1] = np.nan
-    return Part(rows, logits[0], logits[1], np.zeros(3, np.int8), np.array([30, 20]))
+    return Part(rows, logits[0], logits[1], np.zeros(3, np.int8), np.array([30, 20]), np.array([1.5]))
 
 
 def test_a_part_is_read_as_written(part, tmp_path):

@@ -70,7 +70,7 @@ def test_values_and_gradients_are_those_of_the_closed_form(settings, drawn):
         [],
         torch.tensor(labels),
         torch.tensor(row_weights, dtype=torch.float32),
-        torch.tensor(teachers, dtype=torch.float32),
+        teachers=torch.tensor(teachers, dtype=torch.float32),
     )
     summed = distillation(single, batch, settings, torch.tensor(weights, dtype=torch.float32))
     summed.backward()

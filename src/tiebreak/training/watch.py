@@ -60,13 +60,14 @@ class Watch:
         self._ended.set()
 
     def _sign(self) -> None:
-        while not self._ended.wait(self._every):
+        while not self._ended.is_set():  # the first at once: who dies early is named too
             self._mine.count += 1
             self._mine.seconds = time.monotonic() - self._since
             try:
                 self._store.set(str(self.ranks.rank), json.dumps(asdict(self._mine)))
             except RuntimeError:  # the store's host has gone: the guard says so if it matters
                 return
+            self._ended.wait(self._every)
 
     def _guard(self) -> None:
         while not self._ended.wait(self._every):
