@@ -78,7 +78,7 @@ def test_a_holder_killed_while_it_wrote_its_lease_expires_by_time(tmp_path):
 def test_many_who_take_over_one_expired_lease_are_one(tmp_path):
     """Every thread sees the same expired lease; nobody may hold it beside another."""
     path = tmp_path / "x.lease"
-    for _ in range(20):
+    for _ in range(100):
         path.write_text("{}")
         os.utime(path, (0, 0))
         together, holders, gate = threading.Barrier(8), [], threading.Event()
@@ -89,7 +89,7 @@ def test_many_who_take_over_one_expired_lease_are_one(tmp_path):
                 holders.append(mine)
                 gate.wait()
 
-        threads = [threading.Thread(target=take) for _ in range(8)]
+        threads = [threading.Thread(target=take, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         while len(holders) < 8:

@@ -6,6 +6,7 @@ pause, do the same work twice and nothing worse: results are renamed into place.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -84,16 +85,27 @@ def _claim(path: Path, seconds: float) -> str | None:
     seen = _read(path)
     if not has_expired(path, seconds):
         return None
-    aside = path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(8)}")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(aside)
-        if taken_over := _read(aside) != seen:  # by another process, since we looked
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink(missing_ok=True)
-        if taken_over:
-            return None
-    return mine if _make(path, mine) else None
+    taken = _make(path, mine) if seen is None else _replace(path, seen, mine, seconds)
+    return mine if taken else None
+
+
+def _replace(path: Path, seen: str, mine: str, seconds: float) -> bool:
+    """Put a new lease in an expired one's place, which is never empty meanwhile; False if another process did.
+
+    Whoever takes over first makes a guard named after the expired lease's content, so that of all who saw that lease
+    one replaces it, and a latecomer finds another content there.
+    """
+    guard = path.with_name(f"{TEMPORARY}{path.name}-{hashlib.sha256(seen.encode()).hexdigest()[:16]}")
+    if not _make(guard, mine):
+        with contextlib.suppress(FileNotFoundError):
+            if folder_time(path.parent) - guard.stat().st_mtime > seconds:
+                guard.unlink()  # of a process killed here; the next who asks makes it anew
+        return False
+    if _read(path) != seen:
+        guard.unlink(missing_ok=True)
+        return False
+    guard.replace(path)
+    return True
 
 
 def _make(path: Path, content: str) -> bool:
