@@ -20,38 +20,39 @@ CPU = torch.device("cpu")
 PLAIN = """
 import json, sys
 import numpy as np, torch
-folder, rows_file, kind = sys.argv[1:]
-rows = [torch.tensor(row) for row in json.load(open(rows_file))]
-if kind == "full":
-    from transformers import AutoModelForSequenceClassification
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-else:
-    from peft import AutoPeftModelForSequenceClassification
-    from transformers import BitsAndBytesConfig
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["score", "classifier", "pooler", "bert.pooler"],
-    )
-    extra = {"quantization_config": four_bit} if kind == "qlora" else {}
-    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3, **extra)
-    for module in model.modules():  # bitsandbytes' bf16 kernel for some processors, not exact to 1e-5
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-model.eval()
-with torch.no_grad():
-    logits = torch.cat([model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits for row in rows])
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from peft import AutoPeftModelForSequenceClassification
+for folder in sys.argv[1:]:
+    rows = [torch.tensor(row) for row in json.load(open(folder + "/rows.json"))]
+    kind = folder.rpartition("-")[2]
+    if kind == "full":
+        model = AutoModelForSequenceClassification.from_pretrained(folder + "/model")
+    else:
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+            llm_int8_skip_modules=["score", "classifier", "pooler", "bert.pooler"],
+        )
+        extra = {"quantization_config": four_bit} if kind == "qlora" else {}
+        model = AutoPeftModelForSequenceClassification.from_pretrained(folder + "/model", num_labels=3, **extra)
+        for module in model.modules():  # bitsandbytes' bf16 kernel for some processors, not exact to 1e-5
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    model.eval()
+    with torch.no_grad():
+        kept = [model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits for row in rows]
+    np.save(folder + "/plain.npy", torch.cat(kept).float().numpy())
 assert not any(name.startswith("tiebreak") for name in sys.modules)
-np.save(rows_file + ".npy", logits.float().numpy())
 """
+METHODS = ("full", "lora", "qlora")
+NAMES = ("demo-gemma2", "demo-llama2", "demo-deberta", "bert")
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta", "bert"])
-def test_invariant_4_saved_equals_reloaded(name, method, sample, tmp_path):
-    """In our own loader, and in a fresh process that knows transformers and peft alone."""
+def saved(name, method, sample, folder):
+    """Save a judge away from its start, and six rows; its logits on them, and the recipe."""
     recipe = load_recipe("demo-deberta" if name == "bert" else name, [f"model.method={method}", "train.seed=11"])
     if name == "bert":
-        recipe.model.base = str(tiny_folder(name, tmp_path / "base"))
+        recipe.model.base = str(tiny_folder(name, folder / "base"))
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     judge = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
@@ -60,25 +61,46 @@ def test_invariant_4_saved_equals_reloaded(name, method, sample, tmp_path):
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     rows = [tokens.row(k).tolist() for k in range(6)]
-    flat, lengths = torch.tensor([t for row in rows for t in row]), [len(row) for row in rows]
     with torch.no_grad():
-        before = judge(flat, lengths).numpy()
-    assert before.std() > 1e-3
-    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
+        before = judge(*packed(rows)).numpy()
+    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, folder / "model")
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return before, recipe
 
-    folder, stored = find_judge(tmp_path)
-    assert stored["baselines"] == {"prior": [0.4, 0.4, 0.2]}
-    with torch.no_grad():
-        ours = load_judge(folder, recipe, CPU, torch.float32)(flat, lengths).numpy()
-    np.testing.assert_allclose(ours, before, atol=1e-6, rtol=0)
 
-    rows_file = tmp_path / "rows.json"
-    rows_file.write_text(json.dumps(rows))
-    command = [sys.executable, "-c", PLAIN, folder, rows_file, method]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def packed(rows):
+    return torch.tensor([token for row in rows for token in row]), [len(row) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def judges(sample, tmp_path_factory):
+    """Every judge's logits before it was saved, its recipe and folder; read again by one plain process."""
+    scratch = tmp_path_factory.mktemp("judges")
+    folders = {(name, method): scratch / f"{name}-{method}" for name in NAMES for method in METHODS}
+    for folder in folders.values():
+        folder.mkdir()
+    made = {key: (*saved(*key, sample, folder), folder) for key, folder in folders.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, *map(str, folders.values())], capture_output=True, text=True, cwd=scratch
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NAMES)
+def test_invariant_4_saved_equals_reloaded(name, method, judges):
+    """In our own loader, and in a fresh process that knows transformers and peft alone."""
+    before, recipe, scratch = judges[name, method]
+    assert before.std() > 1e-3
+    folder, stored = find_judge(scratch)
+    assert stored["baselines"] == {"prior": [0.4, 0.4, 0.2]}
+    rows = json.loads((scratch / "rows.json").read_text())
+    with torch.no_grad():
+        ours = load_judge(folder, recipe, CPU, torch.float32)(*packed(rows)).numpy()
+    np.testing.assert_allclose(ours, before, atol=1e-6, rtol=0)
     # Packed against one row at a time: fp32 rounding.
-    np.testing.assert_allclose(np.load(f"{rows_file}.npy"), before, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(np.load(scratch / "plain.npy"), before, atol=1e-5, rtol=0)
 
 
 def test_start_depends_on_the_seed_alone():
