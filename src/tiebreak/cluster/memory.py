@@ -13,6 +13,8 @@ ADAM = 8
 """Bytes of optimizer state of a trained weight: two fp32 moments."""
 CONTEXT_GIB = {"cuda": 0.8, "cpu": 0.7}
 """The driver's context and the allocator's slack; on a CPU the process with its libraries."""
+LAST = 0.45
+"""The share of its activations that a last layer keeps which goes on with the pooled tokens alone; .28 to .63 found."""
 ERROR = 0.15
 """Share by which a peak may miss the estimate: the activations are a fit to one model (see `estimate`), the rest is
 counted and tested to 5 % against the tensors that are there (docs/preflight.md)."""
@@ -73,6 +75,7 @@ def estimate(
     moments, and adapters in fp32. What ZeRO and FSDP2 cut is in `_cut`. Activations, a token and layer: about 10
     vectors of the hidden width and 4.87 of the inner one are kept for the backward pass, which gives the 8.46 MiB a
     token measured for Gemma-2-9B in bf16; under activation checkpointing one vector, and one layer's whole at a time.
+    Of the last layer, which gives the pooled tokens alone, `LAST` is kept.
     Attention that forms the scores keeps some of them besides (`_scores_kept`).
 
     Args:
@@ -178,7 +181,10 @@ def _kept_per_token(recipe: Recipe, architecture: dict[str, Any], half: int, dev
     kept = half * (10 * width + 4.87 * architecture["intermediate_size"])
     scores = architecture["num_attention_heads"] * recipe.data.max_tokens
     kept += scores * _scores_kept(recipe, architecture, half, device)
-    return 2 * half * width * layers + kept if recipe.train.gradient_checkpointing else kept * layers
+    if recipe.train.gradient_checkpointing:
+        return 2 * half * width * layers + kept
+    packed = recipe.model.attention not in ("eager", "sdpa")
+    return kept * (layers - 1 + LAST if packed and recipe.model.pooling != "mean" else layers)
 
 
 def _scores_kept(recipe: Recipe, architecture: dict[str, Any], half: int, device: str) -> float:

@@ -129,10 +129,8 @@ def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how:
         hidden: (T, width); the n texts begin at `starts` (n,) and have `lengths` (n,) tokens.
         how: `cls` takes a text's first token, `last` its last, `mean` the mean of all.
     """
-    if how == "cls":
-        return hidden[starts].float()
-    if how == "last":
-        return hidden[starts + lengths - 1].float()
+    if how != "mean":
+        return hidden[pooled_tokens(starts, lengths, how)].float()
     text = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
     within = torch.arange(len(text), device=hidden.device) - torch.repeat_interleave(
         lengths.cumsum(0) - lengths, lengths
@@ -140,3 +138,8 @@ def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how:
     sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
     sums = sums.index_add(0, text, hidden[torch.repeat_interleave(starts, lengths) + within].float())
     return sums / lengths[:, None]
+
+
+def pooled_tokens(starts: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
+    """The token (n,) that stands for each text, for `cls` its first and for `last` its last."""
+    return starts if how == "cls" else starts + lengths - 1

@@ -8,7 +8,8 @@ from torch import nn
 
 from tiebreak.models import deberta
 from tiebreak.models.attention import ROWS, Attention
-from tiebreak.models.heads import SiameseHead, WithNumbers, head_of, pool
+from tiebreak.models.heads import SiameseHead, WithNumbers, head_of, pool, pooled_tokens
+from tiebreak.models.last_layer import CHOSEN, choose_in_decoder, choose_in_encoder
 from tiebreak.models.rows import Rows
 
 
@@ -38,6 +39,8 @@ class Judge(nn.Module):
         self.decoder = hasattr(self.classifier, "score")
         self.pooling = pooling if pooling != "auto" else "last" if self.decoder else "cls"
         self.dropout = nn.Dropout(dropout)
+        self.early = self._pools_early()
+        """Whether the last layer of a packed forward gives the pooled tokens alone."""
 
     @property
     def classifier(self) -> Any:
@@ -47,6 +50,14 @@ class Judge(nn.Module):
     @property
     def _backbone(self) -> Any:
         return getattr(self.classifier, self.classifier.base_model_prefix)
+
+    def _pools_early(self) -> bool:
+        if self.pooling == "mean" or not self.attention.packed:
+            return False
+        if self.decoder:
+            return choose_in_decoder(self._backbone.layers)
+        by_rows = self.attention.implementation != "flash_attention_2"
+        return by_rows and choose_in_encoder(self._backbone.encoder.layer)
 
     def forward(self, tokens: torch.Tensor, lengths: list[int], numbers: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of each row, as the row would get alone.
@@ -63,7 +74,10 @@ class Judge(nn.Module):
         device = tokens.device
         with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
             hidden, starts = (self._packed if self.attention.packed else self._padded)(tokens, lengths)
-            pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
+            if self.early and self.attention.packed:
+                pooled = hidden.float()
+            else:
+                pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
         classifier = self.classifier
         head = classifier.score if self.decoder else classifier.classifier
         with torch.autocast(device.type, enabled=False):
@@ -77,18 +91,20 @@ class Judge(nn.Module):
             return head(pooled, numbers) if isinstance(inner, WithNumbers) else head(pooled)
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]):
-        """Hidden states (T, hidden), and each text's first index."""
+        """Hidden states (T, hidden), or of the n pooled tokens alone (n, hidden), and each text's first index."""
         device = tokens.device
         ends = torch.tensor(lengths).cumsum(0)
         starts = ends - torch.tensor(lengths)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
+        chosen = pooled_tokens(starts, torch.tensor(lengths), self.pooling).to(device) if self.early else None
         if self.attention.implementation == "flash_attention_2":
             bounds = torch.cat([starts[:1], ends]).to(device, torch.int32)
             told: dict[str, Any] = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             told |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
         else:
-            told = {"rows": Rows.of(lengths, device)}
+            told = {"rows": Rows.of(lengths, device, chosen)}
         if self.attention.implementation in (ROWS, "flash_attention_2"):
+            told |= {CHOSEN: chosen} if self.decoder and self.early else {}
             # A cache or any mask would make transformers build its own idea of the packed rows.
             output = self._backbone(tokens[None], position_ids=positions, use_cache=False, **told)
             hidden = output.last_hidden_state

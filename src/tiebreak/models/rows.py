@@ -30,13 +30,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Rows:
-    """How a packed batch of T tokens falls into groups; `restore` (T,) undoes the gathering."""
+    """How a packed batch of T tokens falls into groups; `restore` (T,) undoes the gathering.
+
+    `chosen` (n,) int64 are the tokens that the last layer gives, if not all: see `last_layer`.
+    """
 
     groups: list[Group]
     restore: torch.Tensor
+    chosen: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device) -> "Rows":
+    def of(cls, lengths: list[int], device: torch.device, chosen: torch.Tensor | None = None) -> "Rows":
         """Group rows of the given lengths, whose tokens stand one after another."""
         starts = torch.tensor([0, *lengths]).cumsum(0)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -59,7 +63,7 @@ class Rows:
             kept.append(index[offsets < real[:, None]])
         restore = torch.empty(int(starts[-1]), dtype=torch.long)
         restore[torch.cat(kept)] = torch.arange(int(starts[-1]))
-        return cls(groups, restore.to(device))
+        return cls(groups, restore.to(device), chosen)
 
     def scatter(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """Per-group results (n, length, ...) -> (T, ...) in the packed order."""
