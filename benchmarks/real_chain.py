@@ -30,7 +30,7 @@ from tiebreak.report import baselines
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 STUDENT = "deberta-v3-xsmall"
-COMMON = ["data.features=[length,style,readability]", "data.max_tokens=384", "model.head_dropout=0.2"]
+COMMON = ["data.features=[length,style,readability]", "data.max_tokens=256", "model.head_dropout=0.2"]
 COMMON += ["train.batch_size=16", "train.epochs=1", "train.weight_decay=0.05", "train.eval_every=1000"]
 COMMON += ["train.head_lr=5e-4"]
 QLORA = [*COMMON, "model.method=qlora", "model.lora.r=16", "model.lora.alpha=32", "model.pooling=mean", "train.lr=2e-4"]
