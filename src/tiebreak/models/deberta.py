@@ -57,18 +57,19 @@ class PackedSelfAttention(DisentangledSelfAttention):
         )
         span = self.pos_ebd_size
         relative = self.pos_dropout(kwargs["rel_embeddings"])[: 2 * span]
+        scale = (3 * query.shape[-1]) ** -0.5
         position_query, position_key = (
-            projection(relative).unflatten(-1, (heads, -1)).transpose(0, 1)
+            projection(relative).unflatten(-1, (heads, -1)).transpose(0, 1) * scale
             for projection in (self.query_proj, self.key_proj)
         )
-        scale = (3 * query.shape[-1]) ** -0.5
         dropout = self.dropout.p if self.training else 0.0
         outputs = []
         for group in attention_mask.groups:
             q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
             slots = self._slots(q.shape[-2], span, q.device)
-            bias = self._bias(q, k, position_key, position_query, slots) * scale
-            bias = bias.masked_fill(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
+            bias = self._bias(q, k, position_key, position_query, slots)
+            if group.padded:
+                bias = bias.masked_fill_(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
             attended = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
             outputs.append(attended.transpose(1, 2).flatten(2))
         return attention_mask.scatter(outputs)[None], None
@@ -83,9 +84,12 @@ class PackedSelfAttention(DisentangledSelfAttention):
 
     @staticmethod
     def _bias(q, k, position_key, position_query, slots):
-        """c2p + p2c (n, heads, length, length), unscaled: entry (i, j) uses slot(i - j)."""
+        """c2p + p2c (n, heads, length, length): entry (i, j) uses slot(i - j).
+
+        Each table has the axis of the gather's inner loop in order, and passes over the large result are few: they,
+        not the products, take the time.
+        """
         n, heads, length, _ = q.shape
         index = slots.expand(n, heads, length, length)
         c2p = torch.gather(q @ position_key.transpose(-1, -2), -1, index)
-        p2c = torch.gather(k @ position_query.transpose(-1, -2), -1, index.transpose(-1, -2)).transpose(-1, -2)
-        return c2p + p2c
+        return c2p.add_(torch.gather(position_query @ k.transpose(-1, -2), -2, index))

@@ -16,10 +16,11 @@ MOST_PADDING = 1.25
 
 @dataclass(frozen=True)
 class Group:
-    """Rows attended together: `index` (n, length) into the packed tokens, `lengths` (n,)."""
+    """Rows attended together: `index` (n, length) into the packed tokens, `lengths` (n,); whether any is shorter."""
 
     index: torch.Tensor
     lengths: torch.Tensor
+    padded: bool
 
     @property
     def real(self) -> torch.Tensor:
@@ -59,7 +60,7 @@ class Rows:
             real = torch.tensor([lengths[row] for row in rows])
             offsets = torch.arange(longest).expand(len(rows), longest)
             index = starts[rows][:, None] + torch.minimum(offsets, real[:, None] - 1)
-            groups.append(Group(index.to(device), real.to(device)))
+            groups.append(Group(index.to(device), real.to(device), lengths[rows[0]] < longest))
             kept.append(index[offsets < real[:, None]])
         restore = torch.empty(int(starts[-1]), dtype=torch.long)
         restore[torch.cat(kept)] = torch.arange(int(starts[-1]))
