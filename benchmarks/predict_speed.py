@@ -6,8 +6,9 @@
 
 The peer runs as it comes (batches of 8 rows in the input's order, padded to the longest of the batch) and at its best
 (sorted by length). Every way of predicting takes its turn in each round, in alternating order, in one process with the
-same number of threads; tokenisation, loading and merging are outside the clock of all. Printed: rows and real tokens
-per second (medians over the rounds), the ratios, the padding each runs, and the largest difference of a logit.
+same number of threads and the same allocator settings, those of the `tiebreak` command; tokenisation, loading and
+merging are outside the clock of all. Printed: rows and real tokens per second (medians over the rounds), the ratios,
+the padding each runs, and the largest difference of a logit.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command sets it, for the peer too
 
 import numpy as np
 import torch
@@ -115,6 +118,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict:
             began = time.perf_counter()
             logits[name] = ways[name]()
             seconds[name].append(time.perf_counter() - began)
+            print(f"round {k + 1}/{options.rounds}: {name}, {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     real = int(tokens.lengths.sum())
     lengths = {"Trainer, as it comes": tokens.lengths, "Trainer, sorted": tokens.lengths[order]}
     padded = {
