@@ -41,13 +41,22 @@ class Cluster:
         return self._run(*words, code=code, **settings)
 
     def job(self, name: str) -> str:
-        """What Slurm says of a job; asked for all of them at once, and not all the time: many threads wait."""
+        """What Slurm says of a job."""
+        return self._known(name)[name]
+
+    def tasks(self, name: str) -> list[str]:
+        """What Slurm says of a job or, if it is an array, of each of its tasks."""
+        jobs = self._known(name).items()
+        return [text for job, text in jobs if job == name or f" ArrayJobId={name} " in text]
+
+    def _known(self, name: str) -> dict[str, str]:
+        """All jobs, asked for at once, and not all the time: many threads wait."""
         with self._lock:
             if name not in self._jobs or time.monotonic() - self._looked > LOOK_EVERY_S:
                 lines = self.slurm("scontrol", "show", "jobs", "-o").splitlines()
                 self._jobs = {line.split()[0].removeprefix("JobId="): line for line in lines if line}
                 self._looked = time.monotonic()
-            return self._jobs[name]
+            return self._jobs
 
     def _run(self, *words: object, code: int | None, **settings: str) -> str:
         environment = {**self.environment, **settings}
@@ -124,13 +133,16 @@ class Batch:
         return max((int(path.name[5:]) for path in (self.out / "checkpoints").glob("step-*")), default=0)
 
     def end(self, state: str = "COMPLETED") -> str:
-        """Wait until Slurm has done with the job, in this state; returns its output."""
+        """Wait until Slurm has done with the job or all tasks of the array, in this state; returns its output."""
         deadline = time.monotonic() + LIMIT_S
-        while (found := self.info("JobState")) not in ENDED:
+        while not (found := self._states()) <= ENDED:
             assert time.monotonic() < deadline, f"job {self.id} still {found} after {LIMIT_S} s\n{self.text[-4000:]}"
             time.sleep(2 * POLL_S)
-        assert found == state, f"job {self.id} is {found}\n{self.text[-6000:]}"
+        assert found == {state}, f"job {self.id} is {found}\n{self.text[-6000:]}"
         return self.text
+
+    def _states(self) -> set[str]:
+        return {re.findall(r" JobState=(\S*)", text)[0] for text in self.cluster.tasks(self.id)}
 
     def ranks(self) -> list[int]:
         """Process ids of its ranks, on all nodes."""

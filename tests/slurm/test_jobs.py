@@ -27,6 +27,7 @@ FAULTS = {
     for name in ("out_of_time", "powered_off", "killed", "cut_off", "split", "signalled", "requeued")
 }
 """Those that wait longest stand first."""
+PREDICTIONS = ["predict-2", "predict-3", "predict-array"]
 BLOCKS = changes("predict.tokens_per_block=4096")
 
 
@@ -37,9 +38,12 @@ def trained(work: Work, file: str, nodes: int) -> str:
     return work.submit(file, f"{file}-{nodes}", nodes, changes(*SETTINGS.get(file, TINY)), **variables).end()
 
 
-def predicted(work: Work, nodes: int) -> str:
+def predicted(work: Work, name: str) -> str:
+    """On so many nodes, or by an array of three tasks of one node each."""
     variables = {"MODEL": str(work.folder / "train_deberta"), "DATA": str(work.folder / "test.csv")}
-    return work.submit("predict", f"predict-{nodes}", nodes, BLOCKS, **variables).end()
+    kind = name.partition("-")[2]
+    nodes, options = (1, ("--array=0-2",)) if kind == "array" else (int(kind), ())
+    return work.submit("predict", name, nodes, BLOCKS, options, **variables).end()
 
 
 def plan(work: Work) -> dict[str, Callable[[], str]]:
@@ -47,7 +51,7 @@ def plan(work: Work) -> dict[str, Callable[[], str]]:
     found = {name: partial(scenario, work) for name, scenario in FAULTS.items()}
     found |= {"hopeless": partial(scenarios.hopeless, work), "mistaken": partial(scenarios.mistaken, work)}
     found |= {f"{file}-{n}": partial(trained, work, file, n) for file in (*MODELS, "distill") for n in NODES}
-    return found | {f"predict-{nodes}": partial(predicted, work, nodes) for nodes in NODES}
+    return found | {name: partial(predicted, work, name) for name in PREDICTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +99,11 @@ def test_invariant_1_any_number_of_nodes_equals_one_process(job, text, work):
     assert len(losses(run)) == (STEPS if file in SETTINGS else 4)
 
 
-@pytest.mark.parametrize("job", [f"predict-{nodes}" for nodes in NODES])
-def test_invariant_5_predictions_of_any_number_of_nodes_are_the_same_bytes(job, text, work):
+@pytest.mark.parametrize("job", PREDICTIONS)
+def test_invariant_5_predictions_of_any_number_of_nodes_or_tasks_are_the_same_bytes(job, text, work):
     mine = work.folder / job / "run" / "predictions.csv"
     assert mine.read_bytes() == (work.folder / "prediction" / "predictions.csv").read_bytes()
+    assert text.count("restart 0, on n") == (3 if job.endswith("array") else 1)
 
 
 @pytest.mark.parametrize("job", FAULTS)
