@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 
 from tiebreak.cli import main as tiebreak
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prompt_group
 
 FOLDS = 2
 TEST_SEED, KNOWING_SEED, FIRST_SEED = 999, 998, 100

@@ -28,8 +28,8 @@ import torch
 
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
+from tiebreak.data.prepare import prepare
 from tiebreak.data.sample import write_sample
-from tiebreak.data.tokens import prepare
 from tiebreak.models.loading import build_judge, load_tokenizer
 from tiebreak.prediction.compute import Swap, forward, run_blocks
 

@@ -23,8 +23,8 @@ import yaml
 
 from tiebreak.chain.table import JUDGES
 from tiebreak.cli import main as tiebreak
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import Pair, open_rows, read_table
-from tiebreak.data.tokens import prompt_group
 from tiebreak.models.weights import default_folder
 from tiebreak.report import baselines
 

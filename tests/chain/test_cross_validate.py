@@ -11,8 +11,8 @@ from tiebreak.chain.folds import join
 from tiebreak.cli import main
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.predictions import read_predictions
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prompt_group
 from tiebreak.data.trained import read_prompts
 from tiebreak.errors import UserError
 

@@ -5,8 +5,8 @@ import pytest
 
 from tiebreak.config import DataSettings, load_recipe
 from tiebreak.data.features import NAMES, compare_lengths, measure, reading_ease, signs
+from tiebreak.data.prepare import prepare
 from tiebreak.data.table import Pair, read_table
-from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tiebreak.data.folds import assign_folds, parse_fold
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.sample import write_sample
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prompt_group
 from tiebreak.errors import UserError
 
 FOLDS = 5

@@ -11,10 +11,11 @@ import pytest
 from handmade import write_csv
 
 from tiebreak.config import DataSettings, cache_folder
+from tiebreak.data.prepare import encode_texts, fixed_pieces, prepare
 from tiebreak.data.sample import bayes_probabilities, write_sample
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.data.tokens import Tokens, encode_texts, fixed_pieces, prepare
+from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 
@@ -151,7 +152,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from tiebreak.config import DataSettings
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.models.loading import load_tokenizer
 
 tokenizer = load_tokenizer("demo-llama2", "llama2")

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from tiebreak.cluster.ranks import Ranks, find_ranks, joined
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.models.loading import build_judge, choose_precision, layers, load_tokenizer

@@ -10,7 +10,7 @@ import torch
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")

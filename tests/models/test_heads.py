@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tiebreak.config import load_recipe
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.heads import SiameseHead, WithNumbers, pool
 from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge

@@ -5,7 +5,7 @@ import torch
 from tiny import WINDOW, tiny_folder
 
 from tiebreak.config import load_recipe
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_judge, load_tokenizer

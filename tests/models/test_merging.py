@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
-from tiebreak.data.tokens import prepare
+from tiebreak.data.prepare import prepare
 from tiebreak.models.loading import build_judge, find_judge, load_judge, load_tokenizer, save_judge
 from tiebreak.models.merging import WEIGHTS, average
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import peft  # noqa: F401  # imported before forking
 
+from tiebreak import leases
 from tiebreak.cli import main
-from tiebreak.prediction import leases
 from tiebreak.prediction.run import predict  # noqa: F401
 
 LEASE_S = 0.6

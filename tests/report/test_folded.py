@@ -12,8 +12,8 @@ from tiebreak.config import load_recipe
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
+from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.report.baselines import fit_text

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tiebreak.cli import main
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prompt_group
 from tiebreak.data.trained import read_prompts
 
 FEATURES = "data.features=[length,style,readability,turns]"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tiebreak.config import load_recipe
+from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
-from tiebreak.data.tokens import prepare
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.training.batches import make_batch
 

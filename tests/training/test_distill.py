@@ -125,7 +125,7 @@ def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
 
 def test_a_distilled_student_loads_in_plain_transformers_with_equal_logits(table, run, tmp_path):
     from tiebreak.config import load_recipe
-    from tiebreak.data.tokens import prepare
+    from tiebreak.data.prepare import prepare
     from tiebreak.models.loading import load_judge, load_tokenizer
 
     assert main(student(table, tmp_path / "s", "bayes")) == 0

@@ -11,8 +11,8 @@ from runs import set_
 from tiebreak.cli import main
 from tiebreak.config import load_recipe, shipped
 from tiebreak.data.plan import blocks
+from tiebreak.data.prepare import prepare
 from tiebreak.data.sample import write_sample
-from tiebreak.data.tokens import prepare
 from tiebreak.models.loading import find_judge, load_judge, load_saved_tokenizer
 from tiebreak.prediction.compute import forward
 from tiebreak.report.metrics import log_loss, softmax

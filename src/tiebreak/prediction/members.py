@@ -16,7 +16,8 @@ from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import blocks
-from tiebreak.data.tokens import Tokens, prepare
+from tiebreak.data.prepare import prepare
+from tiebreak.data.tokens import Tokens
 from tiebreak.data.trained import read_prompts
 from tiebreak.errors import UserError
 from tiebreak.files import sha256, write_json

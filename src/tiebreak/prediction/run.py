@@ -19,9 +19,9 @@ from tiebreak.data.sample import sample_file
 from tiebreak.data.tokens import NO_LABEL, Tokens
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, sha256, write_json
+from tiebreak.leases import SUFFIX, folder_time, held
 from tiebreak.models.switching import Judges
 from tiebreak.prediction.compute import Swap
-from tiebreak.prediction.leases import SUFFIX, folder_time, held
 from tiebreak.prediction.members import Member, find_members
 from tiebreak.prediction.merge import PLAN, BadParts, merge, read_plan
 from tiebreak.prediction.work import Job, work

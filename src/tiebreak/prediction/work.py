@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.prediction.leases import SUFFIX, folder_time, has_expired, held
+from tiebreak.leases import SUFFIX, folder_time, has_expired, held
 from tiebreak.prediction.parts import Part, cut_into_parts, part_index, part_path, write_part
 
 POLL_S = 0.1

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.data.folds import assign_folds
+from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import TIE, Pair, read_table
-from tiebreak.data.tokens import prompt_group
 from tiebreak.errors import UserError
 from tiebreak.report import baselines
 from tiebreak.report.metrics import log_loss

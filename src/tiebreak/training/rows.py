@@ -11,8 +11,9 @@ import numpy as np
 from tiebreak.config import Recipe
 from tiebreak.data.augment import find_variants
 from tiebreak.data.folds import assign_folds, parse_fold
+from tiebreak.data.prepare import prepare
 from tiebreak.data.sample import sample_file
-from tiebreak.data.tokens import NO_LABEL, Tokens, prepare
+from tiebreak.data.tokens import NO_LABEL, Tokens
 from tiebreak.errors import UserError
 
 HOLD_OUT = "0/10"

@@ -6,8 +6,8 @@ import os
 import threading
 import time
 
-from tiebreak.prediction import leases
-from tiebreak.prediction.leases import folder_time, has_expired, held
+from tiebreak import leases
+from tiebreak.leases import folder_time, has_expired, held
 
 
 def test_a_lease_has_one_holder_and_is_given_back(tmp_path):
