@@ -5,10 +5,10 @@ python benchmarks/real_chain.py --data arena.csv other.csv --rows 1000 --test-ro
 
 From each table its share of the rows is drawn, prompts kept whole: a training and a test table that share no
 normalised prompt. Then `tiebreak pipeline` runs with the recipe that is written beside them, and its table is printed
-with a TF-IDF model fitted on the training table, as the judges are, in place of the report's own, which is cross-fitted
-on the test table. Beside each system stands by how much the distilled student is better, with the standard error over
-the test table's rows. Without a GPU only the lowest layers of each model are taken: --layers of the teachers, half of
-the student's. Stopped at any time, the same command goes on.
+with logistic models of the numbers that the judges see too, and of TF-IDF, fitted on the training table as the judges
+are (the report's own TF-IDF is cross-fitted on the test table). Beside each system stands by how much the distilled
+student is better, with the standard error over the test table's rows. Without a GPU only the lowest layers of each
+model are taken: --layers of the teachers, half of the student's. Stopped at any time, the same command goes on.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import csv
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,20 @@ import yaml
 
 from tiebreak.chain.table import JUDGES
 from tiebreak.cli import main as tiebreak
+from tiebreak.data.cells import encode_json_cell
+from tiebreak.data.features import measure
 from tiebreak.data.prepare import prompt_group
-from tiebreak.data.table import Pair, open_rows, read_table
+from tiebreak.data.table import Pair, read_table
 from tiebreak.models.weights import default_folder
 from tiebreak.report import baselines
+from tiebreak.report.metrics import softmax
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
+NUMBERS = ["length", "style", "readability"]
+TEXTS = ("prompt", "response_a", "response_b")
+WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 STUDENT = "deberta-v3-xsmall"
-COMMON = ["data.features=[length,style,readability]", "data.max_tokens=256", "model.head_dropout=0.2"]
+COMMON = [f"data.features=[{','.join(NUMBERS)}]", "data.max_tokens=256", "model.head_dropout=0.2"]
 COMMON += ["train.batch_size=16", "train.epochs=1", "train.weight_decay=0.05", "train.eval_every=1000"]
 COMMON += ["train.head_lr=5e-4"]
 QLORA = [*COMMON, "model.method=qlora", "model.lora.r=16", "model.lora.alpha=32", "model.pooling=mean", "train.lr=2e-4"]
@@ -91,26 +98,29 @@ def lowest(weights: str, layers: int, folder: Path) -> Path:
 
 def cut(files: list[Path], wanted: dict[Path, int], seed: int) -> None:
     """Draw tables of so many rows from all files alike; rows of one normalised prompt go into one of them."""
-    chosen: dict[Path, list[dict]] = {path: [] for path in wanted}
-    sizes = [len(read_table([file], "skip", need_labels=True).pairs) for file in files]
-    columns: list[str] = []
-    for file, size in zip(files, sizes, strict=True):
-        groups: dict[int, list[dict]] = {}
-        columns, rows = open_rows(file)
-        for _, cells in rows:
-            if isinstance(cells, dict):
-                cells["id"] = f"{file.stem}-{cells['id']}"
-                groups.setdefault(int(prompt_group([cells["prompt"]])), []).append(cells)
-        order = iter(np.random.default_rng(seed).permutation(np.array(sorted(groups))))
-        for path, number in wanted.items():
-            end = len(chosen[path]) + round(number * size / sum(sizes))
-            while len(chosen[path]) < end and (group := next(order, None)) is not None:
-                chosen[path] += groups[int(group)]
-    for path in reversed(wanted):  # the last is the sign that all are there
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(chosen[path])
+    every = [read_table([file], "skip", need_labels=True).pairs for file in files]
+    total = sum(map(len, every))
+    groups: dict[int, list[Pair]] = {}
+    for pair in (pair for pairs in every for pair in pairs):
+        groups.setdefault(prompt_group(pair.prompt), []).append(pair)
+    order = iter(np.random.default_rng(seed).permutation(np.array(sorted(groups))))
+    for path, number in wanted.items():
+        left = Counter({pairs[0].file: round(number * len(pairs) / total) for pairs in every})
+        chosen: list[Pair] = []
+        while any(count > 0 for count in left.values()) and (group := next(order, None)) is not None:
+            for pair in groups[int(group)]:
+                left[pair.file] -= 1
+                if left[pair.file] >= 0:
+                    chosen.append(pair)
+        temporary = path.with_suffix(".part")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", *TEXTS, *WINNERS])
+            for pair in chosen:
+                cells = [encode_json_cell(getattr(pair, name)) for name in TEXTS]
+                name = f"{Path(pair.file).stem}-{pair.id}"
+                writer.writerow([name, *cells, *(int(pair.label == k) for k in range(3))])
+        temporary.rename(path)
 
 
 def compare(chain: Path, train: Path, test: Path) -> str:
@@ -118,11 +128,15 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     known, held_out = (read_table([file], "skip", need_labels=True).pairs for file in (train, test))
     labels = np.array([pair.label for pair in held_out])
     found = {}
-    fitted = baselines.fit(chars(known), np.array([pair.label for pair in known]))
+    taught = np.array([pair.label for pair in known])
+    fitted = baselines.fit(chars(known), taught)
     found["prior"] = baselines.prior(fitted, len(held_out))
     found["length"] = baselines.length(fitted, chars(held_out))
-    predict = baselines.fit_text(answers(known), chars(known), np.array([pair.label for pair in known]))
-    found["TF-IDF and length"] = predict(answers(held_out), chars(held_out))
+    weights, intercepts = baselines.fit_logistic(measure(known, NUMBERS), taught)
+    found["all numbers"] = softmax(measure(held_out, NUMBERS) @ weights.T + intercepts)
+    found["TF-IDF and length"] = baselines.fit_text(answers(known), chars(known), taught)(
+        answers(held_out), chars(held_out)
+    )
     for name in (*TEACHERS, *JUDGES):
         folder = chain / name if name == "average" else chain / name / "test"
         with (folder / "predictions.csv").open(newline="") as file:

@@ -37,7 +37,7 @@ def held(path: Path, seconds: float) -> Iterator[bool]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(seconds / BEATS) and _read(path) == mine:
+        while not done.wait(seconds / BEATS) and _read(path) in (mine, ""):
             with contextlib.suppress(OSError):
                 os.utime(path)
 
@@ -104,8 +104,9 @@ def _replace(path: Path, seen: str, mine: str, seconds: float) -> bool:
     if _read(path) != seen:
         guard.unlink(missing_ok=True)
         return False
-    guard.replace(path)
-    return True
+    with contextlib.suppress(FileNotFoundError):  # another took this for the guard of a process that was killed
+        guard.replace(path)
+    return _read(path) == mine
 
 
 def _make(path: Path, content: str) -> bool:
@@ -124,10 +125,13 @@ def _make(path: Path, content: str) -> bool:
 
 
 def _read(path: Path) -> str | None:
+    """A lease's content, empty if it cannot be read; None if there is none."""
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError):
+        return ""
 
 
 def _machine() -> str:

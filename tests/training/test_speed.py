@@ -37,6 +37,17 @@ def test_gemma_2_9b_with_lora(judge):
     assert repeated.per_token == pytest.approx(49.9e9, rel=0.01)
 
 
+def test_the_last_layers_mlp_is_counted_for_each_text_alone():
+    """Its three matrices are 1.9 % of the model's."""
+    with torch.device("meta"):
+        network = Gemma2ForSequenceClassification(GEMMA2_9B)
+    whole = StepFlops(Judge(network, Attention("eager", False, "")), checkpointing=False)
+    early = StepFlops(Judge(network, Attention("flash_attention_2", True, "")), checkpointing=False)
+    mlp = 3 * 2 * 3 * 3584 * 14336
+    assert whole.of([1000, 500]) - early.of([1000, 500]) == pytest.approx(mlp * (1500 - 2))
+    assert early.per_token / whole.per_token == pytest.approx(1 - 0.0187, abs=1e-3)
+
+
 def test_attention_grows_with_the_square_of_a_row(judge):
     """Causal: 2 x width x layers a token and place going forward, twice that going back."""
     flops = StepFlops(judge, checkpointing=False)

@@ -8,8 +8,8 @@ counts the time.
 import contextlib
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -93,8 +93,7 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
         | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
         | {f"bayes_{k}": Value("float64") for k in range(3)}
     )
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     started, truncated = time.monotonic(), 0
     known_law = is_sample([pair.model_a for pair in table.pairs])
     with ArrowWriter(path=str(temporary / "data.arrow"), features=features) as writer:

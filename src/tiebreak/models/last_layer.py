@@ -46,11 +46,19 @@ def choose_in_encoder(layers: Sequence[nn.Module]) -> bool:
     Returns:
         Whether these are such.
     """
-    attention = getattr(layers[-1], "attention", None)
+    attention: Any = getattr(layers[-1], "attention", None)
     if attention is None:
         return False
-    attention.register_forward_hook(_keep_chosen_of_rows, with_kwargs=True)
+    if not getattr(attention, "chooses", False):
+        attention.register_forward_hook(_keep_chosen_of_rows, with_kwargs=True)
+        attention.chooses = True
     return True
+
+
+def beyond_attention(layer: nn.Module) -> list[nn.Linear]:
+    """The matrices of a layer that meet the chosen tokens alone."""
+    named = layer.named_modules()
+    return [m for name, m in named if isinstance(m, nn.Linear) and not name.startswith(("self_attn", "attention"))]
 
 
 class _Chosen:

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from tiebreak.models.judge import Judge
+from tiebreak.models.last_layer import beyond_attention
+from tiebreak.models.loading import layers
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 PEAKS |= {"L40": 181e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
@@ -16,26 +18,32 @@ class StepFlops:
     A token costs 2 per weight of every matrix it meets going forward, and the same again for the gradient of
     the activations; the gradient of a trained weight costs 2 more. Attention costs 4 x length x width per layer
     and token going forward (half of it where it is causal) and twice that going back. Activation checkpointing
-    repeats the forward pass. Embeddings are look-ups, and the head sees one token of a row: neither is counted.
+    repeats the forward pass. Embeddings are look-ups, and the head sees one token of a row: neither is counted. What
+    follows the last layer's attention costs as much a text as a token elsewhere, where it sees the pooled ones alone.
     """
 
     def __init__(self, judge: Judge, checkpointing: bool) -> None:
         backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
         config = judge.classifier.config
         linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
-        weights = sum(m.in_features * m.out_features for m in linear)
-        trained = sum(m.in_features * m.out_features for m in linear if m.weight.requires_grad)
-        heads, layers = config.num_attention_heads, config.num_hidden_layers
+        heads, every = config.num_attention_heads, layers(judge)
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         causal = hasattr(judge.classifier, "score")
-        self.forward_per_token = 2.0 * weights
         passes = 3 if checkpointing else 2
-        self.per_token = passes * self.forward_per_token + 2.0 * trained
-        self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * layers
+
+        def cost(modules: list[nn.Linear]) -> float:
+            sizes = [(m.in_features * m.out_features, m.weight.requires_grad) for m in modules]
+            return sum(2.0 * size * (passes + trained) for size, trained in sizes)
+
+        self.forward_per_token = 2.0 * sum(m.in_features * m.out_features for m in linear)
+        self.per_text = cost(beyond_attention(every[-1])) if judge.early else 0.0
+        self.per_token = cost(linear) - self.per_text
+        self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * len(every)
 
     def of(self, lengths: list[int]) -> float:
         """Of rows of these many tokens."""
-        return self.per_token * sum(lengths) + self.per_squared_length * sum(n * n for n in lengths)
+        counted = self.per_token * sum(lengths) + self.per_text * len(lengths)
+        return counted + self.per_squared_length * sum(n * n for n in lengths)
 
 
 def peak_flops(device: torch.device) -> float | None:
