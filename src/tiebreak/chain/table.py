@@ -43,7 +43,7 @@ def render(found: dict[str, Any]) -> str:
             (row.get("accuracy"), ".3f", 10),
             (row.get("gap_closed"), ".1%", 12),
             (row.get("parameters"), ",", 14),
-            (row.get("rows_per_second"), ",.0f", 8),
+            (rate := row.get("rows_per_second"), ",.0f" if rate and rate >= 10 else ".2f", 8),
         ]
         shown = "".join(f"{'–' if value is None else format(value, how):>{wide}}" for value, how, wide in cells)
         lines.append(f"{(NAMES | JUDGES).get(name, f'teacher {name}'):20}{shown}")
