@@ -2,9 +2,9 @@
 
     python tests/chain/chain_chaos.py --kills 20
 
-Every process of the chain gets SIGKILL at a random instant; then the same command is run again, until so many kills
-have been had and the chain is done. Its predictions, table and student must be those of an undisturbed chain, byte for
-byte, and no finished stage may have been run a second time.
+Every process of the chain gets SIGKILL at a random instant; then the same command is run again, until the chain is
+done, and another chain is begun until so many kills have been had. Predictions, table and student must be those of an
+undisturbed chain, byte for byte, and no finished stage may have been run a second time.
 """
 
 import argparse
@@ -59,18 +59,27 @@ def run(words: list[str], log: Path, kill_after: float | None = None) -> bool:
     return True
 
 
-def torment(home: Path, kills: int, seed: int, longest: float) -> tuple[int, float]:
-    """How many kills hit a running chain, and the seconds that an undisturbed one took.
+def torment(home: Path, kills: int, seed: int, longest: float) -> tuple[int, int, float]:
+    """Kills that hit running chains, one chain after another; how many chains; the seconds of an undisturbed one.
 
     Raises:
-        AssertionError: it ended otherwise than undisturbed, or did something twice.
+        AssertionError: one ended otherwise than undisturbed, or did something twice.
     """
     started = time.monotonic()
     assert run(command(home, home / "calm"), home / "calm.txt")
     calm_s = time.monotonic() - started
-    chance, had = random.Random(seed), 0
-    words, log = command(home, home / "killed"), home / "killed.txt"
-    stages = make_plan(load_pipeline(words[5]), home / "killed", build_parser().parse_args(words[3:]))
+    chance, had, chains = random.Random(seed), 0, 0
+    while had < kills:
+        chains += 1
+        had += torment_one(home, home / f"killed-{chains}", kills - had, chance, longest)
+        print(f"{had} kills, {chains} chains as undisturbed", flush=True)
+    return had, chains, calm_s
+
+
+def torment_one(home: Path, out: Path, kills: int, chance: random.Random, longest: float) -> int:
+    """Kills that hit one chain before it was done, so many at most."""
+    words, log, had = command(home, out), home / "killed.txt", 0
+    stages = make_plan(load_pipeline(words[5]), out, build_parser().parse_args(words[3:]))
     done: dict[Path, int] = {}
     while had < kills and not run(words, log, chance.uniform(0.5, longest)):
         had += 1
@@ -79,20 +88,20 @@ def torment(home: Path, kills: int, seed: int, longest: float) -> tuple[int, flo
     repeated = [str(path) for path, written in done.items() if path.stat().st_mtime_ns != written]
     assert not repeated, repeated
     for name in RESULTS:
-        assert (home / "killed" / name).read_bytes() == (home / "calm" / name).read_bytes(), name
-    return had, calm_s
+        assert (out / name).read_bytes() == (home / "calm" / name).read_bytes(), name
+    return had
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=40, help="seconds until a kill, at most")
+    parser.add_argument("--longest", type=float, default=30, help="seconds until a kill, at most")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["TIEBREAK_CACHE"] = f"{home}/cache"
-        had, calm_s = torment(Path(home), options.kills, options.seed, options.longest)
-    print(f"{had} kills; ended as undisturbed ({calm_s:.0f} s), no finished stage run twice")
+        had, chains, calm_s = torment(Path(home), options.kills, options.seed, options.longest)
+    print(f"{had} kills; {chains} chains ended as undisturbed ({calm_s:.0f} s), no finished stage run twice")
     return 0
 
 

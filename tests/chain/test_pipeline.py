@@ -87,9 +87,9 @@ def test_a_faulty_recipe_is_told(tmp_path, text, message):
 
 @pytest.mark.processes
 def test_a_chain_killed_twice_ends_as_undisturbed_and_repeats_nothing(tmp_path, capsys):
-    had, _ = chain_chaos.torment(tmp_path, kills=2, seed=1, longest=25)
+    had, _, _ = chain_chaos.torment(tmp_path, kills=2, seed=1, longest=25)
     assert had == 2
-    out = tmp_path / "killed"
+    out = tmp_path / "killed-1"
     found = json.loads((out / "metrics.json").read_text())
     assert list(found["rows"]) == ["prior", "length", "tfidf", "llama", "student", "bayes"]
     assert found["test_rows"] == 60 and all("log_loss" in row for row in found["rows"].values())

@@ -131,6 +131,15 @@ def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
     before = (tmp_path / "predictions.csv").read_bytes()
     assert main(["merge", str(tmp_path)]) == 0
     assert (tmp_path / "predictions.csv").read_bytes() == before
+    (ids,) = tmp_path.glob("parts-*/ids.txt")
+    whole = ids.read_bytes()
+    ids.write_bytes(bytes([*whole[:1], whole[1] ^ 1, *whole[2:]]))
+    assert main(["merge", str(tmp_path)]) == 2
+    assert "absent or damaged" in capsys.readouterr().err
+    assert (tmp_path / "predictions.csv").read_bytes() == before
+    assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), *BLOCKS]) == 0
+    assert ids.read_bytes() == whole and (tmp_path / "predictions.csv").read_bytes() == before
+    capsys.readouterr()
     min(tmp_path.glob("parts-*/part-*.npz")).unlink()
     assert main(["merge", str(tmp_path)]) == 2
     assert "1 of" in capsys.readouterr().err

@@ -14,8 +14,8 @@ import numpy as np
 from tiebreak.data.plan import SWAPPED_CLASS
 from tiebreak.data.predictions import ORDERS
 from tiebreak.errors import UserError
-from tiebreak.files import write_atomically
-from tiebreak.prediction.parts import FAILURES, LAST_HAS_SOME, BadPart, iter_ids, part_path, read_part
+from tiebreak.files import sha256, write_atomically
+from tiebreak.prediction.parts import FAILURES, IDS_FILE, LAST_HAS_SOME, BadPart, iter_ids, part_path, read_part
 from tiebreak.prediction.special import describe
 from tiebreak.prediction.write import CHUNK, FORMATS, in_chunks, write_predictions, write_table
 from tiebreak.report.metrics import softmax
@@ -136,7 +136,7 @@ def read_logits(folder: Path) -> Logits:
     """What a finished prediction's parts hold, each checked.
 
     Raises:
-        UserError: blocks that are not done yet.
+        UserError: blocks that are not done yet, or ids that are not those of the plan.
         BadParts: parts that are damaged or of another prediction.
     """
     plan = read_plan(folder)
@@ -149,6 +149,9 @@ def read_logits(folder: Path) -> Logits:
         raise UserError(
             f"{folder}: {absent} of {plan['part_count']} parts are not done; run the same prediction again to finish"
         )
+    ids = parts / IDS_FILE
+    if not ids.is_file() or sha256(ids) != plan["ids"]:
+        raise UserError(f"{ids}: absent or damaged; run the same prediction again")
     logits = np.full((2 if plan["swap"] else 1, rows, 3), np.nan, dtype=np.float32)
     failed, filled = np.zeros(rows, dtype=np.int8), np.zeros(rows, dtype=np.int8)
     tokens, seconds = np.zeros(2, dtype=np.int64), 0.0
