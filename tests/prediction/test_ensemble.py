@@ -9,6 +9,7 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.data.predictions import read_predictions
+from tiebreak.errors import UserError
 from tiebreak.prediction.write import write_predictions, write_table
 from tiebreak.report.blend import fit_calibration, fit_weights
 from tiebreak.report.metrics import log_loss, softmax
@@ -172,9 +173,13 @@ def test_formats(world, tmp_path):
     ids = ["1", 'a "quoted", id', "é"]
     for form, suffix in (("kaggle", "csv"), ("parquet", "parquet"), ("wsdm", "csv")):
         write_table(tmp_path / f"{form}.{suffix}", [(ids[:2], rows[:2]), (ids[2:], rows[2:])], form)
-    found_ids, found = read_predictions(tmp_path / "kaggle.csv")
-    assert found_ids == ids
-    np.testing.assert_allclose(found, rows, atol=1e-9)
+    for file in ("kaggle.csv", "parquet.parquet"):
+        found_ids, found = read_predictions(tmp_path / file)
+        assert found_ids == ids
+        np.testing.assert_allclose(found, rows, atol=1e-9)
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "parquet.parquet").read_bytes()[:-9])
+    with pytest.raises(UserError, match="not a readable parquet file"):
+        read_predictions(tmp_path / "torn.parquet")
     table = pq.read_table(tmp_path / "parquet.parquet")
     assert table.column_names == ["id", "winner_model_a", "winner_model_b", "winner_tie"]
     assert table["id"].to_pylist() == ids
