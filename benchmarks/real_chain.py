@@ -26,11 +26,12 @@ from tiebreak.chain.table import JUDGES
 from tiebreak.cli import main as tiebreak
 from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.features import measure
+from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import Pair, read_table
 from tiebreak.models.weights import default_folder
 from tiebreak.report import baselines
-from tiebreak.report.metrics import softmax
+from tiebreak.report.metrics import CLIP, softmax
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 NUMBERS = ["length", "style", "readability"]
@@ -129,21 +130,19 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     labels = np.array([pair.label for pair in held_out])
     found = {}
     taught = np.array([pair.label for pair in known])
-    fitted = baselines.fit(chars(known), taught)
+    (texts, chars), (held_texts, held_chars) = baselines.answers_of(known), baselines.answers_of(held_out)
+    fitted = baselines.fit(chars, taught)
     found["prior"] = baselines.prior(fitted, len(held_out))
-    found["length"] = baselines.length(fitted, chars(held_out))
+    found["length"] = baselines.length(fitted, held_chars)
     weights, intercepts = baselines.fit_logistic(measure(known, NUMBERS), taught)
     found["all numbers"] = softmax(measure(held_out, NUMBERS) @ weights.T + intercepts)
-    found["TF-IDF and length"] = baselines.fit_text(answers(known), chars(known), taught)(
-        answers(held_out), chars(held_out)
-    )
+    found["TF-IDF and length"] = baselines.fit_text(texts, chars, taught)(held_texts, held_chars)
     for name in (*TEACHERS, *JUDGES):
         folder = chain / name if name == "average" else chain / name / "test"
-        with (folder / "predictions.csv").open(newline="") as file:
-            by_id = {row[0]: [float(cell) for cell in row[1:]] for row in list(csv.reader(file))[1:]}
+        by_id = dict(zip(*read_predictions(folder / "predictions.csv"), strict=True))
         found[JUDGES.get(name, f"teacher {name}")] = np.array([by_id[pair.id] for pair in held_out])
     rows = np.arange(len(labels))
-    losses = {name: -np.log(np.maximum(probabilities[rows, labels], 1e-15)) for name, probabilities in found.items()}
+    losses = {name: -np.log(np.maximum(probabilities[rows, labels], CLIP)) for name, probabilities in found.items()}
     student = losses[JUDGES["student"]]
     lines = [
         f"{len(known):,} rows to train on, {len(held_out):,} held out",
@@ -155,15 +154,6 @@ def compare(chain: Path, train: Path, test: Path) -> str:
         accuracy = (probabilities.argmax(1) == labels).mean()
         lines.append(f"{name:22}{losses[name].mean():8.4f}{accuracy:10.3f}{told}")
     return "\n".join(lines)
-
-
-def chars(pairs: list[Pair]) -> np.ndarray:
-    """Characters (n, 2) of each row's answers."""
-    return np.array([[len("".join(pair.response_a)), len("".join(pair.response_b))] for pair in pairs])
-
-
-def answers(pairs: list[Pair]) -> tuple[list[str], list[str]]:
-    return ["\n".join(pair.response_a) for pair in pairs], ["\n".join(pair.response_b) for pair in pairs]
 
 
 if __name__ == "__main__":

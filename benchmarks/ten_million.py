@@ -24,6 +24,7 @@ import numpy as np
 
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
+from tiebreak.data.prepare import PIECES, cache_columns
 from tiebreak.data.tokens import PARTS, Tokens
 from tiebreak.prediction.compute import Swap, run_blocks
 from tiebreak.prediction.members import Member, make_plan
@@ -38,21 +39,13 @@ CHUNK = 100_000
 def build(folder: Path, rows: int) -> None:
     """A token cache of so many synthetic rows."""
     import datasets
-    from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
     datasets.disable_progress_bars()
-    features = Features(
-        {name: List(Value("int32")) for name in (*PARTS, "turns")}
-        | {"numbers": List(Value("float32"))}
-        | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
-        | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
-        | {f"bayes_{k}": Value("float64") for k in range(3)}
-    )
     rng = np.random.default_rng(0)
     folder.mkdir()
     one = [[1]] * CHUNK
-    with ArrowWriter(path=str(folder / "data.arrow"), features=features) as writer:
+    with ArrowWriter(path=str(folder / "data.arrow"), features=cache_columns()) as writer:
         for start in range(0, rows, CHUNK):
             count = min(CHUNK, rows - start)
             columns: dict = {name: one[:count] for name in (*PARTS, "turns")}
@@ -68,7 +61,7 @@ def build(folder: Path, rows: int) -> None:
         writer.finalize()
     datasets.Dataset.from_file(str(folder / "data.arrow")).save_to_disk(str(folder / "table"))
     (folder / "data.arrow").unlink()
-    meta = {"fixed": {name: [] for name in ("head", "before_first", "before_second", "tail", "turn")}}
+    meta = {"fixed": {name: [] for name in PIECES}}
     meta |= {"sides": False, "counts": {}, "truncated": 0, "features": []}
     (folder / "table" / "tiebreak.json").write_text(json.dumps(meta))
     (folder / "table" / "skipped_rows.jsonl").touch()

@@ -13,7 +13,7 @@ from tiebreak.options import build_parser
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
     options = build_parser().parse_args(arguments)
-    # Large tensors on a CPU in huge pages: without, half of the time of long rows goes into page faults.
+    # Large tensors on a CPU in huge pages: without, a third of the time of long rows goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         return COMMANDS[options.command](options)

@@ -31,6 +31,7 @@ from tiebreak.files import sha256
 from tiebreak.leases import held
 
 if TYPE_CHECKING:
+    from datasets import Features
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 3
@@ -73,8 +74,20 @@ def fixed_pieces(tokenizer: "PreTrainedTokenizerBase", template: Template) -> di
     return {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in pieces.items()}
 
 
-def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels, keep_ids, say) -> None:
+def cache_columns() -> "Features":
+    """The columns of the Arrow cache and their types."""
     from datasets import Features, List, Value
+
+    return Features(
+        {name: List(Value("int32")) for name in (*PARTS, "turns")}
+        | {"numbers": List(Value("float32"))}
+        | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
+        | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
+        | {f"bayes_{k}": Value("float64") for k in range(3)}
+    )
+
+
+def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels, keep_ids, say) -> None:
     from datasets.arrow_writer import ArrowWriter
 
     table = read_table(files, on_bad_row, need_labels, keep_ids)
@@ -86,17 +99,10 @@ def _build(folder, files, tokenizer, template, settings, on_bad_row, need_labels
             f"data.max_tokens is {settings.max_tokens}, but the template alone takes {settings.max_tokens - budget} "
             "tokens: raise it"
         )
-    features = Features(
-        {name: List(Value("int32")) for name in (*PARTS, "turns")}
-        | {"numbers": List(Value("float32"))}
-        | {"id": Value("string"), "label": Value("int8"), "group": Value("int64"), "length": Value("int32")}
-        | {"unreadable": Value("bool"), "chars_a": Value("int64"), "chars_b": Value("int64")}
-        | {f"bayes_{k}": Value("float64") for k in range(3)}
-    )
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     started, truncated = time.monotonic(), 0
     known_law = is_sample([pair.model_a for pair in table.pairs])
-    with ArrowWriter(path=str(temporary / "data.arrow"), features=features) as writer:
+    with ArrowWriter(path=str(temporary / "data.arrow"), features=cache_columns()) as writer:
         for start in range(0, len(table.pairs), BUILD_ROWS):
             pairs = table.pairs[start : start + BUILD_ROWS]
             columns, cut = _encode(pairs, tokenizer, fixed["turn"], budget, settings, template.sides)

@@ -69,7 +69,7 @@ class PackedSelfAttention(DisentangledSelfAttention):
             slots = self._slots(q.shape[-2], span, q.device)
             bias = self._bias(q, k, position_key, position_query, slots)
             if group.padded:
-                bias = bias.masked_fill_(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
+                bias.masked_fill_(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
             attended = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
             outputs.append(attended.transpose(1, 2).flatten(2))
         return attention_mask.scatter(outputs)[None], None

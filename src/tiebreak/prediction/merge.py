@@ -150,7 +150,7 @@ def read_logits(folder: Path) -> Logits:
             f"{folder}: {absent} of {plan['part_count']} parts are not done; run the same prediction again to finish"
         )
     ids = parts / IDS_FILE
-    if not ids.is_file() or sha256(ids) != plan.get("ids", sha256(ids)):  # earlier versions kept no hash
+    if not ids.is_file() or ("ids" in plan and sha256(ids) != plan["ids"]):  # earlier ones kept no hash
         raise UserError(f"{ids}: absent or damaged; run the same prediction again")
     logits = np.full((2 if plan["swap"] else 1, rows, 3), np.nan, dtype=np.float32)
     failed, filled = np.zeros(rows, dtype=np.int8), np.zeros(rows, dtype=np.int8)

@@ -125,10 +125,17 @@ def write_ids(folder: Path, tokens: Tokens) -> None:
 
 
 def iter_ids(folder: Path) -> Iterator[str]:
-    """The rows' ids in order."""
-    with open(folder / IDS_FILE, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    """The rows' ids in order.
+
+    Raises:
+        UserError: they are not there, or no ids.
+    """
+    try:
+        with open(folder / IDS_FILE, encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (FileNotFoundError, ValueError):
+        raise UserError(f"{folder / IDS_FILE}: absent or damaged; run the same prediction again") from None
 
 
 def write_rows(folder: Path, groups: np.ndarray, chars: np.ndarray, trained: np.ndarray | None) -> None:

@@ -6,6 +6,7 @@ from typing import TypedDict
 import numpy as np
 
 from tiebreak.data.features import compare_lengths
+from tiebreak.data.table import Pair
 
 
 class Baselines(TypedDict):
@@ -71,6 +72,12 @@ def length(fitted: Baselines, chars: np.ndarray) -> np.ndarray:
 
 
 Answers = tuple[Sequence[str], Sequence[str]]
+
+
+def answers_of(pairs: Sequence[Pair]) -> tuple[Answers, np.ndarray]:
+    """The texts of the answers A and B, n each, and their characters (n, 2)."""
+    chars = np.array([[len("".join(pair.response_a)), len("".join(pair.response_b))] for pair in pairs])
+    return (["\n".join(pair.response_a) for pair in pairs], ["\n".join(pair.response_b) for pair in pairs]), chars
 
 
 def fit_text(answers: Answers, chars: np.ndarray, labels: np.ndarray) -> Callable[[Answers, np.ndarray], np.ndarray]:

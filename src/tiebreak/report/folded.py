@@ -8,7 +8,7 @@ import numpy as np
 
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.prepare import prompt_group
-from tiebreak.data.table import TIE, Pair, read_table
+from tiebreak.data.table import TIE, read_table
 from tiebreak.errors import UserError
 from tiebreak.report import baselines
 from tiebreak.report.metrics import log_loss
@@ -78,17 +78,19 @@ def cross_validate(
     scored = (labels != TIE) | (classes == 3)
     groups = np.array([prompt_group(pair.prompt) for pair in pairs])
     assigned = assign_folds(labels, groups, folds, seed)
-    chars = np.array([[len("".join(pair.response_a)), len("".join(pair.response_b))] for pair in pairs])
     probabilities = {name: np.zeros((len(pairs), 3)) for name in NAMES}
     for fold in range(folds):
         train, held_out = np.flatnonzero((assigned != fold) & scored), np.flatnonzero(assigned == fold)
         if len(np.unique(labels[train])) < classes:
             raise UserError(f"outside fold {fold} of {folds} a class does not occur: fewer folds, or more rows")
-        fitted = baselines.fit(chars[train], labels[train])
+        (texts, chars), (held_texts, held_chars) = (
+            baselines.answers_of([pairs[row] for row in rows]) for rows in (train, held_out)
+        )
+        fitted = baselines.fit(chars, labels[train])
         probabilities["prior"][held_out] = baselines.prior(fitted, len(held_out))
-        probabilities["length"][held_out] = baselines.length(fitted, chars[held_out])
-        predict = baselines.fit_text(_answers(pairs, train), chars[train], labels[train])
-        probabilities["tfidf+length"][held_out] = predict(_answers(pairs, held_out), chars[held_out])
+        probabilities["length"][held_out] = baselines.length(fitted, held_chars)
+        predict = baselines.fit_text(texts, chars, labels[train])
+        probabilities["tfidf+length"][held_out] = predict(held_texts, held_chars)
     for found in probabilities.values():
         found[:, classes:] = 0.0
         found /= found.sum(axis=1, keepdims=True)
@@ -109,8 +111,3 @@ def render(found: Folded) -> str:
         each = " ".join(f"{value:.4f}" for value in by_fold[:, 0])
         lines.append(f"{name:16}{loss:>8.4f} ± {loss_sd:.4f}{accuracy:>8.3f} ± {accuracy_sd:.3f}{'':20}{each}")
     return "\n".join(lines)
-
-
-def _answers(pairs: list[Pair], rows: np.ndarray) -> tuple[list[str], list[str]]:
-    chosen = [pairs[row] for row in rows]
-    return ["\n".join(pair.response_a) for pair in chosen], ["\n".join(pair.response_b) for pair in chosen]
