@@ -29,9 +29,9 @@ import torch
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
-from tiebreak.data.sample import write_sample
-from tiebreak.models.loading import build_judge, load_tokenizer
+from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.prediction.compute import Swap, forward, run_blocks
+from tiebreak.sample.generator import write_sample
 
 SIZES = {
     "hidden_size": 192,
@@ -75,7 +75,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict:
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([folder / "table.csv"], tokenizer, recipe.model.template, recipe.data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge = build_judge(recipe, tokenizer, device, torch.float32).eval()
+    judge = build_model(recipe, tokenizer, device, torch.float32).eval()
     # The peer gets transformers' own attention, from the same weights.
     judge.classifier.save_pretrained(folder / "peer")
     from transformers import AutoModelForSequenceClassification

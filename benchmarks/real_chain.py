@@ -22,16 +22,16 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tiebreak.chain.table import JUDGES
 from tiebreak.cli import main as tiebreak
 from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.features import measure
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import Pair, read_table
-from tiebreak.models.weights import default_folder
-from tiebreak.report import baselines
-from tiebreak.report.metrics import CLIP, softmax
+from tiebreak.evaluation import baselines
+from tiebreak.evaluation.metrics import CLIP, softmax
+from tiebreak.models.pretrained.weights import default_folder
+from tiebreak.pipeline.summary import JUDGES
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 NUMBERS = ["length", "style", "readability"]

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from tiebreak.models.loading import quieten_transformers
-from tiebreak.models.weights import install_weights
+from tiebreak.models.pretrained.weights import install_weights
 
 SENTENCES = (
     "The capital of France is Paris, and the city lies on the river Seine.",

@@ -28,7 +28,7 @@ from tiebreak.data.prepare import PIECES, cache_columns
 from tiebreak.data.tokens import PARTS, Tokens
 from tiebreak.prediction.compute import Swap, run_blocks
 from tiebreak.prediction.members import Member, make_plan
-from tiebreak.prediction.run import MERGED, merge_once, stamp
+from tiebreak.prediction.predict import MERGED, merge_once, stamp
 from tiebreak.prediction.work import Job, work
 
 MEAN_LOG, SIGMA, LONGEST = 6.4, 0.8, 2_048

@@ -68,7 +68,7 @@ def run():
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled sample table of 400 short rows."""
-    from tiebreak.data.sample import write_sample
+    from tiebreak.sample.generator import write_sample
 
     path = tmp_path_factory.mktemp("tables") / "sample.csv"
     write_sample(path, 400, seed=3, profile="short")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tiebreak.chain.recipe import load_pipeline
 from tiebreak.cli import build_parser, main
 from tiebreak.config import load_recipe, shipped
+from tiebreak.pipeline.recipe import load_pipeline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

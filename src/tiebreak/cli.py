@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from tiebreak.data.sample import write_sample
+    from tiebreak.sample.generator import write_sample
 
     made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
     a, b, tie = (count / made.rows for count in made.class_counts)
@@ -61,35 +61,35 @@ def _train(options: argparse.Namespace) -> int:
 def _preflight(options: argparse.Namespace) -> int:
     if options.fake_world:
         _prepare_process()
-        from tiebreak.chain.fake_world import fake_world
+        from tiebreak.preflight.simulate import simulate
 
-        return fake_world(options)
-    from tiebreak.preflight.run import preflight
+        return simulate(options)
+    from tiebreak.preflight.checks import preflight
 
     return preflight(options)
 
 
 def _folds(options: argparse.Namespace) -> int:
-    from tiebreak.chain.folds import cross_validate
+    from tiebreak.pipeline.cross_validation import cross_validate
 
     return cross_validate(options)
 
 
 def _pipeline(options: argparse.Namespace) -> int:
-    from tiebreak.chain.pipeline import pipeline
+    from tiebreak.pipeline.run_pipeline import pipeline
 
     return pipeline(options)
 
 
 def _ladder(options: argparse.Namespace) -> int:
-    from tiebreak.chain.ladder import climb
+    from tiebreak.pipeline.ablation import run_ablation
 
-    return climb(options)
+    return run_ablation(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
     _prepare_process()
-    from tiebreak.prediction.run import predict
+    from tiebreak.prediction.predict import predict
 
     return predict(options)
 
@@ -117,7 +117,7 @@ def _attack(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tiebreak.report.run import report
+    from tiebreak.report.build import report
 
     return report(options)
 
@@ -132,8 +132,8 @@ def _merge_adapters(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from tiebreak.cluster.memory import estimate
     from tiebreak.config import RECIPES, load_recipe, shipped
+    from tiebreak.preflight.memory import estimate
 
     width = max(map(len, shipped())) + 2
     print(f"{'recipe':{width}}{'GiB':>5}  (one GPU with bf16, estimated; demo models run on a CPU)")
@@ -145,7 +145,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from tiebreak.models.weights import install_weights, listing
+    from tiebreak.models.pretrained.weights import install_weights, listing
 
     if options.name is None:
         print(listing())
@@ -166,8 +166,8 @@ def _weights(options: argparse.Namespace) -> int:
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from tiebreak.prediction.write import write_predictions
-    from tiebreak.report.folded import cross_validate, render
+    from tiebreak.data.predictions import write_predictions
+    from tiebreak.evaluation.folded import cross_validate, render
 
     files = [Path(name) for name in options.data]
     found = cross_validate(files, options.folds, options.classes, options.on_bad_row, say=_say_at_once)
@@ -210,7 +210,7 @@ def _prepare_process() -> None:
     import logging
     import warnings
 
-    from tiebreak.training.preemption import stop_at_once
+    from tiebreak.preemption import stop_at_once
 
     stop_at_once()
 

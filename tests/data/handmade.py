@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from tiebreak import CLASSES
+from tiebreak.labels import CLASSES
 
 HEADER = ("id", "model_a", "model_b", "prompt", "response_a", "response_b", *CLASSES)
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tiebreak import CLASSES
 from tiebreak.cli import main
-from tiebreak.data.sample import write_sample
+from tiebreak.labels import CLASSES
+from tiebreak.sample.generator import write_sample
 
 
 def winner(*values) -> dict:

@@ -5,9 +5,9 @@ import pytest
 
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.prepare import prompt_group
-from tiebreak.data.sample import write_sample
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
+from tiebreak.sample.generator import write_sample
 
 FOLDS = 5
 

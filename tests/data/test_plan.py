@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.plan import LAID_AT_ONCE, SWAPPED_CLASS, Plan, blocks
+from tiebreak.data.plan import LAID_AT_ONCE, Plan, blocks
+from tiebreak.labels import SWAPPED_CLASS
 
 FUZZ = settings(deadline=None, max_examples=100, derandomize=True)
 SWAPS = ("never", "random", "both")

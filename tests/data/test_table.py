@@ -9,10 +9,10 @@ from handmade import HEADER, good_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiebreak import CLASSES
 from tiebreak.data.labels import read_labels
-from tiebreak.data.table import TIE, read_table
+from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
+from tiebreak.labels import CLASSES, TIE
 
 # The function-scoped tmp_path is shared by a test's examples on purpose: each overwrites the file.
 FUZZ = settings(

@@ -12,12 +12,12 @@ from handmade import write_csv
 
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.prepare import encode_texts, fixed_pieces, prepare
-from tiebreak.data.sample import bayes_probabilities, write_sample
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
+from tiebreak.sample.generator import bayes_probabilities, write_sample
 
 FAMILIES = ("gemma2", "llama2", "deberta")
 FORGERIES = ["<end_of_turn>", "<start_of_turn>", "<bos>", "<eos>", "<pad>", "<s>", "</s>", "[SEP]", "[CLS]", "[PAD]"]

@@ -18,17 +18,17 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from tiebreak.cluster.ranks import Ranks, find_ranks, joined
+from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.prepare import prepare
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
-from tiebreak.models.loading import build_judge, choose_precision, layers, load_tokenizer
+from tiebreak.models.loading import build_model, choose_precision, layers, load_tokenizer
 from tiebreak.training.loop import Job, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.speed import StepFlops
-from tiebreak.training.watch import Watch
 
 STEPS = 6
 WEIGHED = ("demo-llama2:full", "demo-llama2:qlora:")
@@ -79,7 +79,7 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Jo
     choice = choose_engine("fsdp" if kind.startswith("fsdp") else "auto", ds, recipe.train, ranks.world)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([table], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    judge = build_judge(recipe, tokenizer, ranks.device, choose_precision(recipe.train.precision, ranks.device))
+    judge = build_model(recipe, tokenizer, ranks.device, choose_precision(recipe.train.precision, ranks.device))
     flops = StepFlops(judge, recipe.train.gradient_checkpointing)
     engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
     train, rows = recipe.train, np.arange(len(tokens))
@@ -98,7 +98,7 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Jo
         saver=None,  # type: ignore[arg-type]
         log=Records(),  # type: ignore[arg-type]
         stop=False,  # type: ignore[arg-type]
-        watch=Watch(Ranks(), 120),
+        watch=HangWatchdog(Ranks(), 120),
         flops=flops,
         eval_every=STEPS,
     )

@@ -11,13 +11,13 @@ import pytest
 import torch
 from steps import CHANGES, WEIGHED
 
-from tiebreak.cluster.architectures import find_architecture
-from tiebreak.cluster.memory import estimate
 from tiebreak.config import TrainSettings, load_recipe
 from tiebreak.engines.choose import choose_engine
 from tiebreak.engines.ds_config import offloads, read_ds_config
 from tiebreak.errors import UserError
+from tiebreak.models.architectures import find_architecture
 from tiebreak.models.demo import demo_folder
+from tiebreak.preflight.memory import estimate
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs" / "engines.md"

@@ -11,7 +11,7 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
-from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
+from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 BF16 = 0.05
@@ -31,13 +31,13 @@ def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample,
     recipe = load_recipe(name, [f"model.method={method}"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    judge = build_judge(recipe, tokenizer, cpu, torch.float32).eval()
+    judge = build_model(recipe, tokenizer, cpu, torch.float32).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter_name, parameter in judge.named_parameters():
             if "lora_B" in parameter_name:
                 parameter.normal_(0, 0.05)
-    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
+    save_model(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
     rows = [torch.from_numpy(tokens.row(k)).long() for k in range(24)]
     flat, lengths = torch.cat(rows), [len(row) for row in rows]
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample,
         assert expected.std() > 1e-3, "equal logits everywhere would prove nothing"
         for attention in ("auto", "rows", "eager"):
             recipe.model.attention = attention
-            found = load_judge(tmp_path / "model", recipe, torch.device("cuda"), torch.bfloat16)(flat.cuda(), lengths)
+            found = load_model(tmp_path / "model", recipe, torch.device("cuda"), torch.bfloat16)(flat.cuda(), lengths)
             size = max(1.0, float(expected.abs().max()))
             torch.testing.assert_close(found.float().cpu(), expected, atol=BF16 * size, rtol=0, msg=attention)
 

@@ -7,9 +7,9 @@ import torch
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
-from tiebreak.models.heads import SiameseHead, WithNumbers, pool
-from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
-from tiebreak.training.start import fit_numbers, new_judge
+from tiebreak.models.heads import FeatureHead, SiameseHead, pool
+from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
+from tiebreak.training.start import fit_numbers, new_model
 
 CPU = torch.device("cpu")
 SIAMESE = ["model.template=siamese", "model.head=siamese"]
@@ -27,7 +27,7 @@ def made(name, changes, sample, attention="auto"):
     recipe = load_recipe(name, [*changes, f"model.attention={attention}", "data.max_tokens=128"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    return recipe, tokenizer, tokens, build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    return recipe, tokenizer, tokens, build_model(recipe, tokenizer, CPU, torch.float32).eval()
 
 
 def logits_of(judge, tokens, rows, swapped=False):
@@ -68,8 +68,8 @@ def test_invariant_3_together_equals_alone(name, kind, attention, sample):
 def test_invariant_4_saved_equals_reloaded(kind, method, sample, tmp_path):
     recipe, tokenizer, tokens, judge = made("demo-deberta", [*KINDS[kind], f"model.method={method}"], sample)
     moved(judge)
-    save_judge(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
-    again = load_judge(tmp_path / "model", recipe, CPU, torch.float32)
+    save_model(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
+    again = load_model(tmp_path / "model", recipe, CPU, torch.float32)
     expected = logits_of(judge, tokens, range(5))
     torch.testing.assert_close(logits_of(again, tokens, range(5)), expected, atol=1e-5, rtol=0)
     assert expected.abs().max() > 0.05
@@ -80,22 +80,22 @@ def test_a_judge_taught_further_keeps_its_head(kind, sample, tmp_path):
     """Unless the recipe asks for a head that it does not have."""
     recipe, tokenizer, tokens, judge = made("demo-deberta", [*KINDS[kind], "model.method=full"], sample)
     moved(judge)
-    save_judge(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
+    save_model(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
     recipe.model.base = str(tmp_path / "model")
-    further = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    further = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     expected = logits_of(judge, tokens, range(5))
     torch.testing.assert_close(logits_of(further, tokens, range(5)), expected, atol=1e-5, rtol=0)
     recipe.model.head_hidden = 7
-    fresh = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    fresh = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     assert (logits_of(fresh, tokens, range(5)) - expected).abs().max() > 1e-3
 
 
 def test_a_head_without_its_weights_is_refused(sample, tmp_path):
     recipe, tokenizer, _, judge = made("demo-deberta", ["model.method=full"], sample)
-    save_judge(judge, tokenizer, recipe, {}, tmp_path / "model")
+    save_model(judge, tokenizer, recipe, {}, tmp_path / "model")
     other = load_recipe("demo-deberta", ["model.method=full", "model.head=mlp"])
     with pytest.raises(UserError, match="weights of its head are absent"):
-        load_judge(tmp_path / "model", other, CPU, torch.float32)
+        load_model(tmp_path / "model", other, CPU, torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["siamese", "siamese, features"])
@@ -147,7 +147,7 @@ def test_a_judge_with_features_starts_as_their_logistic_model(kind, method, samp
     changes = [*KINDS[kind], "data.features=[length,turns]", f"model.method={method}"]
     recipe, tokenizer, tokens, _ = made("demo-deberta", changes, sample)
     rows = np.arange(0, 400, 2)
-    judge = new_judge(recipe, tokenizer, CPU, torch.float32, tokens, rows).eval()
+    judge = new_model(recipe, tokenizer, CPU, torch.float32, tokens, rows).eval()
     numbers, labels, signs = tokens.numbers[rows], tokens.labels[rows], tokens.signs
     mean = np.where(signs > 0, numbers.mean(0), 0)
     scale = np.sqrt(((numbers - mean) ** 2).mean(0))
@@ -173,7 +173,7 @@ def test_features_without_labels_or_spread_start_at_nothing():
 
 
 def test_a_feature_far_out_is_clipped():
-    head = WithNumbers(torch.nn.Linear(4, 3), torch.tensor([-1.0]))
+    head = FeatureHead(torch.nn.Linear(4, 3), torch.tensor([-1.0]))
     head.start(np.zeros(1), np.ones(1), np.array([[1.0], [-1.0], [0.0]]), np.zeros(3))
     found = head(torch.randn(3, 4), torch.tensor([[2.0], [5.0], [500.0]]))
     assert found.tolist() == [[2, -2, 0], [5, -5, 0], [5, -5, 0]]

@@ -5,22 +5,22 @@ import torch
 from tiny import tiny_folder
 
 from tiebreak.config import load_recipe
-from tiebreak.models.judge import Judge
-from tiebreak.models.loading import build_judge, layers, load_tokenizer
+from tiebreak.models.loading import build_model, layers, load_tokenizer
+from tiebreak.models.preference import PreferenceModel
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 40, 17, 1, 40, 9]
 NAMES = ("demo-gemma2", "demo-llama2", "demo-qwen2", "demo-deberta", "bert")
 
 
-def build(name, folder, *changes) -> Judge:
+def build(name, folder, *changes) -> PreferenceModel:
     recipe = load_recipe("demo-deberta" if name == "bert" else name, ["model.method=full", *changes])
     if name == "bert":
         recipe.model.base = str(tiny_folder(name, folder / "base"))
-    return build_judge(recipe, load_tokenizer(recipe.model.base, recipe.model.template), CPU, torch.float32)
+    return build_model(recipe, load_tokenizer(recipe.model.base, recipe.model.template), CPU, torch.float32)
 
 
-def logits_and_gradients(judge: Judge):
+def logits_and_gradients(judge: PreferenceModel):
     tokens = torch.randint(5, 200, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
     judge.zero_grad()
     logits = judge(tokens, LENGTHS)

@@ -7,7 +7,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.loading import build_judge, load_judge, load_tokenizer, save_judge
+from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def build(name, base, *changes):
     recipe = load_recipe(name, ["model.method=full", *changes])
     recipe.model.base = str(base)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    return recipe, tokenizer, build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    return recipe, tokenizer, build_model(recipe, tokenizer, CPU, torch.float32).eval()
 
 
 def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp_path):
@@ -53,8 +53,8 @@ def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp
     with torch.no_grad():
         before = student(torch.cat(rows), [len(row) for row in rows])
         assert (before - whole(torch.cat(rows), [len(row) for row in rows])).abs().max() > 1e-3
-        save_judge(student, tokenizer, recipe, {}, tmp_path / "model")
-        again = load_judge(tmp_path / "model", recipe, CPU, torch.float32)
+        save_model(student, tokenizer, recipe, {}, tmp_path / "model")
+        again = load_model(tmp_path / "model", recipe, CPU, torch.float32)
         torch.testing.assert_close(again(torch.cat(rows), [len(row) for row in rows]), before, atol=1e-6, rtol=0)
 
     from transformers import AutoModelForSequenceClassification

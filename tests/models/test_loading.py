@@ -13,7 +13,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.loading import build_judge, find_judge, fingerprint, load_judge, load_tokenizer, save_judge
+from tiebreak.models.loading import build_model, find_model_folder, fingerprint, load_model, load_tokenizer, save_model
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def saved(name, method, sample, folder):
         recipe.model.base = str(tiny_folder(name, folder / "base"))
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32).eval()
+    judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     with torch.no_grad():
         for parameter in judge.parameters():
             if parameter.requires_grad:
@@ -63,7 +63,7 @@ def saved(name, method, sample, folder):
     rows = [tokens.row(k).tolist() for k in range(6)]
     with torch.no_grad():
         before = judge(*packed(rows)).numpy()
-    save_judge(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, folder / "model")
+    save_model(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, folder / "model")
     (folder / "rows.json").write_text(json.dumps(rows))
     return before, recipe
 
@@ -93,11 +93,11 @@ def test_invariant_4_saved_equals_reloaded(name, method, judges):
     """In our own loader, and in a fresh process that knows transformers and peft alone."""
     before, recipe, scratch = judges[name, method]
     assert before.std() > 1e-3
-    folder, stored = find_judge(scratch)
+    folder, stored = find_model_folder(scratch)
     assert stored["baselines"] == {"prior": [0.4, 0.4, 0.2]}
     rows = json.loads((scratch / "rows.json").read_text())
     with torch.no_grad():
-        ours = load_judge(folder, recipe, CPU, torch.float32)(*packed(rows)).numpy()
+        ours = load_model(folder, recipe, CPU, torch.float32)(*packed(rows)).numpy()
     np.testing.assert_allclose(ours, before, atol=1e-6, rtol=0)
     # Packed against one row at a time: fp32 rounding.
     np.testing.assert_allclose(np.load(scratch / "plain.npy"), before, atol=1e-5, rtol=0)
@@ -107,9 +107,9 @@ def test_start_depends_on_the_seed_alone():
     recipe = load_recipe("demo-llama2", ["model.method=lora"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     torch.manual_seed(5)
-    one = build_judge(recipe, tokenizer, CPU, torch.float32)
+    one = build_model(recipe, tokenizer, CPU, torch.float32)
     torch.manual_seed(6)
-    two = build_judge(recipe, tokenizer, CPU, torch.float32)
+    two = build_model(recipe, tokenizer, CPU, torch.float32)
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.equal(p, q), name
 
@@ -117,7 +117,7 @@ def test_start_depends_on_the_seed_alone():
 def test_adapters_stand_on_every_linear_layer_of_the_backbone_and_on_nothing_else():
     recipe = load_recipe("demo-deberta", ["model.method=lora"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    judge = build_model(recipe, tokenizer, CPU, torch.float32)
     trained = {name for name, p in judge.named_parameters() if p.requires_grad}
     adapted = {name for name in trained if "lora_" in name}
     assert len(adapted) == 2 * 2 * 6  # A and B, two layers, six linear layers each
@@ -129,7 +129,7 @@ def test_4_bit_weights_stay_exact_after_an_evaluation():
     """bitsandbytes would repack them for some processors, inexactly and without a backward pass."""
     recipe = load_recipe("demo-gemma2", ["model.method=qlora"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    judge = build_model(recipe, tokenizer, CPU, torch.float32)
     row = torch.arange(40)
     judge.eval()
     with torch.no_grad():
@@ -143,34 +143,34 @@ def test_4_bit_weights_stay_exact_after_an_evaluation():
 def test_fingerprint_changes_with_the_weights(tmp_path):
     recipe = load_recipe("demo-llama2", ["model.method=lora"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
-    save_judge(judge, tokenizer, recipe, {}, tmp_path / "one")
+    judge = build_model(recipe, tokenizer, CPU, torch.float32)
+    save_model(judge, tokenizer, recipe, {}, tmp_path / "one")
     with torch.no_grad():
         judge.classifier.score.weight.add_(1)
-    save_judge(judge, tokenizer, recipe, {}, tmp_path / "two")
+    save_model(judge, tokenizer, recipe, {}, tmp_path / "two")
     assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
 
 
 def test_missing_models_are_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no judge of this project"):
-        find_judge(tmp_path)
+        find_model_folder(tmp_path)
     with pytest.raises(UserError, match=r"no config\.json"):
         load_tokenizer(str(tmp_path), "plain")
     (tmp_path / "tiebreak.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
-        find_judge(tmp_path)
+        find_model_folder(tmp_path)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_truncated_weights_are_told(method, tmp_path):
     recipe = load_recipe("demo-llama2", [f"model.method={method}"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
-    save_judge(judge, tokenizer, recipe, {}, tmp_path / "model")
+    judge = build_model(recipe, tokenizer, CPU, torch.float32)
+    save_model(judge, tokenizer, recipe, {}, tmp_path / "model")
     (path,) = (tmp_path / "model").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(UserError, match="not loadable"):
-        load_judge(tmp_path / "model", recipe, CPU, torch.float32)
+        load_model(tmp_path / "model", recipe, CPU, torch.float32)
 
 
 def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_is_refused(tmp_path):
@@ -184,7 +184,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
     tokenizer.save_pretrained(tmp_path)
     recipe = load_recipe("demo-deberta")
     recipe.model.base = str(tmp_path)
-    judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+    judge = build_model(recipe, tokenizer, CPU, torch.float32)
     assert judge.classifier.classifier.weight.shape == (3, 64)
     assert torch.equal(judge.classifier.pooler.dense.weight, two.pooler.dense.weight)
     weights = load_file(tmp_path / "model.safetensors")
@@ -194,7 +194,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
             changed["deberta.encoder.layer.1.output.dense.weight"] = wrong
         save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(UserError, match=r"1 weights are absent or do not fit.*layer\.1\.output\.dense\.weight"):
-            build_judge(recipe, tokenizer, CPU, torch.float32)
+            build_model(recipe, tokenizer, CPU, torch.float32)
 
 
 def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
@@ -202,7 +202,7 @@ def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
     recipe.model.base = str(tiny_folder("bert", tmp_path))
     tokenizer = load_tokenizer(recipe.model.base, "deberta")
     with pytest.raises(UserError, match="knows 256 positions"):
-        build_judge(recipe, tokenizer, CPU, torch.float32)
+        build_model(recipe, tokenizer, CPU, torch.float32)
 
 
 def test_families_of_which_no_judge_is_made_are_told(tmp_path):
@@ -214,4 +214,4 @@ def test_families_of_which_no_judge_is_made_are_told(tmp_path):
     tokenizer = load_tokenizer("demo-deberta", "deberta")
     recipe.model.base = str(tmp_path)
     with pytest.raises(UserError, match=r"no judge is made of distilbert; Gemma.*BERT are"):
-        build_judge(recipe, tokenizer, CPU, torch.float32)
+        build_model(recipe, tokenizer, CPU, torch.float32)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
-from tiebreak.models.loading import build_judge, find_judge, load_judge, load_tokenizer, save_judge
+from tiebreak.models.loading import build_model, find_model_folder, load_model, load_tokenizer, save_model
 from tiebreak.models.merging import WEIGHTS, average
 
 CPU = torch.device("cpu")
@@ -21,23 +21,23 @@ def folds(sample, tmp_path_factory):
     recipe = load_recipe("demo-llama2", ["model.method=lora", "model.lora.r=4", "model.lora.alpha=6"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     for k in range(3):
-        judge = build_judge(recipe, tokenizer, CPU, torch.float32)
+        judge = build_model(recipe, tokenizer, CPU, torch.float32)
         torch.manual_seed(k)
         with torch.no_grad():
             for parameter in judge.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.05 * torch.randn_like(parameter))
-        save_judge(judge, tokenizer, recipe, {"prior": [0.2 + 0.1 * k, 0.3, 0.5 - 0.1 * k]}, root / f"fold-{k}")
+        save_model(judge, tokenizer, recipe, {"prior": [0.2 + 0.1 * k, 0.3, 0.5 - 0.1 * k]}, root / f"fold-{k}")
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     texts = [tokens.row(row) for row in range(6)]
     return root, torch.from_numpy(np.concatenate(texts)).long(), [len(text) for text in texts]
 
 
 def logits(folder, flat, lengths):
-    folder, stored = find_judge(folder)
+    folder, stored = find_model_folder(folder)
     from tiebreak.config import make_recipe
 
-    judge = load_judge(folder, make_recipe(stored["recipe"]), CPU, torch.float32)
+    judge = load_model(folder, make_recipe(stored["recipe"]), CPU, torch.float32)
     with torch.no_grad():
         return judge(flat, lengths)
 
@@ -80,7 +80,7 @@ def test_merged_into_the_base_gives_the_same_logits_without_peft(folds, tmp_path
     with torch.no_grad():
         first = plain(input_ids=flat[None, : lengths[0]]).logits
     torch.testing.assert_close(first, expected[:1], atol=1e-5, rtol=0)
-    assert find_judge(tmp_path / "whole")[1]["baselines"]["prior"] == pytest.approx([0.3, 0.3, 0.4])
+    assert find_model_folder(tmp_path / "whole")[1]["baselines"]["prior"] == pytest.approx([0.3, 0.3, 0.4])
 
 
 def test_what_cannot_be_merged_is_told(folds, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_what_cannot_be_merged_is_told(folds, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     recipe = load_recipe("demo-llama2", ["model.method=lora", "model.lora.r=2"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    save_judge(build_judge(recipe, tokenizer, CPU, torch.float32), tokenizer, recipe, {}, tmp_path / "other")
+    save_model(build_model(recipe, tokenizer, CPU, torch.float32), tokenizer, recipe, {}, tmp_path / "other")
     assert main(["merge-adapters", str(root / "fold-0"), str(tmp_path / "other"), *out]) == 2
     assert "another shape" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

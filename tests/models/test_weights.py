@@ -14,11 +14,11 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
-from tiebreak.models import weights
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.from_onnx import convert as convert_onnx
-from tiebreak.models.loading import build_judge, load_tokenizer
-from tiebreak.models.weights import SOURCE_FILE, WEIGHTS, Weights, Wheel, default_folder, install_weights
+from tiebreak.models.loading import build_model, load_tokenizer
+from tiebreak.models.pretrained import weights
+from tiebreak.models.pretrained.from_onnx import convert as convert_onnx
+from tiebreak.models.pretrained.weights import SOURCE_FILE, WEIGHTS, Weights, Wheel, default_folder, install_weights
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_p
     plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
     recipe = load_recipe("demo-deberta", ["data.max_tokens=256"])
     recipe.model.base = str(folder)
-    judge = build_judge(recipe, load_tokenizer(str(folder), "deberta"), CPU, torch.float32)
+    judge = build_model(recipe, load_tokenizer(str(folder), "deberta"), CPU, torch.float32)
     torch.testing.assert_close(judge.classifier.bert.encoder.state_dict(), plain.bert.encoder.state_dict())
     assert judge.classifier.classifier.out_features == 3
     said.clear()
@@ -162,7 +162,7 @@ def test_gguf_becomes_the_weights_and_the_tokenizer_it_holds(family, tmp_path):
     from tiny_gguf import EXPECTED, write_gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tiebreak.models.from_gguf import convert
+    from tiebreak.models.pretrained.from_gguf import convert
 
     parts, folder = tmp_path / "parts", tmp_path / "folder"
     parts.mkdir()
@@ -180,7 +180,7 @@ def test_gguf_becomes_the_weights_and_the_tokenizer_it_holds(family, tmp_path):
         assert tokenizer.tokenize("a\n\n12") == ["a", "ĊĊ", "1", "2"]
     recipe = load_recipe("demo-llama2", ["model.template=plain", "model.method=full"])
     recipe.model.base = str(folder)
-    judge = build_judge(recipe, load_tokenizer(str(folder), "plain"), CPU, torch.float32)
+    judge = build_model(recipe, load_tokenizer(str(folder), "plain"), CPU, torch.float32)
     row = torch.arange(3, 40)
     with torch.no_grad():
         assert judge(row, [len(row)]).shape == (1, 3)
@@ -230,12 +230,12 @@ def test_onnx_folder_gets_a_fresh_head_for_three_classes(quantised, tmp_path):
     convert_onnx(parts, tmp_path)
     recipe = load_recipe("demo-deberta")
     recipe.model.base = str(tmp_path)
-    judge = build_judge(recipe, load_tokenizer(str(tmp_path), "deberta"), CPU, torch.float32).eval()
+    judge = build_model(recipe, load_tokenizer(str(tmp_path), "deberta"), CPU, torch.float32).eval()
     assert judge.attention.packed and judge.classifier.classifier.weight.shape == (3, 64)
     assert judge.classifier.config.position_buckets == 32
     pooler = judge.classifier.pooler.dense.weight.detach().numpy()
     np.testing.assert_allclose(pooler, state["pooler.dense.weight"], atol=0.01)
-    again = build_judge(recipe, load_tokenizer(str(tmp_path), "deberta"), CPU, torch.float32)
+    again = build_model(recipe, load_tokenizer(str(tmp_path), "deberta"), CPU, torch.float32)
     assert torch.equal(judge.classifier.classifier.weight, again.classifier.classifier.weight)
 
 

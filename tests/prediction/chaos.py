@@ -23,7 +23,7 @@ from pathlib import Path
 from forked import ended, finish, start, undisturbed
 
 from tiebreak.cli import main
-from tiebreak.data.sample import write_sample
+from tiebreak.sample.generator import write_sample
 
 MOST_PROCESSES = 4
 SHORT = ["--set", "data.max_tokens=96", "--set", "train.max_steps=2", "--set", "train.batch_size=16"]

@@ -3,7 +3,7 @@
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.sample import write_sample
+from tiebreak.sample.generator import write_sample
 
 
 @pytest.fixture(scope="session")

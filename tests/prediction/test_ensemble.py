@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.predictions import read_predictions
+from tiebreak.data.predictions import read_predictions, write_predictions, write_table
 from tiebreak.errors import UserError
-from tiebreak.prediction.write import write_predictions, write_table
-from tiebreak.report.blend import fit_calibration, fit_weights
-from tiebreak.report.metrics import log_loss, softmax
+from tiebreak.evaluation.blend import fit_calibration, fit_weights
+from tiebreak.evaluation.metrics import log_loss, softmax
 
 ROWS = 3_000
 

@@ -34,8 +34,8 @@ def test_several_models_are_each_as_alone_and_averaged(model, others, table, tmp
         loaded.append(folder)
         return original(folder, *rest)
 
-    original = switching.load_judge
-    monkeypatch.setattr(switching, "load_judge", load)
+    original = switching.load_model
+    monkeypatch.setattr(switching, "load_model", load)
     models, together = [model, *others], tmp_path / "together"
     common = ["--data", str(table), "--swap", "--set", "predict.tokens_per_block=3000"]
     assert main(["predict", "--model", *map(str, models), "--out", str(together), *common]) == 0
@@ -127,10 +127,10 @@ def test_special_rows_get_their_outputs_and_no_others_do(model, table, tmp_path,
 
 def test_a_row_that_no_memory_suffices_for_gets_the_prior(model, table, tmp_path, monkeypatch, capsys):
     """As many tokens as fit are a matter of the machine: here, so many that only the longest row does not."""
-    from tiebreak.models.judge import Judge
+    from tiebreak.models.preference import PreferenceModel
 
     lengths = []
-    forward = Judge.forward
+    forward = PreferenceModel.forward
 
     def limited(self, tokens, each, *numbers):
         lengths.extend(each)
@@ -139,7 +139,7 @@ def test_a_row_that_no_memory_suffices_for_gets_the_prior(model, table, tmp_path
         return forward(self, tokens, each, *numbers)
 
     most = 10**9
-    monkeypatch.setattr(Judge, "forward", limited)
+    monkeypatch.setattr(PreferenceModel, "forward", limited)
     common = ["predict", "--model", str(model), "--data", str(table), "--set", "data.max_tokens=250"]
     assert main([*common, "--out", str(tmp_path / "all")]) == 0
     most = max(lengths)

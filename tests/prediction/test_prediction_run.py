@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.data.sample import write_sample
+from tiebreak.data.predictions import ORDERS, read_predictions, write_predictions
 from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import softmax
+from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.prediction.merge import PLAN, merge
 from tiebreak.prediction.parts import read_part
-from tiebreak.prediction.write import write_predictions
-from tiebreak.report.metrics import softmax
+from tiebreak.sample.generator import write_sample
 
 BLOCKS = ["--set", "predict.tokens_per_block=1500"]
 

@@ -10,8 +10,8 @@ import pytest
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.models.demo import demo_folder
-from tiebreak.preflight.files import check_folder, check_tokenizer, fault_of, find_folder
 from tiebreak.preflight.findings import Finding
+from tiebreak.preflight.model_files import check_folder, check_tokenizer, fault_of, find_folder
 
 RECIPE = load_recipe("demo-llama2")
 

@@ -18,12 +18,12 @@ import torch.distributed as dist
 
 from tiebreak.cli import main
 from tiebreak.cluster import meeting
-from tiebreak.cluster.meeting import Answering, Node, call, call_all, meet
+from tiebreak.cluster.meeting import ClockServer, Node, call, call_all, meet
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
-from tiebreak.data.trained import SETTINGS_FILE
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
+from tiebreak.models.trained import SETTINGS_FILE
 from tiebreak.preflight import network
 from tiebreak.preflight.findings import FAIL, Finding, pack
 from tiebreak.preflight.network import clock_finding, exchange
@@ -89,7 +89,7 @@ def test_a_first_node_that_cannot_be_reached_is_named(master):
 
 def test_clocks_are_compared_by_a_call():
     """On one machine the clocks are one: the difference is within its own error bound, and a shifted clock is seen."""
-    answering = Answering()
+    answering = ClockServer()
     node = Node(1, "n2", "127.0.0.1", answering.port)
     ahead, error = call(node)
     assert abs(ahead) <= error < 1

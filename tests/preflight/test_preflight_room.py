@@ -10,11 +10,11 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.cluster import machine
-from tiebreak.cluster.architectures import ARCHITECTURES
-from tiebreak.cluster.memory import GIB, estimate
 from tiebreak.config import load_recipe
+from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.demo import demo_folder
 from tiebreak.preflight import room, tables, versions
+from tiebreak.preflight.memory import GIB, estimate
 from tiebreak.preflight.room import bytes_written, check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
 from tiebreak.preflight.versions import check_versions, pinned, requirements

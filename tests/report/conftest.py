@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.sample import write_sample
+from tiebreak.sample.generator import write_sample
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.sample import bayes_probabilities
 from tiebreak.data.table import read_table
-from tiebreak.report.bootstrap import Bootstrap
-from tiebreak.report.calibration import halves
-from tiebreak.report.measure import predict_baselines
-from tiebreak.report.read import read_rows
-from tiebreak.report.self_enhancement import family_of
-from tiebreak.report.slices import guess_language
+from tiebreak.evaluation.bootstrap import Bootstrap
+from tiebreak.evaluation.calibration import halves
+from tiebreak.evaluation.inputs import read_rows
+from tiebreak.evaluation.measure import predict_baselines
+from tiebreak.evaluation.self_enhancement import family_of
+from tiebreak.evaluation.slices import guess_language
+from tiebreak.sample.generator import bayes_probabilities
 
 CLASSES = ["A", "B", "tie"]
 LABELS = [0, 1, 2]

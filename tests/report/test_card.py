@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tiebreak.cli import main
+from tiebreak.evaluation.schema import Report
 from tiebreak.report.card import BEGIN, END, leave_card, render_card, write_card
-from tiebreak.report.schema import Report
 
 
 def test_the_hub_reads_the_card_of_a_run(judged):

@@ -11,7 +11,7 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.data.cells import encode_json_cell
-from tiebreak.prediction.write import write_predictions
+from tiebreak.data.predictions import write_predictions
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = [

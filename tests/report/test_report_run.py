@@ -13,13 +13,12 @@ from pydantic import BaseModel
 from recompute import check_report
 
 from tiebreak.cli import main
-from tiebreak.data.predictions import ORDERS
-from tiebreak.data.sample import bayes_probabilities, write_sample
+from tiebreak.data.predictions import ORDERS, write_predictions
 from tiebreak.data.table import read_table
-from tiebreak.prediction.write import write_predictions
-from tiebreak.report import crossfit
-from tiebreak.report.schema import Estimate, Report
-from tiebreak.report.slices import guess_language
+from tiebreak.evaluation import crossfit
+from tiebreak.evaluation.schema import Estimate, Report
+from tiebreak.evaluation.slices import guess_language
+from tiebreak.sample.generator import bayes_probabilities, write_sample
 
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 HEADER = "id,winner_model_a,winner_model_b,winner_tie\n"

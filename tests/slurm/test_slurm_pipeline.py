@@ -9,10 +9,10 @@ import pytest
 from minicluster import LIMIT_S, POLL_S, Cluster, cluster_of
 from scenarios import STEPS
 
-from tiebreak.chain.pipeline import make_plan
-from tiebreak.chain.recipe import load_pipeline
 from tiebreak.cli import main
 from tiebreak.options import build_parser
+from tiebreak.pipeline.recipe import load_pipeline
+from tiebreak.pipeline.run_pipeline import make_plan
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(LIMIT_S)]
 SMALL = "train.batch_size=12, data.max_tokens=96, train.save_every=1, train.eps=1e-6"

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 import tiebreak.engines.zero  # noqa: F401
 from tiebreak.cli import main
-from tiebreak.data.sample import write_sample
+from tiebreak.sample.generator import write_sample
 from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.run import train  # noqa: F401
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "engines"))
 from steps import STEPS, make_job
 
 from tiebreak.cluster.ranks import agree, find_ranks, joined
+from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim, take_over
 from tiebreak.training.loop import Job, fit
-from tiebreak.training.preemption import Stopped
 
 KINDS = ("plain", "zero1", "zero2", "zero3", "fsdp")
 

@@ -7,15 +7,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs import SHORT, set_, steps_of
 from safetensors.torch import load_file
+from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
-from tiebreak.data.trained import read_prompts
+from tiebreak.models.trained import read_prompts
 
 FEATURES = "data.features=[length,style,readability,turns]"
 CHANGED = ("data.drop_turns=0.5", "data.jitter=0.5")

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from runs import set_, steps_of
 from safetensors.torch import load_file
+from training_runs import set_, steps_of
 
 from tiebreak.cli import main
 from tiebreak.data.predictions import read_predictions
@@ -126,14 +126,14 @@ def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
 def test_a_distilled_student_loads_in_plain_transformers_with_equal_logits(table, run, tmp_path):
     from tiebreak.config import load_recipe
     from tiebreak.data.prepare import prepare
-    from tiebreak.models.loading import load_judge, load_tokenizer
+    from tiebreak.models.loading import load_model, load_tokenizer
 
     assert main(student(table, tmp_path / "s", "bayes")) == 0
     recipe = load_recipe("distill-demo", ["data.max_tokens=96"])
     tokens = prepare([table], load_tokenizer("demo-deberta", "deberta"), "deberta", recipe.data, need_labels=True)
     rows = [tokens.row(k).tolist() for k in range(6)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    judge = load_judge(tmp_path / "s" / "model", recipe, torch.device("cpu"), torch.float32)
+    judge = load_model(tmp_path / "s" / "model", recipe, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         ours = judge(torch.tensor([t for row in rows for t in row]), [len(row) for row in rows])
     run(sys.executable, "-c", PLAIN, tmp_path / "s" / "model", tmp_path / "rows.json", PYTHONPATH="")
@@ -215,7 +215,7 @@ def test_invariant_6_a_teacher_trained_on_all_rows_is_refused_unless_allowed(tab
 
 
 def test_a_judge_taught_further_keeps_the_record_of_what_it_saw_before(table, folds, tmp_path):
-    from tiebreak.data.trained import read_prompts
+    from tiebreak.models.trained import read_prompts
 
     first = folds / "fold0" / "model"
     further = [*TEACHER_RUN, "--data", str(table), "--fold", "1/2", "--model", str(first), "--out", str(tmp_path / "f")]

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.training.batches import Batch
 from tiebreak.training.losses import cross_entropy, distillation, distillation_losses
 

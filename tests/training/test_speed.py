@@ -6,8 +6,8 @@ from transformers import Gemma2Config, Gemma2ForSequenceClassification
 
 from tiebreak.config import ModelSettings
 from tiebreak.models.attention import Attention
-from tiebreak.models.judge import Judge
 from tiebreak.models.loading import _add_adapters
+from tiebreak.models.preference import PreferenceModel
 from tiebreak.training.speed import PEAKS, StepFlops, padded_tokens
 
 GEMMA2_9B = Gemma2Config(
@@ -26,7 +26,7 @@ def judge():
     with torch.device("meta"):
         network = Gemma2ForSequenceClassification(GEMMA2_9B)
         network = _add_adapters(network, ModelSettings(base="gemma2-9b", method="lora"))
-    return Judge(network, Attention("eager", False, ""))
+    return PreferenceModel(network, Attention("eager", False, ""))
 
 
 def test_gemma_2_9b_with_lora(judge):
@@ -41,8 +41,8 @@ def test_the_last_layers_mlp_is_counted_for_each_text_alone():
     """Its three matrices are 1.9 % of the model's."""
     with torch.device("meta"):
         network = Gemma2ForSequenceClassification(GEMMA2_9B)
-    whole = StepFlops(Judge(network, Attention("eager", False, "")), checkpointing=False)
-    early = StepFlops(Judge(network, Attention("flash_attention_2", True, "")), checkpointing=False)
+    whole = StepFlops(PreferenceModel(network, Attention("eager", False, "")), checkpointing=False)
+    early = StepFlops(PreferenceModel(network, Attention("flash_attention_2", True, "")), checkpointing=False)
     mlp = 3 * 2 * 3 * 3584 * 14336
     assert whole.of([1000, 500]) - early.of([1000, 500]) == pytest.approx(mlp * (1500 - 2))
     assert early.per_token / whole.per_token == pytest.approx(1 - 0.0187, abs=1e-3)

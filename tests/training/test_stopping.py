@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-from runs import SHORT, set_, steps_of
 from safetensors.torch import load_file
+from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
 from tiebreak.training import checkpoints, evaluate, loop

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from tiebreak.config import DistillSettings, load_recipe
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.sample import write_sample
-from tiebreak.data.tokens import NO_LABEL, Tokens
+from tiebreak.data.split import read_rows
+from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import log_loss, softmax
 from tiebreak.files import write_json
+from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.prediction.merge import PLAN
 from tiebreak.prediction.parts import Part, write_part, write_rows
-from tiebreak.report.metrics import log_loss, softmax
+from tiebreak.sample.generator import write_sample
 from tiebreak.training.batches import make_batch
-from tiebreak.training.rows import read_rows
-from tiebreak.training.targets import View, best_temperature, centred_log, make_targets
+from tiebreak.training.targets import TeacherLogits, best_temperature, centred_log, make_targets
 from tiebreak.training.teachers import find_teachers
 
 RECIPE = load_recipe("demo-deberta", ["data.max_tokens=64"])
@@ -268,13 +268,13 @@ def test_extra_rows_have_no_labels_and_are_checked_like_the_others(table, tmp_pa
         find([f"t={one},{three}"], rows)
 
 
-def drawn_view(rows: int, temperature: float, both: bool = True) -> tuple[View, np.ndarray]:
+def drawn_view(rows: int, temperature: float, both: bool = True) -> tuple[TeacherLogits, np.ndarray]:
     """A teacher whose logits are those of the law that the labels are drawn from, times a temperature."""
     rng = np.random.default_rng(8)
     logits = rng.normal(size=(rows, 3)) * 1.5
     labels = (rng.random(rows)[:, None] > softmax(logits).cumsum(1)[:, :2]).sum(1)
     noisy = logits + rng.normal(size=(rows, 3)) * 0.1
-    return View("t", logits * temperature, noisy[:, SWAPPED_CLASS] * temperature, np.full(rows, both)), labels
+    return TeacherLogits("t", logits * temperature, noisy[:, SWAPPED_CLASS] * temperature, np.full(rows, both)), labels
 
 
 def test_calibration_finds_the_temperature_and_divides_by_it():
@@ -308,8 +308,8 @@ def test_symmetrised_teachers_say_the_same_in_both_orders():
 def test_teachers_weigh_equally_as_given_or_by_what_they_gain_over_the_prior():
     good, labels = drawn_view(4_000, 1.0)
     rng = np.random.default_rng(1)
-    fair = View("fair", good.ab + rng.normal(size=(4_000, 3)), good.ba, good.both)
-    bad = View("bad", rng.normal(size=(4_000, 3)) * 3, good.ba, good.both)
+    fair = TeacherLogits("fair", good.ab + rng.normal(size=(4_000, 3)), good.ba, good.both)
+    bad = TeacherLogits("bad", rng.normal(size=(4_000, 3)) * 3, good.ba, good.both)
     labels[:5] = NO_LABEL
     known = labels != NO_LABEL
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from runs import SHORT, set_, steps_of
 from safetensors.torch import load_file
+from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import set_
+from training_runs import set_
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe, shipped
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
-from tiebreak.data.sample import write_sample
-from tiebreak.models.loading import find_judge, load_judge, load_saved_tokenizer
+from tiebreak.evaluation.metrics import log_loss, softmax
+from tiebreak.models.loading import find_model_folder, load_model, load_saved_tokenizer
 from tiebreak.prediction.compute import forward
-from tiebreak.report.metrics import log_loss, softmax
+from tiebreak.sample.generator import write_sample
 
 STEPS = {
     "demo-deberta": 100,
@@ -73,13 +73,13 @@ def test_twin_learns_and_is_reloaded_with_equal_logits(name, tables, runs, monke
     tables = ["--data", train, "--valid", held_out]
     assert main(["train", "--recipe", name, *tables, "--out", str(runs / name), *set_(*changes)]) == 0
 
-    folder, stored = find_judge(runs / name)
+    folder, stored = find_model_folder(runs / name)
     recipe = load_recipe(name, changes)
     assert stored["recipe"] == recipe.model_dump(mode="json")
     tokens = prepare(
         [Path(held_out)], load_saved_tokenizer(folder), recipe.model.template, recipe.data, need_labels=True
     )
-    judge = load_judge(folder, recipe, torch.device("cpu"), torch.float32)
+    judge = load_model(folder, recipe, torch.device("cpu"), torch.float32)
     # In the batches of training: an 8-bit base's outliers, and so its rounding, depend on what stands beside a row.
     logits = np.empty((HELD_OUT, 3))
     for rows in blocks(tokens.lengths, recipe.train.tokens_per_micro_batch):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 CALL_S = 5.0
 """A node that has signed in answers a call within this."""
-MOST_CALLED_IN_VAIN = 3
+MAX_UNREACHABLE = 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _counted(part: str) -> list[tuple[str, str]]:
     return re.findall(r"^(\d+)(?:\(x(\d+)\))?$", part)
 
 
-class Answering:
+class ClockServer:
     """Answers calls with this machine's time, until closed."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ def call_all(nodes: list[Node], own_rank: int) -> tuple[list[str], dict[str, tup
     silent: list[str] = []
     clocks: dict[str, tuple[float, float]] = {}
     for node in nodes:
-        if node.rank == own_rank or len(silent) >= MOST_CALLED_IN_VAIN:
+        if node.rank == own_rank or len(silent) >= MAX_UNREACHABLE:
             continue
         try:
             clocks[node.name] = call(node)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.data.cells import normalise_prompt
-from tiebreak.data.table import TIE, Pair, Problem, read_rows
+from tiebreak.data.table import Pair, Problem, read_rows
 from tiebreak.files import write_atomically
+from tiebreak.labels import CLASS_NAMES, TIE
 
 PERCENTILES = (50, 90, 95, 99, 100)
-CLASS_NAMES = ("A", "B", "tie")
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tiebreak import CLASSES
 from tiebreak.data.cells import CellError
 from tiebreak.data.table import open_rows, read_label
 from tiebreak.errors import UserError
+from tiebreak.labels import CLASSES
 
 
 def has_labels(path: Path) -> bool:

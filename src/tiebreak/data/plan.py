@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SWAPPED_CLASS = np.array([1, 0, 2])
-"""The class of a row's A/B swap, by class."""
 LAID_AT_ONCE = 4_096
 
 

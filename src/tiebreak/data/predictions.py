@@ -1,18 +1,29 @@
-"""Prediction files: `id` and the probabilities of the three classes, read with care."""
+"""Tables of predictions: `id` and the probabilities of the three classes; read with care, written whole."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from tiebreak import CLASSES
 from tiebreak.errors import UserError
+from tiebreak.files import open_atomically
+from tiebreak.labels import CLASSES
 
 ORDERS = ("predictions_ab.csv", "predictions_ba.csv")
 """Beside a predictions.csv made in both answer orders: what each order said, both in the table's own A and B."""
 SUM_TOLERANCE = 1e-3
 """How far a row's probabilities may be from summing to one: files of three decimals are meant well."""
+DIGITS = 9
+CHUNK = 65_536
+"""Rows at a time."""
+FORMATS = {"kaggle": "predictions.csv", "parquet": "predictions.parquet", "wsdm": "submission.csv"}
+"""Names of the formats, and of a file of each in a prediction's folder."""
+
+Chunks = Iterable[tuple[list[str], np.ndarray]]
+"""Ids (m) and probabilities (m, 3) of consecutive rows."""
 
 
 def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
@@ -70,3 +81,70 @@ def _rows(path: Path) -> Iterator[Sequence]:
         return
     with open(path, encoding="utf-8-sig", newline="") as file:
         yield from csv.reader(file)
+
+
+def write_predictions(path: Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
+    """A Kaggle submission: the decimals written for each row sum to exactly one."""
+    write_table(path, in_chunks(ids, probabilities))
+
+
+def in_chunks(ids: Iterable[str], probabilities: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Cut a table (n, 3) and its ids (n)."""
+    stream = iter(ids)
+    for start in range(0, len(probabilities), CHUNK):
+        chunk = probabilities[start : start + CHUNK]
+        yield list(islice(stream, len(chunk))), chunk
+
+
+def write_table(path: Path, chunks: Chunks, form: str = "kaggle") -> None:
+    """Write a table of probabilities, whole or not at all.
+
+    Args:
+        form: `kaggle` is CSV with the three probabilities, `parquet` the same columns, `wsdm` CSV with the winner:
+            `model_a` or `model_b`, whichever is likelier.
+    """
+    with open_atomically(path) as file:
+        {"kaggle": _kaggle, "parquet": _parquet, "wsdm": _wsdm}[form](file, chunks)
+
+
+def _kaggle(file, chunks: Chunks) -> None:
+    _csv(file, ["id", *CLASSES], ((ids, map(_decimals, round_rows(p).T)) for ids, p in chunks))
+
+
+def _wsdm(file, chunks: Chunks) -> None:
+    def winners(probabilities: np.ndarray) -> list[str]:
+        return np.where(probabilities[:, 0] >= probabilities[:, 1], "model_a", "model_b").tolist()
+
+    _csv(file, ["id", "winner"], ((ids, [winners(p)]) for ids, p in chunks))
+
+
+def _csv(file, header: list[str], chunks: Iterable[tuple[list[str], Iterable[list[str]]]]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for ids, columns in chunks:
+        writer.writerows(zip(ids, *columns, strict=True))
+    text.detach()
+
+
+def _parquet(file, chunks: Chunks) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in CLASSES)])
+    with pq.ParquetWriter(file, schema) as writer:
+        for ids, probabilities in chunks:
+            columns = [column / 10**DIGITS for column in round_rows(probabilities).T]
+            writer.write_table(pa.table([ids, *columns], schema=schema))
+
+
+def round_rows(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (n, 3) in units of the last decimal, int64, each row summing to exactly one."""
+    units = np.rint(probabilities[:, :2] * 10**DIGITS).astype(np.int64)
+    rest = 10**DIGITS - units.sum(1)
+    units[:, 0] += np.minimum(rest, 0)  # both were rounded up and nothing is left for the tie
+    return np.column_stack([units, np.maximum(rest, 0)])
+
+
+def _decimals(units: np.ndarray) -> list[str]:
+    return [f"{value // 10**DIGITS}.{value % 10**DIGITS:0{DIGITS}d}" for value in units.tolist()]

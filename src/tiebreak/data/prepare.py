@@ -21,14 +21,15 @@ import numpy as np
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.features import measure
-from tiebreak.data.sample import bayes_probabilities, is_sample
 from tiebreak.data.table import Pair, Problem, read_table
 from tiebreak.data.templates import TEMPLATES, Template
-from tiebreak.data.tokens import NO_LABEL, PARTS, Tokens
+from tiebreak.data.tokens import PARTS, Tokens
 from tiebreak.data.truncation import Turns, cut_turns, join_turns
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
+from tiebreak.labels import NO_LABEL
 from tiebreak.leases import held
+from tiebreak.sample.generator import bayes_probabilities, is_sample
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiebreak import CLASSES
 from tiebreak.data.cells import (
     LONE_SURROGATE,
     CellError,
@@ -17,10 +16,10 @@ from tiebreak.data.cells import (
     replace_lone_surrogates,
 )
 from tiebreak.errors import UserError
+from tiebreak.labels import CLASSES, TIE
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
-TIE = 2
 WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": TIE}
 ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")

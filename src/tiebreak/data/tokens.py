@@ -12,7 +12,6 @@ from tiebreak.data.plan import index_type
 
 ID_ROWS = 65_536
 PARTS = ("prompt", "response_a", "response_b")
-NO_LABEL = -1
 COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars", "numbers")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tiebreak.cluster.ranks import Ranks
-from tiebreak.models.judge import Judge
+from tiebreak.models.preference import PreferenceModel
 
 Moments = dict[str, torch.Tensor]
 """A parameter's optimizer state: exp_avg and exp_avg_sq of its full shape, fp32, and the count `step`."""
@@ -32,7 +32,9 @@ class Engine:
     name = "single"
     sharded = False
 
-    def __init__(self, judge: Judge, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None):
+    def __init__(
+        self, judge: PreferenceModel, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None
+    ):
         self.judge = judge
         self.module: Any = judge
         self.optimizer: Any = optimizer
@@ -78,7 +80,7 @@ class Engine:
         """Trained parameters by name, in the model's order."""
         return {name: p for name, p in self.judge.named_parameters() if p.requires_grad}
 
-    def whole_judge(self, rebuild: Callable[[], Judge]) -> Judge:
+    def gathered_model(self, rebuild: Callable[[], PreferenceModel]) -> PreferenceModel:
         """The judge to save on rank 0, its parameters full tensors; every rank must call this.
 
         Args:

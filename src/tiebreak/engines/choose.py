@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from tiebreak.engines.base import Engine
-    from tiebreak.models.judge import Judge
+    from tiebreak.models.preference import PreferenceModel
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int
 
 
 def make_engine(
-    judge: "Judge",
-    make_optimizer: "Callable[[Judge], torch.optim.Optimizer]",
+    judge: "PreferenceModel",
+    make_optimizer: "Callable[[PreferenceModel], torch.optim.Optimizer]",
     ranks: Ranks,
     recipe: Recipe,
     choice: Choice,

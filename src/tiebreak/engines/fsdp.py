@@ -13,11 +13,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import FsdpSettings
 from tiebreak.engines.base import Engine, Moments
-from tiebreak.models.judge import Judge
 from tiebreak.models.loading import layers
+from tiebreak.models.preference import PreferenceModel
 
 
-def shard(judge: Judge, ranks: Ranks, settings: FsdpSettings) -> None:
+def shard(judge: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
     """Cut a judge's parameters over all ranks in place: the embedding, each layer, and the rest.
 
     Must come before the optimizer is made, since the parameters become DTensors. A decoder that runs under

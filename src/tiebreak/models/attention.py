@@ -8,7 +8,7 @@ from transformers import AttentionInterface
 
 from tiebreak.errors import UserError
 from tiebreak.models import deberta
-from tiebreak.models.rows import attend_rows
+from tiebreak.models.packed_sdpa import attend_rows
 
 ROWS = "tiebreak_rows"
 AttentionInterface.register(ROWS, attend_rows)

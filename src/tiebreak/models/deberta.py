@@ -15,7 +15,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     make_log_bucket_position,
 )
 
-from tiebreak.models.rows import Rows
+from tiebreak.models.packed_sdpa import Rows
 
 
 def can_pack(config) -> bool:

@@ -105,8 +105,8 @@ def _model(family: str, vocabulary: int, tokenizer):
 
 
 def _corpus() -> list[str]:
-    from tiebreak.data.sample import write_sample
     from tiebreak.data.table import read_table
+    from tiebreak.sample.generator import write_sample
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.csv"

@@ -1,7 +1,7 @@
 """What stands on the backbone: pooling, and heads beyond transformers' own.
 
 A linear head on the family's own pooling is transformers' classifier, and plain transformers loads it. Other heads
-stand in its place, under the same name, and `tiebreak.models.loading.load_judge` loads them.
+stand in its place, under the same name, and `tiebreak.models.loading.load_model` loads them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import nn
 
 from tiebreak.config import ModelSettings
 from tiebreak.data.features import signs
-from tiebreak.data.plan import SWAPPED_CLASS
+from tiebreak.labels import SWAPPED_CLASS
 
 HEADS = ("score", "classifier", "pooler")
 """The modules of a classifier that are trained whole under adapters and never quantised."""
@@ -35,7 +35,7 @@ def attach_head(classifier: Any, settings: ModelSettings, groups: Sequence[str] 
     elif settings.head == "siamese":
         setattr(classifier, name, SiameseHead(width, settings.head_hidden or width, dropout))
     if groups:
-        setattr(classifier, name, WithNumbers(getattr(classifier, name), torch.from_numpy(signs(groups))))
+        setattr(classifier, name, FeatureHead(getattr(classifier, name), torch.from_numpy(signs(groups))))
 
 
 def mlp(width: int, hidden: int, dropout: float, out: int = CLASSES) -> nn.Sequential:
@@ -63,7 +63,7 @@ class SiameseHead(nn.Module):
         return torch.cat([self.win(one), self.win(other), self.tie(one) + self.tie(other)], -1)
 
 
-class WithNumbers(nn.Module):
+class FeatureHead(nn.Module):
     """A head, and beside it a linear model of numbers that each row comes with (Cheng et al. 2016, arXiv 1606.07792).
 
     Both orders of a row are weighed alike: swapping the answers swaps the first two logits of the linear part, by

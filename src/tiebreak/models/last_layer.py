@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tiebreak.models.rows import Rows
+from tiebreak.models.packed_sdpa import Rows
 
 CHOSEN = "chosen_tokens"
 """The keyword by which a forward of a decoder tells its layers which tokens (n,) int64 are pooled."""

@@ -13,19 +13,20 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from tiebreak import CLASSES, __version__
-from tiebreak.cluster.architectures import ARCHITECTURES
+from tiebreak import __version__
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.data.trained import SETTINGS_FILE, TRAINED, pack_prompts
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, sha256, write_atomically, write_json
+from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
+from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.attention import Attention, choose_attention
-from tiebreak.models.base import resolve_base
+from tiebreak.models.bases import resolve_base
 from tiebreak.models.heads import HEADS, attach_head, heads_of
-from tiebreak.models.judge import Judge
+from tiebreak.models.preference import PreferenceModel
 from tiebreak.models.quiet import quieten_transformers
+from tiebreak.models.trained import SETTINGS_FILE, TRAINED, pack_prompts
 
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""
@@ -58,7 +59,7 @@ def load_tokenizer(base: str, template: str):
     return tokenizer
 
 
-def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype) -> Judge:
+def build_model(recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype) -> PreferenceModel:
     """The model to train: base weights, a fresh head where there is none, adapters if asked for.
 
     The random start of head and adapters depends on `train.seed` alone.
@@ -76,7 +77,7 @@ def build_judge(recipe: Recipe, tokenizer, device: torch.device, precision: torc
     return judge.to(device)
 
 
-def freeze(judge: Judge, what: str | int) -> None:
+def freeze(judge: PreferenceModel, what: str | int) -> None:
     """Keep parameters as they are: `embeddings`, so many of the lowest layers too, or the whole `backbone`."""
     if what == "none":
         return
@@ -93,7 +94,7 @@ def freeze(judge: Judge, what: str | int) -> None:
                 parameter.requires_grad_(False)
 
 
-def layers(judge: Judge) -> list[nn.Module]:
+def layers(judge: PreferenceModel) -> list[nn.Module]:
     """The backbone's transformer layers, the lowest first."""
     backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
     return list(backbone.encoder.layer if hasattr(backbone, "encoder") else backbone.layers)
@@ -116,7 +117,7 @@ def keep_layers(classifier: Any, chosen: list[int]) -> None:
     config.num_hidden_layers = len(chosen)
 
 
-def find_judge(folder: Path) -> tuple[Path, dict]:
+def find_model_folder(folder: Path) -> tuple[Path, dict]:
     """The model folder (given itself or by the run folder above it) and its stored settings."""
     for candidate in (folder, folder / "model"):
         if not (candidate / SETTINGS_FILE).is_file():
@@ -130,7 +131,7 @@ def find_judge(folder: Path) -> tuple[Path, dict]:
     raise UserError(f"{folder}: no {SETTINGS_FILE} here or in model/, so it is no judge of this project")
 
 
-def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: torch.dtype) -> Judge:
+def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: torch.dtype) -> PreferenceModel:
     """A trained judge from its model folder, in evaluation mode."""
     settings, tokenizer = recipe.model, load_saved_tokenizer(folder)
     if settings.method == "full":
@@ -143,9 +144,11 @@ def load_judge(folder: Path, recipe: Recipe, device: torch.device, precision: to
     return _judge(network, attention, settings, precision).to(device).eval()
 
 
-def _judge(network: Any, attention: Attention, settings: ModelSettings, precision: torch.dtype) -> Judge:
+def _judge(network: Any, attention: Attention, settings: ModelSettings, precision: torch.dtype) -> PreferenceModel:
     dropout = settings.head_dropout if settings.head == "linear" else 0.0  # other heads have their own
-    return Judge(network, attention, None if precision == torch.float32 else precision, settings.pooling, dropout)
+    return PreferenceModel(
+        network, attention, None if precision == torch.float32 else precision, settings.pooling, dropout
+    )
 
 
 def load_saved_tokenizer(folder: Path):
@@ -160,8 +163,8 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 
-def save_judge(
-    judge: Judge,
+def save_model(
+    judge: PreferenceModel,
     tokenizer,
     recipe: Recipe,
     baselines: Mapping[str, Any],
@@ -172,9 +175,9 @@ def save_judge(
     """Write the model folder: temporary name, then rename.
 
     Args:
-        baselines: fitted on the training rows (`tiebreak.report.baselines`); their prior is the prediction
+        baselines: fitted on the training rows (`tiebreak.evaluation.baselines`); their prior is the prediction
             for a row that cannot be read.
-        trained: prompt groups of all rows that were trained on (`tiebreak.data.trained`).
+        trained: prompt groups of all rows that were trained on (`tiebreak.models.trained`).
         in_sample: what was allowed by --allow-in-sample, for every result to mention.
 
     Raises:

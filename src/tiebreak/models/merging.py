@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiebreak.config import make_recipe
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, write_json
-from tiebreak.models.loading import SETTINGS_FILE, find_judge, load_judge, load_saved_tokenizer, save_judge
+from tiebreak.models.loading import SETTINGS_FILE, find_model_folder, load_model, load_saved_tokenizer, save_model
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 UNLIKE = ("r", "lora_alpha")
@@ -35,7 +35,7 @@ def merge_adapters(
     """
     if out.exists():
         raise UserError(f"{out} is there already: choose another --out")
-    found = [find_judge(folder) for folder in folders]
+    found = [find_model_folder(folder) for folder in folders]
     for folder, _ in found:
         if not (folder / WEIGHTS).is_file():
             raise UserError(f"{folder}: no {WEIGHTS} here, so it holds no adapter")
@@ -98,8 +98,8 @@ def average_baselines(fitted: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _into_base(folder: Path, settings: dict[str, Any]) -> None:
     """Replace an adapter's model folder by the whole model's; a quantised base is loaded as it was before."""
     recipe = make_recipe(dict(settings["recipe"]), ["model.method=lora"])
-    judge = load_judge(folder, recipe, torch.device("cpu"), torch.float32)
+    judge = load_model(folder, recipe, torch.device("cpu"), torch.float32)
     judge.network = judge.network.merge_and_unload()
     tokenizer = load_saved_tokenizer(folder)
     whole = make_recipe(dict(settings["recipe"]), ["model.method=full"])
-    save_judge(judge, tokenizer, whole, settings["baselines"], folder)
+    save_model(judge, tokenizer, whole, settings["baselines"], folder)

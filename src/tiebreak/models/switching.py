@@ -8,24 +8,24 @@ from pathlib import Path
 import torch
 
 from tiebreak.config import Recipe
-from tiebreak.models.judge import Judge
-from tiebreak.models.loading import load_judge, told
+from tiebreak.models.loading import load_model, told
+from tiebreak.models.preference import PreferenceModel
 
 NOT_OF_THE_BASE = ("lora", "freeze")
 """Settings of a model that adapters over one base may differ in."""
 
 
-class Judges:
+class LoadedModels:
     """The judges of several model folders, each loaded when it is asked for."""
 
     def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
         self._device, self._say = device, say
-        self._judge: Judge | None = None
+        self._judge: PreferenceModel | None = None
         self._base = ""
         self._loaded: dict[Path, str] = {}
         self._active: Path | None = None
 
-    def get(self, folder: Path, recipe: Recipe, precision: torch.dtype) -> Judge:
+    def get(self, folder: Path, recipe: Recipe, precision: torch.dtype) -> PreferenceModel:
         """The judge of a model folder, in evaluation mode; the one asked for before is no longer to be used."""
         if folder == self._active and self._judge is not None:
             return self._judge
@@ -35,7 +35,7 @@ class Judges:
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._judge = load_judge(folder, recipe, self._device, precision)
+            self._judge = load_model(folder, recipe, self._device, precision)
             self._base, self._loaded = base, {folder: "default"}
         else:
             if folder not in self._loaded:
@@ -52,7 +52,7 @@ def base_of(recipe: Recipe, precision: torch.dtype) -> str:
     return json.dumps([settings, recipe.data.features, str(precision)])
 
 
-def add_adapter(judge: Judge, folder: Path) -> str:
+def add_adapter(judge: PreferenceModel, folder: Path) -> str:
     """Load one more adapter beside those that a judge has; its name."""
     name = f"adapter_{len(judge.network.peft_config)}"
     told(str(folder), lambda: judge.network.load_adapter(str(folder), adapter_name=name))

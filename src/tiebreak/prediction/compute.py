@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from tiebreak.data.tokens import Tokens
-from tiebreak.models.judge import Judge
+from tiebreak.evaluation.metrics import softmax
+from tiebreak.models.preference import PreferenceModel
 from tiebreak.prediction.parts import Part
-from tiebreak.report.metrics import softmax
 
 OUT_OF_MEMORY, NOT_FINITE, SECOND_OUT_OF_MEMORY = 1, 2, 3
 """Codes of tiebreak.prediction.parts.FAILURES."""
@@ -22,7 +22,7 @@ View = Callable[[np.ndarray, bool], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Swap:
+class SwapPolicy:
     """Which rows are seen in the order B, A too: none, all, or those whose first view's two likeliest classes are
     less than `margin` of probability apart."""
 
@@ -38,14 +38,14 @@ class Swap:
 
 
 def predict_blocks(
-    judge: Judge, tokens: Tokens, blocks: Sequence[np.ndarray], swap: Swap, say: Callable[[str], None]
+    judge: PreferenceModel, tokens: Tokens, blocks: Sequence[np.ndarray], swap: SwapPolicy, say: Callable[[str], None]
 ) -> Part:
     """The part of these blocks of rows."""
     return run_blocks(lambda rows, swapped: forward(judge, tokens, rows, swapped), tokens.lengths, blocks, swap, say)
 
 
 def run_blocks(
-    view: View, lengths: np.ndarray, blocks: Sequence[np.ndarray], swap: Swap, say: Callable[[str], None]
+    view: View, lengths: np.ndarray, blocks: Sequence[np.ndarray], swap: SwapPolicy, say: Callable[[str], None]
 ) -> Part:
     """Run the views of each block; a row that cannot be run, or whose logits are not finite, gets NaN and a code."""
     logits, seconds, codes = [], [], []
@@ -73,7 +73,7 @@ def run_blocks(
     )
 
 
-def forward(judge: Judge, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
+def forward(judge: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
     """Logits (n, 3) float32 of the rows (n,) in one order, one forward pass."""
     texts = [text for row in rows for text in tokens.texts(int(row), swapped)]
     device = next(judge.parameters()).device

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tiebreak.data.predictions import read_predictions
+from tiebreak.data.predictions import in_chunks, read_predictions, write_table
 from tiebreak.errors import UserError
-from tiebreak.files import write_json
-from tiebreak.prediction.merge import PLAN
-from tiebreak.prediction.write import in_chunks, write_table
-from tiebreak.report.blend import (
+from tiebreak.evaluation.blend import (
     CALIBRATIONS,
     Blend,
     Trial,
@@ -24,8 +21,10 @@ from tiebreak.report.blend import (
     gain,
     try_blend,
 )
-from tiebreak.report.metrics import log_loss
-from tiebreak.report.read import name_files, read_rows, split_name
+from tiebreak.evaluation.inputs import name_files, read_rows, split_name
+from tiebreak.evaluation.metrics import log_loss
+from tiebreak.files import write_json
+from tiebreak.prediction.merge import PLAN
 
 SHOWN_IDS = 5
 SUFFIXES = {"kaggle": ".csv", "wsdm": ".csv", "parquet": ".parquet"}

@@ -18,23 +18,29 @@ from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
 from tiebreak.data.tokens import Tokens
-from tiebreak.data.trained import read_prompts
 from tiebreak.errors import UserError
+from tiebreak.evaluation.baselines import Baselines
 from tiebreak.files import sha256, write_json
-from tiebreak.models.loading import choose_precision, find_judge, find_model_type, fingerprint, load_saved_tokenizer
-from tiebreak.models.switching import Judges
-from tiebreak.prediction.compute import Swap, predict_blocks
+from tiebreak.models.loading import (
+    choose_precision,
+    find_model_folder,
+    find_model_type,
+    fingerprint,
+    load_saved_tokenizer,
+)
+from tiebreak.models.switching import LoadedModels
+from tiebreak.models.trained import read_prompts
+from tiebreak.prediction.compute import SwapPolicy, predict_blocks
 from tiebreak.prediction.merge import PLAN
 from tiebreak.prediction.parts import IDS_FILE, ROWS_FILE, cut_into_parts, digest_ids, write_ids, write_rows
 from tiebreak.prediction.special import find_special, read_special
 from tiebreak.prediction.work import Job
-from tiebreak.report.baselines import Baselines
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Member:
+class ModelPrediction:
     """One model and the prediction that it makes.
 
     Attributes:
@@ -57,7 +63,7 @@ class Member:
     def parts(self) -> Path:
         return self.out / self.plan["parts"]
 
-    def job(self, judges: Judges, swap: Swap, say: Say) -> Job:
+    def job(self, judges: LoadedModels, swap: SwapPolicy, say: Say) -> Job:
         """Its parts to compute; the model is loaded at the first."""
 
         def compute(some: Sequence[np.ndarray]):
@@ -78,7 +84,9 @@ class Member:
         write_json(self.out / PLAN, self.plan)
 
 
-def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Callable, say: Say) -> list[Member]:
+def find_members(
+    options: argparse.Namespace, ranks: Ranks, swap: SwapPolicy, data: Callable, say: Say
+) -> list[ModelPrediction]:
     """The models of the command line, each with its rows.
 
     Args:
@@ -88,7 +96,7 @@ def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Ca
         UserError: a folder without a judge, or the same model twice.
     """
     out = Path(options.out)
-    found = [find_judge(Path(folder)) for folder in options.model]
+    found = [find_model_folder(Path(folder)) for folder in options.model]
     prints = [fingerprint(folder) for folder, _ in found]
     for k, one in enumerate(prints):
         if (first := prints.index(one)) < k:
@@ -113,7 +121,9 @@ def find_members(options: argparse.Namespace, ranks: Ranks, swap: Swap, data: Ca
         plan |= {"base": recipe.model.base, "in_sample": stored["in_sample"]}
         plan["special"] = special and {"from": options.special, "rows": find_special(tokens), "outputs": special}
         plan |= {"recipe": stored["recipe"]["name"], "recipe_hash": _hash(stored["recipe"])}
-        member = Member(name, folder, out / name, recipe, stored["baselines"], precision, tokens, cut, trained, plan)
+        member = ModelPrediction(
+            name, folder, out / name, recipe, stored["baselines"], precision, tokens, cut, trained, plan
+        )
         members.append(member)
     if len({member.plan["seal"]["table"] for member in members}) > 1:
         raise UserError("--model: the models would predict different rows, as their folds' seeds differ")
@@ -147,7 +157,7 @@ def read_rows(options: argparse.Namespace, files: list[Path], tokenizer, recipe:
 
 
 def make_plan(
-    tokens: Tokens, cut: list[np.ndarray], recipe: Recipe, swap: Swap, precision: str, fingerprint: str
+    tokens: Tokens, cut: list[np.ndarray], recipe: Recipe, swap: SwapPolicy, precision: str, fingerprint: str
 ) -> dict[str, Any]:
     """What prediction.json says of rows and parts, whose folder is named by all that they depend on."""
     ids = digest_ids(tokens)

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.predictions import ORDERS
+from tiebreak.data.predictions import CHUNK, FORMATS, ORDERS, in_chunks, write_predictions, write_table
 from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import softmax
 from tiebreak.files import sha256, write_atomically
+from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.prediction.parts import FAILURES, IDS_FILE, LAST_HAS_SOME, BadPart, iter_ids, part_path, read_part
 from tiebreak.prediction.special import describe
-from tiebreak.prediction.write import CHUNK, FORMATS, in_chunks, write_predictions, write_table
-from tiebreak.report.metrics import softmax
 
 PLAN, FAILED = "prediction.json", "failed.csv"
 SHOWN = 10

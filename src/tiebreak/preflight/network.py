@@ -10,11 +10,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from tiebreak.cluster.meeting import POLL_S, Answering, call_all, find_nodes
-from tiebreak.cluster.memory import Estimate
+from tiebreak.cluster.meeting import POLL_S, ClockServer, call_all, find_nodes
 from tiebreak.cluster.ranks import Ranks, agree
 from tiebreak.errors import UserError, tell
 from tiebreak.preflight.findings import FAIL, NOTE, Finding, pack, unpack
+from tiebreak.preflight.memory import Estimate
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -32,7 +32,7 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
     Args:
         own: of this node, by its first rank.
     """
-    answering = Answering()
+    answering = ClockServer()
     nodes = find_nodes(store, ranks, answering.port)
     speaker = any(node.rank == ranks.rank for node in nodes)
     several = len({node.name for node in nodes}) > 1
@@ -61,7 +61,7 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
     return found
 
 
-def leave_together(store: "dist.Store", ranks: Ranks, timeout_s: float = 10) -> None:
+def exit_together(store: "dist.Store", ranks: Ranks, timeout_s: float = 10) -> None:
     """Have every rank know that the job ends before one of them ends, and rank 0, which holds the store, end last.
 
     Else the launcher would end the others with SIGTERM at the first that ends, and the job's code would be

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from tiebreak.cluster.machine import gpu_memory, host_memory
-from tiebreak.cluster.memory import ERROR, GIB, Estimate
 from tiebreak.config import Recipe
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
+from tiebreak.preflight.memory import ERROR, GIB, Estimate
 
 SMALL_FILES = 20 * 2**20
 """Bytes of tokenizer, log, plots and the like in a run folder."""

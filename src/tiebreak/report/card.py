@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from tiebreak.errors import UserError
+from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.files import write_atomically
-from tiebreak.report.schema import Estimate, Report
 from tiebreak.report.words import NAMES, number, percent, points, span
 
 BEGIN, END = "<!-- report -->", "<!-- /report -->"

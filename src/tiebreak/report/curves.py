@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tiebreak.errors import UserError
+from tiebreak.evaluation.schema import Run
 from tiebreak.report.plots import DPI, MARKERS, NARROW, Palette, Plot, few_ticks, legend_above, palette, shorten, style
-from tiebreak.report.schema import Run
 
 NAME = "curves.png"
 PANELS = {

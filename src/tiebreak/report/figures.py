@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tiebreak.report import anchors
+from tiebreak.evaluation.schema import Estimate, JudgeReport, Report
+from tiebreak.evaluation.slices import LEAST_ROWS
+from tiebreak.report import published
 from tiebreak.report.plots import (
     MARKERS,
     NARROW,
@@ -16,8 +18,6 @@ from tiebreak.report.plots import (
     percent_format,
     shorten,
 )
-from tiebreak.report.schema import Estimate, Judge, Report
-from tiebreak.report.slices import LEAST_ROWS
 from tiebreak.report.words import NAMES, number, percent, points
 
 ROW, FRAME = 0.3, 1.1
@@ -43,7 +43,7 @@ def make_figures(report: Report) -> list[Plot]:
     return made
 
 
-def best(report: Report) -> Judge:
+def best(report: Report) -> JudgeReport:
     return min(report.judges, key=lambda judge: judge.scores.log_loss.value)
 
 
@@ -167,8 +167,8 @@ def consistency(report: Report) -> Plot:
             dot(axes, at, value, colours.colour(order[name]))
         forest(axes, colours, [name for name, _ in lines], [], "same verdict in both orders", percent=True)
         axes.set_xlim(right=1.0)
-        published = {"GPT-4,\nMT-bench": anchors.GPT4_CONSISTENCY, "GPT-4,\nAuto-J": anchors.AUTOJ_GPT4_CONSISTENCY}
-        for text, share in published.items():
+        shares = {"GPT-4,\nMT-bench": published.GPT4_CONSISTENCY, "GPT-4,\nAuto-J": published.AUTOJ_GPT4_CONSISTENCY}
+        for text, share in shares.items():
             axes.axvline(share, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
                 text, (share, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.data.table import Pair
+from tiebreak.evaluation.schema import JudgeReport, Report, Slice
 from tiebreak.files import write_atomically
-from tiebreak.report import anchors
+from tiebreak.labels import CLASS_NAMES
+from tiebreak.report import published
 from tiebreak.report.plots import SERIES, Plot
-from tiebreak.report.schema import Judge, Report, Slice
-from tiebreak.report.scores import CLASS_NAMES
 from tiebreak.report.words import NAMES, number, percent, points, span
 
 SHOWN_CHARS = {"prompt": 900, "answer": 1_400, "opening": 90}
@@ -56,7 +56,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "classes": CLASS_NAMES,
         "names": NAMES,
         "series": SERIES,
-        "anchors": anchors,
+        "published": published,
         "number": number,
         "percent": percent,
         "points": points,
@@ -87,7 +87,7 @@ def embed(plot: Plot, folder: Path) -> dict[str, Any]:
 SUFFIXES = {"light": "", "dark": "-dark"}
 
 
-def examples(judges: Sequence[Judge], pairs: list[Pair]) -> list[dict[str, Any]]:
+def examples(judges: Sequence[JudgeReport], pairs: list[Pair]) -> list[dict[str, Any]]:
     """The texts of each judge's most confident mistakes, cut to a readable length."""
     wanted = {mistake.id for judge in judges for mistake in judge.mistakes}
     by_id = {pair.id: pair for pair in pairs if pair.id in wanted}
@@ -121,5 +121,5 @@ def agreement(report: Report) -> list[list[float]]:
     return [[shares.get((a, b), shares.get((b, a), 1.0)) for b in names] for a in names]
 
 
-def slice_index(judge: Judge, wanted: Slice) -> int:
+def slice_index(judge: JudgeReport, wanted: Slice) -> int:
     return next(k for k, entry in enumerate(judge.slices) if (entry.by, entry.name) == (wanted.by, wanted.name))

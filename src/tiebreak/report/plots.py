@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiebreak.report.schema import Estimate
+from tiebreak.evaluation.schema import Estimate
 
 DPI = 200
 WIDTH, NARROW, HEIGHT = 4.2, 3.4, 2.6

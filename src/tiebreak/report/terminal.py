@@ -1,6 +1,6 @@
 """The report's figures as text for the terminal."""
 
-from tiebreak.report.schema import Report
+from tiebreak.evaluation.schema import Report
 from tiebreak.report.words import NAMES, number, percent, points, span
 
 COLUMNS = ("log loss", "95 % interval", "accuracy", "macro F1", "Brier")

@@ -1,6 +1,6 @@
 """How figures are written on the page and in the terminal."""
 
-from tiebreak.report.schema import Estimate
+from tiebreak.evaluation.schema import Estimate
 
 NAMES = {"prior": "class prior", "length": "answer length", "tfidf": "TF-IDF", "bayes": "Bayes"}
 """Of the baselines. Bayes is the law that the embedded sample's labels are drawn from."""

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from tiebreak.data.augment import Augmentation
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.tokens import NO_LABEL, Tokens
+from tiebreak.data.tokens import Tokens
+from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 
 
 @dataclass(frozen=True)

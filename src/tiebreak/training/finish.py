@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiebreak.data.tokens import NO_LABEL
-from tiebreak.data.trained import read_prompts
+from tiebreak.evaluation import baselines
+from tiebreak.evaluation.metrics import softmax
+from tiebreak.evaluation.table import compare, render
 from tiebreak.files import write_json
-from tiebreak.models.loading import choose_precision, save_judge
-from tiebreak.report import baselines
+from tiebreak.labels import NO_LABEL
+from tiebreak.models.loading import choose_precision, save_model
+from tiebreak.models.trained import read_prompts
+from tiebreak.preemption import Stopped
 from tiebreak.report.card import leave_card
 from tiebreak.report.curves import leave_curves
-from tiebreak.report.metrics import softmax
-from tiebreak.report.table import compare, render
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.loop import Job, interrupted
-from tiebreak.training.preemption import Stopped
-from tiebreak.training.start import new_judge
+from tiebreak.training.start import new_model
 
 
 def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[str, Any]) -> None:
@@ -47,13 +47,13 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = compare(softmax(logits), labels, chars, fitted, bayes)
     precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
-    judge = job.engine.whole_judge(
-        lambda: new_judge(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
+    judge = job.engine.gathered_model(
+        lambda: new_model(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
     )
     if not job.engine.ranks.first:
         return
     claim.check()
-    save_judge(
+    save_model(
         judge, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job), learnt_from.get("in_sample", ())
     )
     record = {"best_step": best, "steps": cursor.step, "validation": rows}

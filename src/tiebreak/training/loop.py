@@ -10,21 +10,21 @@ from functools import partial
 import numpy as np
 import torch
 
+from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.config import Recipe
 from tiebreak.data.augment import Augmentation
 from tiebreak.data.plan import Plan, Step
 from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
-from tiebreak.report.metrics import scores, softmax
+from tiebreak.evaluation.metrics import scores, softmax
+from tiebreak.preemption import Stopped, StopRequest
 from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor
-from tiebreak.training.preemption import Stopped, StopRequest
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
-from tiebreak.training.watch import Watch
 
 SHOWN_IDS = 40
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
@@ -51,7 +51,7 @@ class Job:
     saver: Saver
     log: RunLog
     stop: StopRequest
-    watch: Watch
+    watch: HangWatchdog
     flops: StepFlops
     eval_every: int
     targets: np.ndarray | None = None

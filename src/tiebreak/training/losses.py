@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.tokens import NO_LABEL
+from tiebreak.labels import NO_LABEL
 from tiebreak.training.batches import Batch
 
 

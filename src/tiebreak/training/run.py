@@ -8,16 +8,19 @@ from pathlib import Path
 import torch
 
 from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
+from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import load_recipe
 from tiebreak.data.augment import Augmentation
 from tiebreak.data.plan import Plan
+from tiebreak.data.split import read_rows
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.errors import UserError
-from tiebreak.models.judge import count_parameters
 from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
-from tiebreak.preflight.run import Job as Preflight
-from tiebreak.preflight.run import look, look_at_network, wanted
+from tiebreak.models.preference import count_parameters
+from tiebreak.preemption import StopRequest
+from tiebreak.preflight.checks import Job as Preflight
+from tiebreak.preflight.checks import look, look_at_network, wanted
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.finish import finish
 from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
@@ -25,12 +28,9 @@ from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Job, Loss, fit
 from tiebreak.training.losses import cross_entropy, distillation
 from tiebreak.training.optimizer import build_optimizer
-from tiebreak.training.preemption import StopRequest
-from tiebreak.training.rows import read_rows
 from tiebreak.training.speed import StepFlops
-from tiebreak.training.start import new_judge
+from tiebreak.training.start import new_model
 from tiebreak.training.teachers import find_teachers
-from tiebreak.training.watch import Watch
 
 WATCH_FIRST_S = 60
 """The watch speaks this long before a collective times out: it knows who is at fault."""
@@ -75,7 +75,7 @@ def train(options: argparse.Namespace) -> int:
         resume = options.resume is not None
         claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
         precision = choose_precision(recipe.train.precision, ranks.device)
-        judge = new_judge(recipe, tokenizer, ranks.device, precision, rows.tokens, rows.train)
+        judge = new_model(recipe, tokenizer, ranks.device, precision, rows.tokens, rows.train)
         parameters, trained = count_parameters(judge)
         flops = StepFlops(judge, recipe.train.gradient_checkpointing)
         engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
@@ -122,7 +122,7 @@ def train(options: argparse.Namespace) -> int:
             saver=Saver(folder / CHECKPOINTS, engine, recipe.train.keep, claim, timeout_s),
             log=log,
             stop=StopRequest(folder),
-            watch=Watch(ranks, timeout_s),
+            watch=HangWatchdog(ranks, timeout_s),
             flops=flops,
             eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
             targets=teachers.targets if teachers else None,

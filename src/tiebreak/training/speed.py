@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from tiebreak.models.judge import Judge
 from tiebreak.models.last_layer import beyond_attention
 from tiebreak.models.loading import layers
+from tiebreak.models.preference import PreferenceModel
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
 PEAKS |= {"L40": 181e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
@@ -22,7 +22,7 @@ class StepFlops:
     follows the last layer's attention costs as much a text as a token elsewhere, where it sees the pooled ones alone.
     """
 
-    def __init__(self, judge: Judge, checkpointing: bool) -> None:
+    def __init__(self, judge: PreferenceModel, checkpointing: bool) -> None:
         backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
         config = judge.classifier.config
         linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]

@@ -4,21 +4,21 @@ import numpy as np
 import torch
 
 from tiebreak.config import Recipe
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.tokens import NO_LABEL, Tokens
-from tiebreak.models.heads import WithNumbers, head_of
-from tiebreak.models.judge import Judge
-from tiebreak.models.loading import build_judge
-from tiebreak.report.baselines import fit_logistic
+from tiebreak.data.tokens import Tokens
+from tiebreak.evaluation.baselines import fit_logistic
+from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
+from tiebreak.models.heads import FeatureHead, head_of
+from tiebreak.models.loading import build_model
+from tiebreak.models.preference import PreferenceModel
 
 
-def new_judge(
+def new_model(
     recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype, tokens: Tokens, rows: np.ndarray
-) -> Judge:
-    """`build_judge`, and where the recipe has features, a linear part fitted on the training rows (m,) of `tokens`."""
-    judge = build_judge(recipe, tokenizer, device, precision)
+) -> PreferenceModel:
+    """`build_model`, and where the recipe has features, a linear part fitted on the training rows (m,) of `tokens`."""
+    judge = build_model(recipe, tokenizer, device, precision)
     head = head_of(judge.classifier)
-    if isinstance(head, WithNumbers):
+    if isinstance(head, FeatureHead):
         head.start(*fit_numbers(tokens.numbers[rows], tokens.labels[rows], tokens.signs))
     return judge
 

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.tokens import NO_LABEL
 from tiebreak.errors import UserError
-from tiebreak.report.metrics import log_loss, softmax
+from tiebreak.evaluation.metrics import log_loss, softmax
+from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 
 TEMPERATURES = (0.05, 20.0)
 """Where a teacher's best temperature is sought."""
 
 
 @dataclass(frozen=True)
-class View:
+class TeacherLogits:
     """One teacher's logits (n, 3) of the training rows seen as A, B, and as B, A where `both` (n,) says so.
 
     `exact`: the probabilities are known to be right, so there is nothing to calibrate.
@@ -28,7 +27,9 @@ class View:
     exact: bool = False
 
 
-def make_targets(views: list[View], labels: np.ndarray, settings: DistillSettings) -> tuple[np.ndarray, list[dict]]:
+def make_targets(
+    views: list[TeacherLogits], labels: np.ndarray, settings: DistillSettings
+) -> tuple[np.ndarray, list[dict]]:
     """What each teacher teaches, and what is to be said of each.
 
     Args:
@@ -67,7 +68,7 @@ def make_targets(views: list[View], labels: np.ndarray, settings: DistillSetting
     return targets, told
 
 
-def best_temperature(view: View, labels: np.ndarray) -> float:
+def best_temperature(view: TeacherLogits, labels: np.ndarray) -> float:
     """What the logits of both orders must be divided by for the least log loss (Guo et al. 2017, ICML)."""
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.plan import SWAPPED_CLASS
-from tiebreak.data.tokens import NO_LABEL, Tokens
+from tiebreak.data.split import Rows
+from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
+from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.prediction.merge import read_parts
 from tiebreak.prediction.parts import read_rows
-from tiebreak.training.rows import Rows
-from tiebreak.training.targets import View, centred_log, make_targets
+from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
 
 BAYES = "bayes"
 SHOWN_IDS = 10
@@ -187,7 +187,9 @@ def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[t
     return list(zip(ids, groups.tolist(), chars[:, 0].tolist(), chars[:, 1].tolist(), strict=True))
 
 
-def view_of(name: str, predictions: list[Prediction], tokens: Tokens, train: np.ndarray, findings: Findings) -> View:
+def view_of(
+    name: str, predictions: list[Prediction], tokens: Tokens, train: np.ndarray, findings: Findings
+) -> TeacherLogits:
     """One teacher's logits of the training rows; what is wrong with them goes to `findings`."""
     count = len(train)
     keys = keys_of([tokens.ids[row] for row in train], tokens.groups[train], tokens.chars[train])
@@ -229,15 +231,15 @@ def view_of(name: str, predictions: list[Prediction], tokens: Tokens, train: np.
             f"teacher {name}: {len(doubled):,} rows are predicted more than once "
             f"({shown_ids([keys[k][0] for k in doubled])}); give each model a teacher's name of its own"
         )
-    return View(name, ab, ba, both)
+    return TeacherLogits(name, ab, ba, both)
 
 
-def view_of_bayes(tokens: Tokens, train: np.ndarray) -> View:
+def view_of_bayes(tokens: Tokens, train: np.ndarray) -> TeacherLogits:
     """The sample's own law as a teacher: nothing can be learnt beyond it."""
     if tokens.bayes is None or np.isnan(tokens.bayes[train]).any():
         raise UserError(f"--teachers {BAYES}: the law is known for the embedded sample's rows only")
     logits = centred_log(tokens.bayes[train])
-    return View(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
+    return TeacherLogits(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
 
 
 def check_extra(rows: Rows, findings: Findings) -> None:

@@ -1,0 +1,139 @@
+"""How honest the probabilities are: calibration error, reliability diagram, temperature."""
+
+import numpy as np
+
+from tiebreak.evaluation.bootstrap import Bootstrap, divide, estimate, newton
+from tiebreak.evaluation.metrics import CLIP
+from tiebreak.evaluation.schema import Bin, Calibration, Estimate
+from tiebreak.evaluation.scores import losses
+from tiebreak.labels import CLASS_NAMES
+
+BINS = 15
+SIMULATIONS = 200
+TEMPERATURES = (0.05, 20.0)
+"""Where the best temperature is sought: beyond these, a judge's confidence says nothing."""
+
+
+def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstrap, seed: int = 0) -> Calibration:
+    """All of it, for probabilities (n, 3) and labels (n,)."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = equal_mass_bins(confidence)
+    simulated = simulate_calibrated(confidence, bins, seed)
+    half = halves(bootstrap, seed)
+    temperature = fit_temperature(probabilities, labels, half, bootstrap)
+    gain = np.where(
+        half, 0, losses(probabilities, labels) - losses(apply_temperature(probabilities, temperature.value), labels)
+    )
+    return Calibration(
+        ece=calibration_error(confidence, right, bins, bootstrap),
+        ece_if_calibrated=float(simulated.mean()),
+        ece_if_calibrated_high=float(np.quantile(simulated, 0.95)),
+        reliability={name: reliability(probabilities[:, k], labels == k) for k, name in enumerate(CLASS_NAMES)},
+        temperature=temperature,
+        fitted_rows=int(half.sum()),
+        held_out_rows=int((~half).sum()),
+        held_out_gain=bootstrap.ratios(gain=(gain, ~half))["gain"],
+    )
+
+
+def equal_mass_bins(values: np.ndarray, count: int = BINS) -> np.ndarray:
+    """The bin (n,) of each value, bins holding equally many; equal values share one, so fewer may be left."""
+    edges = np.unique(np.quantile(values, np.arange(1, count) / count, method="inverted_cdf"))
+    return np.unique(np.searchsorted(edges, values, side="left"), return_inverse=True)[1]
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarray, bootstrap: Bootstrap) -> Estimate:
+    """Expected calibration error: sum over bins of |hits - summed confidence| / n.
+
+    Naeini et al. 2015 (AAAI), with bins of equal mass (Nguyen & O'Connor 2015) that resamples keep. A resample
+    adds noise to every bin and so raises the error: the resamples are centred on the value before the interval.
+    """
+    member = np.eye(bins.max() + 1)[bins]
+    gaps = np.concatenate([member * (right - confidence)[:, None], np.ones((len(bins), 1))], axis=1)
+    total, resampled = bootstrap.sums(gaps)
+    value, samples = (divide(np.abs(s[:, :-1]).sum(1), s[:, -1]) for s in (total[None], resampled))
+    found = estimate(float(value[0]), np.maximum(0, samples - samples.mean() + value[0]))
+    assert found is not None
+    return found
+
+
+def simulate_calibrated(confidence: np.ndarray, bins: np.ndarray, seed: int) -> np.ndarray:
+    """ECE (SIMULATIONS,) of verdicts that are right exactly as often as they claim: what chance alone gives."""
+    rng = np.random.default_rng(seed)
+    found = np.empty(SIMULATIONS)
+    for k in range(SIMULATIONS):
+        gap = (rng.random(len(confidence)) < confidence) - confidence
+        found[k] = np.abs(np.bincount(bins, gap)).sum() / len(confidence)
+    return found
+
+
+def reliability(predicted: np.ndarray, hit: np.ndarray) -> list[Bin]:
+    """Predicted probability of a class against its share, per bin of equal mass, with Wilson's 95 % interval."""
+    bins = equal_mass_bins(predicted)
+    found = []
+    for k in range(bins.max() + 1):
+        mine = bins == k
+        n, share = int(mine.sum()), float(hit[mine].mean())
+        low, high = wilson(share, n)
+        found.append(Bin(rows=n, predicted=float(predicted[mine].mean()), observed=share, low=low, high=high))
+    return found
+
+
+def wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a share of n rows (Wilson 1927, JASA 22)."""
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    width = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return float(max(0.0, centre - width)), float(min(1.0, centre + width))
+
+
+def halves(bootstrap: Bootstrap, seed: int) -> np.ndarray:
+    """A mask (n,): the rows of a random half of the prompt groups."""
+    order = np.random.default_rng([seed, 1]).permutation(bootstrap.groups)
+    return (order < (bootstrap.groups + 1) // 2)[bootstrap.index]
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n, 3) with their logits divided by the temperature (Guo et al. 2017, ICML)."""
+    from scipy.special import softmax
+
+    return softmax(np.log(np.clip(probabilities, CLIP, 1.0)) / temperature, axis=1)
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap) -> Estimate:
+    """The temperature of least log loss on the rows of a mask (n,), with a one-step bootstrap interval.
+
+    The loss is convex in the inverse temperature, which is what is sought.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    logits = np.log(np.clip(probabilities, CLIP, 1.0))
+    of_label = logits[np.arange(len(labels)), labels]
+    some, some_label = logits[rows], of_label[rows]
+
+    def loss(log_inverse: float) -> float:
+        inverse = np.exp(log_inverse)
+        return float((logsumexp(inverse * some, axis=1) - inverse * some_label).mean())
+
+    bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
+    inverse = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    least, most = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    inside = 1.001 * least < inverse < 0.999 * most
+    if not inside:  # more or less of it would be better still
+        inverse = least if inverse < 1 else most
+    resampled = np.array([inverse])
+
+    def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        heated = apply_temperature(probabilities, 1 / theta[0])
+        mean = (heated * logits).sum(1)
+        spread = (heated * (logits - mean[:, None]) ** 2).sum(1)
+        gradient, hessian = (np.where(rows, values, 0)[:, None] for values in (mean - of_label, spread))
+        return gradient, hessian[:, :, None]
+
+    if np.ptp(logits, axis=1).max() > 0:
+        theta, sampled = newton(np.array([inverse]), derivatives, bootstrap, polish=3 if inside else 0)
+        inverse, resampled = float(theta[0]), sampled[:, 0]
+    resampled = 1 / np.clip(resampled, least, most)
+    found = estimate(1 / inverse, resampled)
+    assert found is not None
+    return found

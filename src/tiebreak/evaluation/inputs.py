@@ -1,0 +1,209 @@
+"""What a report is made from: labelled rows, and predictions of them."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.labels import read_labels
+from tiebreak.data.predictions import ORDERS, read_predictions
+from tiebreak.data.table import REQUIRED, Pair, Problem, open_rows, read_table
+from tiebreak.errors import UserError
+from tiebreak.evaluation.self_enhancement import family_of
+
+PLAN = "prediction.json"
+ORDERS_TOLERANCE = 2e-8
+"""The mean of the two orders' files equals predictions.csv but for the nine decimals they are written with."""
+
+
+@dataclass
+class Predictions:
+    """One judge's predictions of the report's rows: probabilities (n, 3), orders (2, n, 3) or None, attacked or None.
+
+    `attacked` (n, 3) are those of the attacked table, NaN where it lacks the row.
+    """
+
+    name: str
+    path: Path
+    probabilities: np.ndarray
+    orders: np.ndarray | None = None
+    attacked: np.ndarray | None = None
+    family: str | None = None
+
+
+@dataclass
+class Rows:
+    """The labelled rows that every judge predicts, in the labels table's order.
+
+    Attributes:
+        ids: n. labels: (n,). groups: (n,), equal for equal prompts. pairs: n, or None without texts.
+        problems: rows of the labels table that were left out. notes: what was lacking.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    groups: np.ndarray
+    pairs: list[Pair] | None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def chars(self) -> np.ndarray:
+        """Characters of the two answers (n, 2)."""
+        assert self.pairs is not None
+        sizes = [[sum(map(len, pair.response_a)), sum(map(len, pair.response_b))] for pair in self.pairs]
+        return np.array(sizes, dtype=np.int64)
+
+
+def read_rows(path: Path, on_bad_row: str = "fail") -> Rows:
+    """The labelled rows of a table, with texts where it has them.
+
+    Raises:
+        UserError: an unusable table, bad rows under `fail`, or no label at all.
+    """
+    columns, _ = open_rows(path)
+    notes = []
+    if set(REQUIRED) <= set(columns):
+        table = read_table([path], on_bad_row)
+        labelled = [pair for pair in table.pairs if pair.label is not None]
+        if table.problems:
+            notes.append(f"{len(table.problems):,} rows of {path.name} could not be read and are left out")
+        if len(labelled) < len(table.pairs):
+            notes.append(f"{len(table.pairs) - len(labelled):,} rows of {path.name} have no label")
+        seen: dict[str, int] = {}
+        groups = np.array([seen.setdefault(normalise_prompt(pair.prompt), len(seen)) for pair in labelled])
+        labels = np.array([pair.label for pair in labelled], dtype=np.int64)
+        rows = Rows([pair.id for pair in labelled], labels, groups, labelled, table.problems, notes)
+    else:
+        known = read_labels(path)
+        notes.append(
+            f"{path.name} has no texts: no length or TF-IDF baseline, no slices, no verbosity audit, no examples; "
+            "and each row counts as a prompt of its own"
+        )
+        rows = Rows(list(known), np.array(list(known.values()), dtype=np.int64), np.arange(len(known)), None, [], notes)
+    if not rows.ids:
+        raise UserError(f"{path}: no labelled rows; the winner columns are absent or empty")
+    return rows
+
+
+def read_judges(
+    given: list[str], attacked: list[str], family: str | None, rows: Rows
+) -> tuple[list[Predictions], Rows]:
+    """The judges of the command line, and the rows that all of them predict.
+
+    Args:
+        given: `PATH` or `NAME=PATH`, a predictions.csv or a folder with one.
+        attacked: predictions of the attacked table, one for each of `given` in the same order, or none.
+
+    Raises:
+        UserError: a file that cannot be read, or that shares no id with the labels.
+    """
+    if attacked and len(attacked) != len(given):
+        raise UserError(f"--attacked names {len(attacked)} files for {len(given)} predictions: give one for each")
+    files = [split_name(text) for text in given]
+    read = [read_predictions(path) for _, path in files]
+    wanted = set(rows.ids)
+    for (_, path), (ids, _) in zip(files, read, strict=True):
+        found = wanted & set(ids)
+        if not found:
+            raise UserError(f"{path}: none of its ids is labelled; is it a prediction of another table?")
+        if len(found) < len(rows.ids):
+            rows.notes.append(f"{path} lacks {len(rows.ids) - len(found):,} labelled ids; no judge is scored on them")
+        wanted = found
+    if len(wanted) < len(rows.ids):
+        rows = _keep(rows, [k for k, name in enumerate(rows.ids) if name in wanted])
+    judges = []
+    for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, name_files(files), strict=True)):
+        judge = Predictions(name, path, _aligned(rows.ids, ids, probabilities))
+        judge.orders = _read_orders(path, rows, judge.probabilities)
+        plans = _read_plans(path)
+        judge.family = family or _guess_family(plans)
+        for leak in dict.fromkeys(leak for plan in plans for leak in plan.get("in_sample", [])):
+            rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
+        if attacked:
+            attacked_path = split_name(attacked[k])[1]
+            judge.attacked = _aligned(rows.ids, *read_predictions(attacked_path))
+            if np.isnan(judge.attacked).all():
+                raise UserError(f"{attacked_path}: none of its ids is labelled; attack and predict the same table")
+        judges.append(judge)
+    return judges, rows
+
+
+def _keep(rows: Rows, chosen: list[int]) -> Rows:
+    pairs = None if rows.pairs is None else [rows.pairs[k] for k in chosen]
+    ids = [rows.ids[k] for k in chosen]
+    return Rows(ids, rows.labels[chosen], rows.groups[chosen], pairs, rows.problems, rows.notes)
+
+
+def _aligned(wanted: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:
+    """The probabilities (n, 3) of the wanted ids, NaN where there is none."""
+    place = {name: k for k, name in enumerate(ids)}
+    padded = np.concatenate([probabilities, np.full((1, 3), np.nan)])
+    return padded[[place.get(name, -1) for name in wanted]]
+
+
+def _read_orders(path: Path, rows: Rows, probabilities: np.ndarray) -> np.ndarray | None:
+    files = [path.parent / name for name in ORDERS]
+    if path.name != "predictions.csv" or not all(file.is_file() for file in files):
+        return None
+    orders = np.stack([_aligned(rows.ids, *read_predictions(file)) for file in files])
+    if not np.allclose(orders.mean(0), probabilities, rtol=0, atol=ORDERS_TOLERANCE):
+        rows.notes.append(f"{files[0]} and {files[1].name} are not of the same prediction as {path}: left out")
+        return None
+    return orders
+
+
+def split_name(text: str) -> tuple[str | None, Path]:
+    """`PATH` or `NAME=PATH`; names and paths may hold equals signs, so the first path that exists is meant."""
+    places = [place for place, character in enumerate(text) if character == "="]
+    splits = [(None, Path(text)), *((text[:place], Path(text[place + 1 :])) for place in places if place)]
+    name, path = next((split for split in splits if split[1].exists()), splits[0])
+    if path.is_dir():
+        path /= "predictions.csv"
+        if not path.is_file():
+            raise UserError(f"{path.parent}: no predictions.csv in it; predict, or merge its parts")
+    return name, path
+
+
+def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
+    """Short names that tell the files apart: given ones, else folder or file names, with parents where needed."""
+    names = []
+    for given, path in files:
+        plain = path.parent if path.name == "predictions.csv" and path.parent.name else path.with_suffix("")
+        names.append([given] if given else list(plain.resolve().parts[::-1]))
+    taken = [parts[0] for parts in names]
+    for depth in (2, 3):
+        doubled = {name for name, count in Counter(taken).items() if count > 1}
+        taken = [
+            "/".join(parts[:depth][::-1]) if name in doubled and len(parts) > 1 else name
+            for name, parts in zip(taken, names, strict=True)
+        ]
+    count: Counter = Counter()
+    for k, name in enumerate(taken):
+        count[name] += 1
+        if count[name] > 1:
+            taken[k] = f"{name} ({count[name]})"
+    return taken
+
+
+def _read_plans(path: Path) -> list[dict]:
+    """What the prediction's folder says of the model, or of each of several, behind it; empty if nothing."""
+    try:
+        plan = json.loads((path.parent / PLAN).read_text(encoding="utf-8"))
+        if path.name != "predictions.csv":
+            return []
+        return [part for name in plan["models"] for part in _read_plans(path.parent / name / path.name)] or [plan]
+    except (OSError, ValueError, TypeError):
+        return []
+    except KeyError:
+        return [plan]
+
+
+def _guess_family(plans: list[dict]) -> str | None:
+    """The family of the models behind a prediction, by their recipes' bases, if it is one."""
+    bases = [Path(plan["base"].removeprefix("demo-")).name for plan in plans if "base" in plan]
+    families = {family_of(base) for base in bases}
+    return families.pop() if len(families) == 1 else None

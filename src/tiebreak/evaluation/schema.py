@@ -1,0 +1,253 @@
+"""What metrics.json holds: every figure of the report, typed and documented (docs/report.md shows it as a table)."""
+
+from pydantic import BaseModel, ConfigDict
+
+VERSION = 1
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Estimate(Part):
+    """A figure with its 95 % bootstrap interval over prompt groups."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassScores(Part):
+    rows: int
+    """Rows whose label is this class."""
+    precision: Estimate | None
+    """Of the rows given this verdict, the share that is right; none if the verdict never occurs."""
+    recall: Estimate | None
+    """Of the rows of this class, the share that gets this verdict."""
+    f1: Estimate | None
+    """Harmonic mean of the two; 0 where both are."""
+    log_loss: Estimate | None
+    """Mean -log p of this class over its rows, in nats."""
+
+
+class Scores(Part):
+    log_loss: Estimate
+    """Mean -log p of the true class, in nats."""
+    accuracy: Estimate
+    """Share of rows whose most probable class is the label."""
+    macro_f1: Estimate
+    """Unweighted mean of the three classes' F1."""
+    brier: Estimate
+    """Mean squared distance between probabilities and one-hot label, summed over classes: 0 to 2."""
+    classes: dict[str, ClassScores]
+    """By `A`, `B` and `tie`."""
+    confusion: list[list[int]]
+    """Rows by label (first index: A, B, tie) and verdict (second)."""
+    gap_closed: Estimate | None
+    """(prior - this) / (prior - Bayes) in log loss; on the embedded sample only."""
+
+
+class Slice(Part):
+    by: str
+    """What the rows are parted by."""
+    name: str
+    rows: int
+    log_loss: Estimate
+    accuracy: Estimate
+
+
+class Bin(Part):
+    rows: int
+    predicted: float
+    """Mean predicted probability of the class in the bin."""
+    observed: float
+    """Share of the bin's rows with that label."""
+    low: float
+    """95 % Wilson interval of `observed`."""
+    high: float
+
+
+class Calibration(Part):
+    ece: Estimate
+    """Expected calibration error of the verdict's probability: 15 bins of equal mass."""
+    ece_if_calibrated: float
+    """Mean ECE of a perfectly calibrated judge with these probabilities and this many rows (200 simulations)."""
+    ece_if_calibrated_high: float
+    """The 95th percentile of the same: an ECE above it is more than chance."""
+    reliability: dict[str, list[Bin]]
+    """Per class, up to 15 bins of equal mass by its predicted probability."""
+    temperature: Estimate
+    """Logits divided by it have the lowest log loss on half of the prompts; above 1: overconfident."""
+    fitted_rows: int
+    """Rows of that half."""
+    held_out_rows: int
+    """Rows of the other half."""
+    held_out_gain: Estimate | None
+    """Log loss that the temperature saves on the other half."""
+
+
+class Position(Part):
+    both_orders: bool
+    """Whether predictions in both answer orders were there; if not, the last four are none."""
+    first_preference: Estimate
+    """Mean P(shown first wins) - P(shown second wins); over both orders, or over the table's own."""
+    humans: Estimate
+    """Share of labels A minus share of labels B: humans saw A first."""
+    excess: Estimate
+    """The same of the judge in the table's own order, minus the humans'."""
+    consistency: Estimate | None
+    """Share of rows with the same verdict in both orders."""
+    first_favoured: Estimate | None
+    """Share of rows where each order's verdict is the answer shown first."""
+    second_favoured: Estimate | None
+    """Share of rows where each order's verdict is the answer shown second."""
+    mean_change: Estimate | None
+    """Mean total variation distance between the two orders' probabilities."""
+
+
+class LengthBin(Part):
+    longer_by: float
+    """Least ratio of the longer answer to the shorter one, in characters."""
+    up_to: float | None
+    """The ratio where the next bin begins."""
+    rows: int
+    judge: Estimate
+    """P(prefers the longer | decided), by probability."""
+    humans: Estimate
+    """Share of decided labels that chose the longer."""
+
+
+class Verbosity(Part):
+    rows: int
+    """Rows whose answers differ in length."""
+    prefers_longer: Estimate
+    """sum P(longer wins) / sum P(not a tie)."""
+    verdict_prefers_longer: Estimate | None
+    """Of the judge's verdicts that are not ties, the share for the longer; sharper than its probabilities."""
+    humans: Estimate
+    """Of the labels that are not ties, the share for the longer."""
+    excess: Estimate
+    """prefers_longer - humans."""
+    bins: list[LengthBin]
+    length_effect: Estimate
+    """Slope of the judge's decided log odds of A over B on log(length of A / length of B), logistic model."""
+    humans_length_effect: Estimate
+    """The same model on the labels."""
+    excess_length_effect: Estimate
+    """length_effect - humans_length_effect."""
+    residual_length_effect: Estimate
+    """The humans' slope once the judge's own log odds are taken as given; below 0: the judge overweights length."""
+    twice_as_long: float
+    """The judge's modelled P(A preferred | decided) for an answer A twice as long as B, at no position preference."""
+    humans_twice_as_long: float
+
+
+class Family(Part):
+    family: str
+    rows: int
+    """Rows where exactly one answer is this family's."""
+    judge: Estimate
+    """Its win rate by the judge's probabilities, a tie counting half."""
+    humans: Estimate
+    """Its win rate by the labels."""
+    excess: Estimate
+    """judge - humans."""
+
+
+class SelfEnhancement(Part):
+    judge_family: str | None
+    own_excess: Estimate | None
+    """The judge's own family's `excess`; none where it does not occur or the judge's family is not known."""
+    families: list[Family]
+
+
+class Repetition(Part):
+    rows: int
+    """Rows predicted both as they are and with one answer doubled."""
+    win_gain: Estimate
+    """Mean change of P(win) of the doubled answer."""
+    toward: Estimate
+    """Share of rows whose verdict moves towards the doubled answer."""
+    away: Estimate
+    """Share of rows whose verdict moves away from it."""
+    net: Estimate
+    """toward - away."""
+
+
+class Mistake(Part):
+    id: str
+    label: str
+    verdict: str
+    probability: float
+    """Of the verdict."""
+
+
+class JudgeReport(Part):
+    name: str
+    path: str
+    scores: Scores
+    slices: list[Slice]
+    calibration: Calibration
+    position: Position
+    verbosity: Verbosity | None
+    self_enhancement: SelfEnhancement | None
+    repetition: Repetition | None
+    mistakes: list[Mistake]
+    """The most confident wrong verdicts."""
+
+
+class SlicePair(Part):
+    by: str
+    name: str
+    rows: int
+    only_first: int
+    only_second: int
+
+
+class Pair(Part):
+    first: str
+    second: str
+    log_loss: Estimate
+    """First minus second: below 0, the first is better."""
+    accuracy: Estimate
+    """First minus second: above 0, the first is better."""
+    agreement: Estimate
+    """Share of rows with the same verdict."""
+    both_right: int
+    only_first: int
+    only_second: int
+    neither: int
+    slices: list[SlicePair]
+    """Who is right where."""
+
+
+class Run(Part):
+    name: str
+    steps: int
+    loss: float
+    """Mean training loss of the last tenth of the steps."""
+    best_step: int | None
+    best_validation_log_loss: float | None
+    tokens_per_second: float
+    """Over the whole run."""
+
+
+class Report(Part):
+    version: int = VERSION
+    labels: str
+    """The labels table's name."""
+    rows: int
+    """Labelled rows that every file predicts."""
+    prompts: int
+    """Distinct prompts among them, the unit of resampling."""
+    class_counts: dict[str, int]
+    """Labels `A`, `B` and `tie`."""
+    resamples: int
+    seed: int
+    notes: list[str]
+    """What was lacking or left out."""
+    baselines: dict[str, Scores]
+    """By `prior`, `length`, `tfidf` (fitted on the other folds' prompts) and, on the embedded sample, `bayes`."""
+    judges: list[JudgeReport]
+    pairs: list[Pair]
+    runs: list[Run]

@@ -1,0 +1,136 @@
+"""Whether a model folder is whole: read from the heads of its files, no weight is loaded."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+from tiebreak.config import Recipe, cache_folder
+from tiebreak.data.templates import TEMPLATES
+from tiebreak.errors import UserError
+from tiebreak.models.bases import resolve_base
+from tiebreak.models.demo import FAMILIES, VERSION
+from tiebreak.preflight.findings import FAIL, NOTE, Finding
+
+INDEX = "model.safetensors.index.json"
+TEXT = "which answer would people prefer, or is it a tie?"
+MARKS = ("▁", "##", "Ġ", " ")
+"""What a tokenizer without a decoder of its own leaves of spaces."""
+
+
+def find_folder(base: str) -> Path | Finding:
+    """The local folder of a base, or what is to be said where there is none. Builds and downloads nothing.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if base in FAMILIES:
+        folder = cache_folder() / "models" / f"{base}-v{VERSION}"
+        return folder if folder.is_dir() else Finding("model files", f"{base}: built at its first use", NOTE)
+    found = resolve_base(base)
+    if Path(found).is_dir():
+        return Path(found)
+    if Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") != 1:
+        raise UserError(
+            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): mend model.base or --model"
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(cached := try_to_load_from_cache(base, "config.json"), str):
+        return Path(cached).parent
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise UserError(
+            f"{base}: there is no such folder, it is not in the hub's cache here, and HF_HUB_OFFLINE is set: give a "
+            "local folder with --model (sbatch: MODEL=...), or fetch it before"
+        )
+    return Finding("model files", f"{base}: neither a folder nor in the hub's cache: to be downloaded first", NOTE)
+
+
+def check_folder(folder: Path) -> Finding:
+    """Configuration, tokenizer and weights are there, and each safetensors file is as long as its header says."""
+    if not (folder / "config.json").is_file():
+        return Finding("model files", f"{folder}: the folder holds no config.json, so it is no model folder", FAIL)
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        return Finding("model files", f"{folder / 'config.json'}: not readable as JSON ({error})", FAIL)
+    wanted: dict[str, set[str]] = {}
+    if (folder / INDEX).is_file():
+        try:
+            for tensor, name in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items():
+                wanted.setdefault(name, set()).add(tensor)
+        except (ValueError, KeyError, AttributeError):
+            return Finding("model files", f"{folder / INDEX}: damaged: fetch the folder again", FAIL)
+    elif (folder / "model.safetensors").is_file():
+        wanted["model.safetensors"] = set()
+    elif pickled := sorted(path.name for path in folder.glob("*.bin")):
+        return Finding("model files", f"{folder}: no safetensors; {', '.join(pickled[:2])} are not looked into", NOTE)
+    else:
+        return Finding("model files", f"{folder}: it holds no weights (no model.safetensors, no {INDEX})", FAIL)
+    faults, size = [], 0
+    for name, tensors in sorted(wanted.items()):
+        fault = fault_of(folder / name, tensors)
+        faults += [fault] if fault else []
+        size += 0 if fault else (folder / name).stat().st_size
+    if faults:
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        return Finding("model files", f"{faults[0]}{more}: fetch the folder again", FAIL)
+    files = f"{len(wanted)} safetensors file{'s' * (len(wanted) > 1)}"
+    return Finding("model files", f"{folder}: {files}, {size / 1e9:,.2f} GB, whole by their headers")
+
+
+def fault_of(path: Path, tensors: set[str]) -> str | None:
+    """What is wrong with a safetensors file that ought to hold these tensors, by its header and its size."""
+    if not path.is_file():
+        return f"{path}: the index names it, but it is not there"
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        if length > size - 8:
+            return f"{path}: truncated: {size:,} bytes, less than its header"
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{path}: its header is not that of a safetensors file"
+    whole = 8 + length + max(ends, default=0)
+    if size != whole:
+        word = "truncated" if size < whole else "too long"
+        return f"{path}: {word}: {size:,} bytes, {whole:,} by its header"
+    if absent := sorted(tensors - header.keys()):
+        return f"{path}: lacks {len(absent)} tensors that the index promises, for example {absent[0]}"
+    return None
+
+
+def check_tokenizer(folder: Path, recipe: Recipe) -> Finding:
+    """A text comes back as it was, and every id has a row in the embeddings."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        others = [name for name in ("spm.model", "tokenizer.model", "vocab.txt") if (folder / name).is_file()]
+        if not others:
+            return Finding("tokenizer", f"{folder}: no tokenizer.json in it, nor another tokenizer's file", FAIL)
+        return Finding("tokenizer", f"{others[0]}: converted when the run starts, not looked into", NOTE)
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    except Exception as error:  # tokenizers raises nothing narrower
+        return Finding("tokenizer", f"{path}: not readable ({error})", FAIL)
+    encoded = tokenizer.encode(TEXT, add_special_tokens=False)
+    back = tokenizer.decode(encoded.ids)
+    if _bare(back) != _bare(TEXT):
+        return Finding("tokenizer", f"{path}: {TEXT!r} comes back as {back!r}: it is not this model's", FAIL)
+    largest = max(tokenizer.get_vocab().values())
+    added = [token for token in TEMPLATES[recipe.model.template].added if tokenizer.token_to_id(token) is None]
+    if rows is not None and max(encoded.ids) >= rows:
+        return Finding("tokenizer", f"{path}: ids up to {largest}, but the model has {rows} embeddings", FAIL)
+    learnt = f"; {len(added)} special tokens of the template are added" if added else ""
+    return Finding("tokenizer", f"{len(encoded.ids)} tokens there and back, {largest + 1:,} in all{learnt}")
+
+
+def _bare(text: str) -> str:
+    for mark in MARKS:
+        text = text.replace(mark, "")
+    return text.casefold()

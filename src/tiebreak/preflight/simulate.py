@@ -1,0 +1,107 @@
+"""`tiebreak preflight --fake-world N`: a job of N ranks planned here, from the token lengths of the data."""
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiebreak.config import Recipe, load_recipe
+from tiebreak.data.plan import Plan
+from tiebreak.models.architectures import find_architecture
+from tiebreak.preflight.traffic import ENGINES, LINKS, RATE, bytes_per_step, efficiency, find_payload
+
+ENOUGH_ROWS = 8
+"""Rows of a step for each rank from which the plan can balance them."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Over the steps of a plan: tokens of a rank, mean and most; the mean of (most / mean); and micro-batches.
+
+    `idle` is the share of ranks without a row.
+    """
+
+    steps: int
+    mean_tokens: float
+    most_tokens: float
+    straggle: float
+    micro_batches: float
+    idle: float
+
+
+def measure(plan: Plan) -> Balance:
+    """Lay every step of a plan onto its ranks."""
+    means, mosts, straggles, micro, idle = [], [], [], [], []
+    for index in range(plan.steps):
+        step = plan.step(index)
+        lengths = plan.lengths[step.rows]
+        tokens = np.array([sum(int(lengths[part].sum()) for part in parts) for parts in step.micro_batches])
+        means.append(tokens.mean())
+        mosts.append(tokens.max())
+        straggles.append(tokens.max() / tokens.mean())
+        micro.append(len(step.micro_batches[0]))
+        idle.append((tokens == 0).mean())
+    means_of = (float(np.mean(values)) for values in (means, mosts, straggles, micro, idle))
+    return Balance(plan.steps, *means_of)
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """The command: print the plan of a job of `options.fake_world` ranks."""
+    from tiebreak.data.split import read_rows
+    from tiebreak.models.bases import resolve_base
+    from tiebreak.models.loading import load_tokenizer
+
+    recipe = load_recipe(options.recipe, options.set)
+    if options.model:
+        recipe.model.base = options.model
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    options.teachers, options.extra = [], []
+    rows = read_rows(options, recipe, tokenizer, print)
+    train, world = recipe.train, options.fake_world
+    lengths = rows.tokens.lengths[rows.train]
+    started = time.perf_counter()
+    plan = Plan(
+        lengths,
+        train.batch_size,
+        train.epochs,
+        train.seed,
+        recipe.data.swap,
+        max_steps=train.max_steps,
+        world=world,
+        tokens=train.tokens_per_micro_batch,
+    )
+    found = measure(plan)
+    seconds = time.perf_counter() - started
+    print(
+        f"{world:,} ranks, {len(lengths):,} rows of {lengths.mean():,.0f} tokens on average: {found.steps:,} steps of "
+        f"{train.batch_size:,} rows, planned in {seconds:.1f} s\n"
+        f"tokens of a rank in a step: {found.mean_tokens:,.0f} on average, {found.most_tokens:,.0f} on the fullest, "
+        f"in {found.micro_batches:.1f} micro-batches; straggle factor {found.straggle:.3f}"
+    )
+    if train.batch_size < ENOUGH_ROWS * world:
+        print(
+            f"note: {train.batch_size / world:.2g} rows a rank and step leave {found.idle:.0%} of the ranks idle and "
+            f"the rest uneven: take fewer ranks, or train.batch_size={ENOUGH_ROWS * world} and a learning rate to match"
+        )
+    architecture = find_architecture(resolve_base(recipe.model.base))
+    if architecture is None:
+        print(f"traffic: the sizes of {recipe.model.base} are not known here")
+        return 0
+    print(render_traffic(recipe, architecture, found, world))
+    return 0
+
+
+def render_traffic(recipe: Recipe, architecture: dict, found: Balance, world: int) -> str:
+    """Bytes a rank sends in a step, and the efficiency at each link speed, by engine."""
+    payload = find_payload(recipe, architecture)
+    head = f"{'engine':8}{'MB a step':>14}" + "".join(f"{f'{link} Gbit/s':>12}" for link in LINKS)
+    lines = [
+        f"what each rank sends, and the share of a step in which it computes ({RATE / 1e12:.0f} TFLOP/s, no overlap):",
+        head,
+    ]
+    for engine in ENGINES:
+        sent = bytes_per_step(engine, payload, world, found.micro_batches)
+        shares = [efficiency(sent, link, found.mean_tokens, found.most_tokens, payload.per_token) for link in LINKS]
+        lines.append(f"{engine:8}{sent / 1e6:>14,.1f}" + "".join(f"{share:>12.1%}" for share in shares))
+    return "\n".join(lines)

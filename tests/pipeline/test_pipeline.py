@@ -1,0 +1,109 @@
+"""The whole chain in one command: its plan, its folder, its end."""
+
+import csv
+import json
+import re
+
+import pipeline_chaos
+import pytest
+
+from tiebreak.cli import main
+from tiebreak.errors import UserError
+from tiebreak.options import build_parser
+from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
+from tiebreak.pipeline.run_pipeline import make_plan
+
+
+def stages_of(tmp_path, recipe="demo", *words):
+    options = build_parser().parse_args(["pipeline", "--recipe", recipe, "--out", str(tmp_path / "out"), *words])
+    return make_plan(load_pipeline(recipe), tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PIPELINES.glob("*.yaml")))
+def test_each_stage_comes_after_what_it_needs_and_is_a_command(tmp_path, name):
+    found: set[str] = set()
+    for stage in stages_of(tmp_path, name):
+        assert set(stage.needs) <= found, stage
+        assert stage.name not in found
+        found.add(stage.name)
+        build_parser().parse_args(stage.arguments)
+    last = stages_of(tmp_path, name)[-1]
+    needed, waiting = set(), [last.name]
+    by_name = {stage.name: stage for stage in stages_of(tmp_path, name)}
+    while waiting:
+        needed.add(stage := waiting.pop())
+        waiting += by_name[stage].needs
+    assert needed == found, "every stage leads to the last one"
+
+
+def test_a_student_learns_from_all_folds_of_all_teachers(tmp_path):
+    by_name = {stage.name: stage for stage in stages_of(tmp_path)}
+    teachers = [f"{name}/fold-{k}/oof" for name in ("gemma2", "llama2") for k in range(2)]
+    assert set(by_name["student"].needs) == set(teachers)
+    words = by_name["student"].arguments
+    told = words[words.index("--teachers") + 1 :][:2]
+    out = tmp_path / "out"
+    assert told == [f"{name}={out}/{name}/fold-0/oof,{out}/{name}/fold-1/oof" for name in ("gemma2", "llama2")]
+
+
+def test_stages_are_listed_without_a_trace(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["pipeline", "--out", str(out), "--stages"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["tables/train", "-", "cpu", "todo"]
+    assert ["gemma2/fold-1/oof", "gemma2/fold-1", "gpu", "todo"] in lines
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "none"], "no pipeline 'none'; shipped are demo, first-place"),
+        (["--data", "x.csv"], "--data and --test come together"),
+        (["--data", "x.csv", "--test", "y.csv"], "x.csv, y.csv: no such file"),
+        (["--stage", "report"], "--stage report: not before gemma2/test"),
+        (["--stage", "nothing"], "--stage nothing: the stages are tables/train"),
+    ],
+)
+def test_a_mistake_is_told(tmp_path, capsys, words, message):
+    assert main(["pipeline", "--out", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("folds: 1\nstudent: {recipe: distill-demo}\n", "folds: Input should be greater than or equal to 2"),
+        ("teachers: {a: {recipe: demo-gemma2, sets: []}}\nstudent: {recipe: distill-demo}\n", "sets: no such field"),
+        ("teachers: {a: {recipe: nothing}}\nstudent: {recipe: distill-demo}\n", "no recipe 'nothing'"),
+        ("teachers: {report: {recipe: demo-gemma2}}\nstudent: {recipe: distill-demo}\n", "cannot be named report"),
+    ],
+)
+def test_a_faulty_recipe_is_told(tmp_path, text, message):
+    (tmp_path / "chain.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_pipeline(str(tmp_path / "chain.yaml"))
+
+
+@pytest.mark.processes
+def test_a_chain_killed_twice_ends_as_undisturbed_and_repeats_nothing(tmp_path, capsys):
+    had, _, _ = pipeline_chaos.torment(tmp_path, kills=2, seed=1, longest=25)
+    assert had == 2
+    out = tmp_path / "killed-1"
+    found = json.loads((out / "metrics.json").read_text())
+    assert list(found["rows"]) == ["prior", "length", "tfidf", "llama", "student", "bayes"]
+    assert found["test_rows"] == 60 and all("log_loss" in row for row in found["rows"].values())
+    assert found["rows"]["bayes"]["gap_closed"] == 1 and found["rows"]["student"]["parameters"] > 100_000
+    assert found["rows"]["student"]["rows_per_second"] > 0
+    with open(out / "submission.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "winner_model_a", "winner_model_b", "winner_tie"] and len(rows) == 60
+    assert (out / "report" / "index.html").is_file()
+
+    again = pipeline_chaos.command(tmp_path, out)[3:]
+    assert main(again) == 0
+    text = capsys.readouterr().out
+    assert "$ tiebreak" not in text and "student distilled" in text, "a second call runs nothing and shows the table"
+    (tmp_path / "chain.yaml").write_text((tmp_path / "chain.yaml").read_text().replace("folds: 2", "folds: 3"))
+    assert main(again) == 2
+    assert "of another chain: its recipe differ" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""Published sizes: parameters, adapters and memory at full size, on the meta device."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from tiebreak.config import load_recipe, shipped
+from tiebreak.models.architectures import (
+    ARCHITECTURES,
+    DECODERS,
+    ENCODERS,
+    count_weights,
+    find_architecture,
+    linear_weights,
+    lora_weights,
+)
+from tiebreak.models.heads import HEADS
+from tiebreak.models.loading import _add_adapters, _linear_layers
+from tiebreak.preflight.memory import estimate, trained_weights
+
+BACKBONES = {
+    # Parameters of the published checkpoints less their language-model heads, where these are not tied.
+    "google/gemma-2-2b-it": 2_614_341_888,
+    "google/gemma-2-9b-it": 9_241_705_984,
+    "google/gemma-2-27b-it": 27_227_128_320,
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616 - 131_072_000,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320 - 163_840_000,
+    "meta-llama/Llama-2-70b-hf": 68_976_648_192 - 262_144_000,
+    "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248 - 525_336_576,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512 - 544_997_376,
+    "microsoft/deberta-v3-xsmall": 70_682_112,
+    "microsoft/deberta-v3-small": 141_304_320,
+    "microsoft/deberta-v3-base": 183_831_552,
+    "microsoft/deberta-v3-large": 434_012_160,
+}
+FULL_SIZE = [name for name in shipped() if "demo" not in name]
+
+
+def on_meta(base):
+    fields = dict(ARCHITECTURES[base])
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields, num_labels=3)
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+
+
+@pytest.mark.parametrize("base", ARCHITECTURES)
+def test_parameters_are_those_of_the_published_models(base):
+    model = on_meta(base)
+    backbone = getattr(model, model.base_model_prefix)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == BACKBONES[base]
+    sizes = count_weights(ARCHITECTURES[base])
+    assert sizes.base == BACKBONES[base], "counted from the configuration alone"
+    assert sizes.total == sum(parameter.numel() for parameter in model.parameters())
+    linear = [(m.in_features, m.out_features) for m in backbone.modules() if isinstance(m, torch.nn.Linear)]
+    assert sorted(linear) == sorted(linear_weights(ARCHITECTURES[base]))
+
+
+def test_adapters_of_gemma_2_9b():
+    """54.02 M at rank 16 on all linear layers."""
+    assert lora_weights(ARCHITECTURES["google/gemma-2-9b-it"], 16) == pytest.approx(54.02e6, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_each_recipe_is_built_at_full_size(name):
+    """Adapters stand on every linear layer of the backbone, on nothing else, and are the whole that is trained."""
+    recipe = load_recipe(name)
+    model = on_meta(recipe.model.base)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    if recipe.model.method == "full":
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == whole
+        return
+    linear = len(linear_weights(ARCHITECTURES[recipe.model.base]))
+    assert _linear_layers(model)
+    adapted = _add_adapters(model, recipe.model)
+    trained = {key: p.numel() for key, p in adapted.named_parameters() if p.requires_grad}
+    lora = {key: size for key, size in trained.items() if "lora_" in key}
+    assert len(lora) == 2 * linear
+    assert sum(lora.values()) == lora_weights(ARCHITECTURES[recipe.model.base], recipe.model.lora.r)
+    assert all(any(head in key.split(".") for head in HEADS) for key in trained.keys() - lora.keys())
+    assert 0.001 < sum(trained.values()) / whole < 0.05
+
+
+def test_memory_grows_and_shrinks_with_what_it_depends_on():
+    def gib(name, *changes, **cut):
+        return estimate(load_recipe(name, changes), **cut).gib
+
+    qlora = gib("gemma2-9b")
+    assert 8.32e9 * 0.516 / 2**30 < qlora < 24, "the 4-bit base alone is 4 GiB; recipes promise a 24 GiB GPU"
+    assert gib("gemma2-9b", "model.bits=8") > qlora + 3
+    assert gib("gemma2-9b", "train.gradient_checkpointing=false") > 4 * qlora
+    assert gib("gemma2-9b", "train.tokens_per_micro_batch=4096") < qlora
+    full = gib("gemma2-9b", "model.method=full")
+    assert full > 9.24e9 * 16 / 2**30, "fp32 weights, gradients and two moments"
+    small = {"zero_optimization": {"reduce_bucket_size": 10**6}}
+    assert gib("gemma2-9b", "model.method=full", engine="zero2", world=8, ds=small) < full - 80
+    assert gib("gemma2-9b", "model.method=full", engine="zero3", world=8, ds=small) < 60
+    loading = estimate(load_recipe("gemma2-9b", ["model.method=full"]), "fsdp", 64)
+    assert loading.gib > loading.loading / 2**30 > 9.24e9 * 4 / 2**30, "every rank first loads the whole base"
+    assert loading.running < loading.loading
+    assert estimate(load_recipe("demo-gemma2")) is None
+
+
+def test_activations_of_gemma_2_9b_without_checkpointing():
+    """8.46 MiB a token was measured (dropout 0)."""
+    recipe = load_recipe("gemma2-9b", ["train.gradient_checkpointing=false"])
+    found = estimate(recipe)
+    assert found.activations / recipe.train.tokens_per_micro_batch / 2**20 == pytest.approx(8.46, rel=0.02)
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 99}
+
+
+@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS])
+def test_weights_of_a_local_folder(kind, tmp_path):
+    """Counted from its config.json, with what a family leaves out, against the model that transformers makes of it."""
+    more = {} if kind in ENCODERS else {"num_key_value_heads": 2}
+    AutoConfig.for_model(kind, **SMALL, **more, num_labels=3).save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(tmp_path))
+    found = find_architecture(str(tmp_path))
+    assert count_weights(found).total == sum(parameter.numel() for parameter in model.parameters())
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert find_architecture(str(tmp_path)) is None
+
+
+def test_what_is_frozen_is_not_trained():
+    recipe = load_recipe("deberta-v3-base")
+    found = find_architecture(recipe.model.base)
+    sizes = count_weights(found)
+    trained = {
+        freeze: trained_weights(load_recipe("deberta-v3-base", [f"model.freeze={freeze}"]), sizes, found)
+        for freeze in ("none", "embeddings", 6, 12, "backbone")
+    }
+    assert trained["none"] == sizes.total and trained["backbone"] == sizes.head == trained[12]
+    assert trained["embeddings"] == sizes.total - sizes.embeddings
+    assert trained[6] == pytest.approx((trained["embeddings"] + sizes.head) / 2, rel=1e-3)

@@ -1,0 +1,178 @@
+"""The embedded sample: same bytes by seed, Kaggle's encoding, a law that is known exactly."""
+
+import csv
+import time
+
+import numpy as np
+import pytest
+
+from tiebreak.cli import main
+from tiebreak.data.cells import decode_json_cell, encode_json_cell
+from tiebreak.data.table import TEXT_COLUMNS, read_table
+from tiebreak.errors import UserError
+from tiebreak.sample.generator import bayes_probabilities, is_sample, law, write_sample
+
+ROWS = 6_000  # more than one chunk of the generator
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """A short sample, its summary and its pairs."""
+    path = tmp_path_factory.mktemp("sample") / "sample.csv"
+    summary = write_sample(path, ROWS, seed=3, profile="short")
+    return path, summary, read_table([path], need_labels=True).pairs
+
+
+@pytest.fixture(scope="module")
+def probabilities(sample):
+    _, _, pairs = sample
+    return bayes_probabilities([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+
+
+def labels_of(pairs) -> np.ndarray:
+    return np.array([pair.label for pair in pairs])
+
+
+def test_the_same_seed_gives_the_same_bytes(sample, tmp_path):
+    path, summary, _ = sample
+    assert write_sample(tmp_path / "again.csv", ROWS, seed=3, profile="short") == summary
+    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"profile": "arena"}])
+def test_another_seed_or_profile_gives_another_table(tmp_path, change):
+    write_sample(tmp_path / "one.csv", 50, **{"seed": 3, "profile": "short"})
+    write_sample(tmp_path / "two.csv", 50, **({"seed": 3, "profile": "short"} | change))
+    assert (tmp_path / "one.csv").read_bytes() != (tmp_path / "two.csv").read_bytes()
+
+
+def test_every_cell_is_in_the_encoding_of_kaggle(sample):
+    with open(sample[0], encoding="ascii", newline="") as file:
+        cells = [row[name] for row in csv.DictReader(file, strict=True) for name in TEXT_COLUMNS]
+    assert len(cells) == 3 * ROWS
+    assert all(encode_json_cell(decode_json_cell(cell)) == cell for cell in cells)
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    ["[]", "[null]", '[""]', ",null", "\\ud83d\\ude0a", "\\/", '\\"', '","'],
+    ids=str,
+)
+def test_the_oddities_of_the_real_table_are_there(sample, oddity):
+    with open(sample[0], encoding="ascii", newline="") as file:
+        assert any(oddity in row[name] for row in csv.DictReader(file) for name in TEXT_COLUMNS)
+
+
+def test_multi_turn_rows_are_as_common_as_in_the_real_table(sample):
+    share = np.mean([len(pair.prompt) > 1 for pair in sample[2]])
+    error = np.sqrt(0.131 * 0.869 / ROWS)
+    assert abs(share - 0.131) < 4 * error
+
+
+def test_ids_rise_below_two_to_the_32(sample):
+    ids = np.array([int(pair.id) for pair in sample[2]])
+    assert (np.diff(ids) > 0).all() and 2**30 < ids[-1] < 2**32
+
+
+def test_bayes_is_the_mean_entropy_of_the_law_read_back_from_the_texts(sample, probabilities):
+    entropy = -(probabilities * np.log(probabilities)).sum(1).mean()
+    # The same float64 terms in another order: rounding alone differs.
+    assert sample[1].bayes == pytest.approx(entropy, rel=1e-10)
+
+
+def test_bayes_realised_is_the_law_on_the_drawn_labels(sample, probabilities):
+    _, summary, pairs = sample
+    realised = -np.log(probabilities[np.arange(ROWS), labels_of(pairs)]).mean()
+    assert summary.bayes_realised == pytest.approx(realised, rel=1e-10)
+
+
+def test_prior_is_the_entropy_of_the_drawn_class_shares(sample):
+    path, summary, pairs = sample
+    counts = np.bincount(labels_of(pairs), minlength=3)
+    assert summary.class_counts == tuple(counts.tolist())
+    assert summary.prior == pytest.approx(-(counts / ROWS * np.log(counts / ROWS)).sum(), rel=1e-10)
+    assert (summary.rows, summary.bytes) == (ROWS, path.stat().st_size)
+    assert summary.bayes < summary.prior - 0.05, "there must be something to learn"
+
+
+def test_labels_follow_the_law(sample, probabilities):
+    """Log loss on the drawn labels, and each class's count, within four standard errors of the expected."""
+    labels = labels_of(sample[2])
+    losses = -np.log(probabilities)
+    entropy = (probabilities * losses).sum(1)
+    spread = np.sqrt(((probabilities * losses**2).sum(1) - entropy**2).sum())
+    assert abs(losses[np.arange(ROWS), labels].sum() - entropy.sum()) < 4 * spread
+    for k in range(3):
+        spread = np.sqrt((probabilities[:, k] * (1 - probabilities[:, k])).sum())
+        assert abs((labels == k).sum() - probabilities[:, k].sum()) < 4 * spread
+
+
+def test_labels_are_calibrated_along_the_law(sample, probabilities):
+    """Within each fifth of P(A), the share of A is what the law says: a chi-square in disguise."""
+    labels, p = labels_of(sample[2]), probabilities[:, 0]
+    for fifth in np.array_split(np.argsort(p), 5):
+        spread = np.sqrt((p[fifth] * (1 - p[fifth])).sum())
+        assert abs((labels[fifth] == 0).sum() - p[fifth].sum()) < 4 * spread
+
+
+def test_the_law_is_symmetric_but_for_position():
+    quality, a, b = np.array([0.5]), np.array([900]), np.array([300])
+    forward, backward = law(quality, a, b), law(-quality, b, a)
+    assert forward.sum() == pytest.approx(1)
+    assert forward[0, 0] > backward[0, 1], "the first answer has the advantage of its place"
+
+
+def test_a_foreign_sentence_has_no_law():
+    with pytest.raises(ValueError, match="not a sentence of the sample"):
+        bayes_probabilities([["Hello."]], [[""]])
+
+
+def test_a_sample_is_known_by_its_models(sample):
+    assert is_sample([pair.model_a for pair in sample[2]])
+    assert not is_sample(["sample-elm", "gpt-4"]) and not is_sample([None]) and not is_sample([])
+
+
+def test_a_test_table_has_no_models_and_no_winners(tmp_path):
+    write_sample(tmp_path / "with.csv", 40, seed=1)
+    write_sample(tmp_path / "without.csv", 40, seed=1, labels=False)
+    assert (tmp_path / "without.csv").read_text().splitlines()[0] == "id,prompt,response_a,response_b"
+    labelled, bare = (read_table([tmp_path / name]).pairs for name in ("with.csv", "without.csv"))
+    for one, other in zip(labelled, bare, strict=True):
+        assert (one.id, one.prompt, one.response_a) == (other.id, other.prompt, other.response_a)
+        assert one.label is not None and other.label is None
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("sample.parquet", 3, "a sample is written as .csv"),
+        ("sample.csv", 0, "--rows 0"),
+        ("sample.csv", -1, "--rows -1"),
+    ],
+)
+def test_a_sample_that_cannot_be_written_is_told(tmp_path, name, rows, message):
+    with pytest.raises(UserError, match=message):
+        write_sample(tmp_path / name, rows)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_negative_seed_is_told(tmp_path):
+    assert main(["sample", "--rows", "3", "--seed", "-1", "--out", str(tmp_path / "sample.csv")]) == 2
+
+
+def test_the_command_tells_what_it_wrote(tmp_path, capsys):
+    path = tmp_path / "new" / "sample.csv"
+    assert main(["sample", "--rows", "30", "--seed", "3", "--profile", "short", "--out", str(path)]) == 0
+    summary = write_sample(tmp_path / "again.csv", 30, seed=3, profile="short")
+    assert path.read_bytes() == (tmp_path / "again.csv").read_bytes()
+    out = capsys.readouterr().out
+    assert "30 rows" in out and f"prior log loss: {summary.prior:.6f}" in out
+    assert f"Bayes log loss: {summary.bayes:.6f} expected, {summary.bayes_realised:.6f} on these labels" in out
+
+
+def test_fifty_thousand_arena_rows_take_seconds(tmp_path):
+    """Under 5 s on a free machine; 15 s are allowed, since tests share theirs with others."""
+    started = time.perf_counter()
+    summary = write_sample(tmp_path / "arena.csv", 50_000)
+    assert time.perf_counter() - started < 15
+    assert 2_500 < summary.bytes / summary.rows < 4_000, "about as long as the real rows, 3.2 kB"
