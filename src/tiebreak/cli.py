@@ -8,6 +8,7 @@ from pathlib import Path
 from tiebreak.errors import UserError, tell
 from tiebreak.files import FULL
 from tiebreak.options import build_parser
+from tiebreak.process import configure_logging
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     # Large tensors on a CPU in huge pages: without, a third of the time of long rows goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    configure_logging(first=int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)) or 0) == 0)
     try:
         return COMMANDS[options.command](options)
     except UserError as error:

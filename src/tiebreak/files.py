@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 TEMPORARY = ".tmp-"
 """What the names of files and folders not yet whole begin with."""
@@ -45,6 +47,52 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, existing: Literal["replace", "keep", "fail"] = "fail") -> Iterator[Path]:
+    """Make a folder that appears whole: yield a temporary one beside it, then rename that to `path`.
+
+    A kill at any instant leaves the old folder or the new one, and at most a temporary folder that `sweep` removes.
+
+    Args:
+        path: of the folder; its parent is made if it is absent.
+        existing: what to do when `path` is there at the end: `replace` it, `keep` it and drop the new one (both are
+            the same, and another process was first), or `fail`.
+
+    Raises:
+        FileExistsError: `path` exists and `existing` is `fail`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if existing == "fail" and path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if existing == "replace" and path.exists():
+            old = temporary.with_name(f"{temporary.name}-old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+            return
+        try:
+            temporary.rename(path)
+        except OSError:
+            if existing != "keep" or not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what a killed process left half-written in these folders."""
+    for folder in folders:
+        for path in folder.glob(f"{TEMPORARY}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from tiebreak.engines.base import Engine, Moments
 from tiebreak.errors import UserError
-from tiebreak.files import TEMPORARY, flush, sha256, write_json
+from tiebreak.files import TEMPORARY, flush, sha256, sweep, write_json
 from tiebreak.training.claim import Claim
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -136,16 +136,6 @@ class Saver:
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
-
-
-def sweep(*folders: Path) -> None:
-    """Remove what a killed run left half-written in these folders."""
-    for folder in folders:
-        for path in folder.glob(f"{TEMPORARY}*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:

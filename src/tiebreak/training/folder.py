@@ -17,8 +17,8 @@ from tiebreak.cluster.ranks import Ranks, agree
 from tiebreak.config import Recipe
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
-from tiebreak.files import write_atomically, write_json
-from tiebreak.training.checkpoints import find_checkpoint, sweep
+from tiebreak.files import sweep, write_atomically, write_json
+from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.claim import Claim, take_over
 
 CHECKPOINTS = "checkpoints"
