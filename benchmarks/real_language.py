@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from tiebreak.models.loading import quieten_transformers
 from tiebreak.models.pretrained.weights import install_weights
+from tiebreak.process import quieten_transformers
 
 SENTENCES = (
     "The capital of France is Paris, and the city lies on the river Seine.",

@@ -5,22 +5,23 @@ import os
 import sys
 from pathlib import Path
 
-from tiebreak.errors import UserError, tell
+from tiebreak.cluster.ranks import own_rank, print_error
+from tiebreak.errors import UserError
 from tiebreak.files import FULL
 from tiebreak.options import build_parser
-from tiebreak.process import configure_logging
+from tiebreak.preemption import stop_at_once
+from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
     options = build_parser().parse_args(arguments)
-    # Large tensors on a CPU in huge pages: without, a third of the time of long rows goes into page faults.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    configure_logging(first=int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)) or 0) == 0)
+    prepare_process()
+    configure_logging(first=own_rank() == 0)
     try:
         return COMMANDS[options.command](options)
     except UserError as error:
-        return tell(error)
+        return print_error(error)
     except KeyboardInterrupt:
         print("tiebreak: interrupted", file=sys.stderr)
         return 130
@@ -28,11 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        return tell(UserError(f"{error.filename}: {error.strerror}"))
+        return print_error(UserError(f"{error.filename}: {error.strerror}"))
     except OSError as error:
         if error.errno not in FULL:
             raise
-        return tell(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
+        return print_error(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    _prepare_process()
+    stop_at_once()
     from tiebreak.training.run import train
 
     return train(options)
@@ -62,7 +63,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _preflight(options: argparse.Namespace) -> int:
     if options.fake_world:
-        _prepare_process()
+        stop_at_once()
         from tiebreak.preflight.simulate import simulate
 
         return simulate(options)
@@ -90,7 +91,7 @@ def _ladder(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    _prepare_process()
+    stop_at_once()
     from tiebreak.prediction.predict import predict
 
     return predict(options)
@@ -125,8 +126,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _merge_adapters(options: argparse.Namespace) -> int:
-    _prepare_process()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which transformers imports, warns
+    stop_at_once()
+    use_cpu_in_deepspeed()
     from tiebreak.models.merging import merge_adapters
 
     merge_adapters(options.folders, options.out, options.how, options.into_base)
@@ -154,8 +155,8 @@ def _weights(options: argparse.Namespace) -> int:
         return 0
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which transformers imports, warns
-    _prepare_process()
+    use_cpu_in_deepspeed()
+    stop_at_once()
 
     def ask(question: str) -> bool:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
@@ -205,20 +206,3 @@ COMMANDS = {
     "weights": _weights,
     "baseline": _baseline,
 }
-
-
-def _prepare_process() -> None:
-    """Before torch and its friends are imported: threads that sleep, and only what the user can act on said."""
-    import logging
-    import warnings
-
-    from tiebreak.preemption import stop_at_once
-
-    stop_at_once()
-
-    # Waiting threads sleep: spinning ones made a demo 15 times slower on two busy cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports every optional kernel it lacks
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")

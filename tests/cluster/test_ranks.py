@@ -1,8 +1,9 @@
-"""Ranks from every launcher's environment."""
+"""Ranks from every launcher's environment, and whose message comes first."""
 
 import pytest
 
-from tiebreak.cluster.ranks import Ranks, find_ranks
+from tiebreak.cluster import ranks
+from tiebreak.cluster.ranks import Ranks, find_ranks, own_rank, print_error
 from tiebreak.errors import UserError
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
@@ -45,3 +46,22 @@ def test_an_incomplete_environment_is_told(environment, values, sentence):
     environment(values)
     with pytest.raises(UserError, match=sentence):
         find_ranks()
+
+
+@pytest.mark.parametrize(
+    ("values", "rank"),
+    [({}, 0), ({"RANK": "2"}, 2), ({"SLURM_PROCID": "3"}, 3), ({"RANK": "one"}, 0), ({"RANK": ""}, 0)],
+)
+def test_the_rank_of_a_message_needs_no_whole_environment(environment, values, rank):
+    environment(values)
+    assert own_rank() == rank
+
+
+def test_rank_0_speaks_first_and_the_others_name_themselves(environment, monkeypatch, capsys, restored_handlers):
+    waited: list[float] = []
+    monkeypatch.setattr(ranks.time, "sleep", waited.append)
+    assert print_error(UserError("no such file")) == 2
+    assert (waited, capsys.readouterr().err) == ([], "tiebreak: error: no such file\n")
+    environment({"RANK": "1"})
+    assert print_error(UserError("no such file")) == 2
+    assert (waited, capsys.readouterr().err) == ([3.0], "tiebreak: error (rank 1): no such file\n")

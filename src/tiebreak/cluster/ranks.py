@@ -1,22 +1,27 @@
-"""Who am I: rank and world size from torchrun, deepspeed or Slurm, and the process group.
+"""Rank and world size from the launcher, and the process group.
 
 Imports torch only where it is used: the preflight asks for the rank without it.
 """
 
+import contextlib
 import datetime
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tiebreak.errors import UserError, tell
+from tiebreak.errors import UserError
+from tiebreak.process import share_cores
 
 if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
+
+OTHER_RANKS_WAIT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -80,22 +85,32 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | 
 
 
 def settle_process() -> None:
-    """What a process must settle before it computes: its share of the node's cores, and no GPU guesses.
+    """Give this process its share of the node's cores, before it computes. Imports torch."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", ""))
+    share_cores(int(here) if here.isdigit() and int(here) else find_ranks().world)
 
-    Two ranks that each start a thread per core spend their time waiting for one another: ten times
-    slower was measured on two cores. OMP_NUM_THREADS has the last word.
+
+def own_rank() -> int:
+    """The rank that the environment names, 0 without one: for messages, where `find_ranks` may be what fails."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", ""))
+    return int(rank) if rank.isdigit() else 0
+
+
+def print_error(error: UserError) -> int:
+    """Print the error and return exit code 2. Other ranks wait 3 s, so that rank 0's message comes first.
+
+    A launcher that ends the others with SIGTERM meanwhile gets code 2 of them too, not that of a run that may go on.
     """
-    import torch
+    with contextlib.suppress(ValueError):  # a thread other than the main one
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    rank = own_rank()
+    if rank:
+        time.sleep(OTHER_RANKS_WAIT_S)
+    print(f"tiebreak: error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
+    return 2
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which others import, warns
-    if "OMP_NUM_THREADS" not in os.environ:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", 0)) or 0)
-        local_world = local_world or find_ranks().world
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
 
-
-@contextmanager
+@contextlib.contextmanager
 def joined(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | None" = None) -> Iterator[None]:
     """The process group around the job's work; a job of several ranks ends with it, process and all.
 
@@ -118,7 +133,7 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store 
         if ranks.world == 1:
             raise
         if isinstance(error, UserError):
-            _end(tell(error))
+            _end(print_error(error))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
             print(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}", file=sys.stderr)

@@ -1,9 +1,7 @@
 """DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) cut over the ranks."""
 
 import logging
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,10 +14,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def quieten() -> None:
-    """Before DeepSpeed is imported: only what the user can act on is said, and no compiler needed on a CPU."""
-    warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning)
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    """Import DeepSpeed without its information messages, and without the compiler that it asks for on a CPU."""
     import deepspeed
     import deepspeed.comm.torch
 

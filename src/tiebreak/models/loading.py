@@ -25,8 +25,8 @@ from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.bases import resolve_base
 from tiebreak.models.heads import HEADS, attach_head, heads_of
 from tiebreak.models.preference import PreferenceModel
-from tiebreak.models.quiet import quieten_transformers
 from tiebreak.models.trained import SETTINGS_FILE, TRAINED, pack_prompts
+from tiebreak.process import quieten_transformers
 
 ENCODERS = ("deberta-v2", "bert")
 """Families that are judged by their first token; those with a `score` are judged by their last."""

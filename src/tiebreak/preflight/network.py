@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from tiebreak.cluster.meeting import POLL_S, ClockServer, call_all, find_nodes
-from tiebreak.cluster.ranks import Ranks, agree
-from tiebreak.errors import UserError, tell
+from tiebreak.cluster.ranks import Ranks, agree, print_error
+from tiebreak.errors import UserError
 from tiebreak.preflight.findings import FAIL, NOTE, Finding, pack, unpack
 from tiebreak.preflight.memory import Estimate
 
@@ -149,6 +149,8 @@ def _give_up(store: "dist.Store", ranks: Ranks, timeout_s: float) -> None:
     except Exception:
         absent = []  # rank 0 has gone with its store, and has told
     who = f"rank {', '.join(map(str, absent))} did not begin it" if absent else "all ranks began it and none could end"
-    tell(UserError(f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable"))
+    print_error(
+        UserError(f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable")
+    )
     sys.stdout.flush()
     os._exit(2)

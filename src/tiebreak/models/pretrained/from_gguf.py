@@ -12,7 +12,7 @@ def convert(parts: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tiebreak.models.quiet import quieten_transformers
+    from tiebreak.process import quieten_transformers
 
     quieten_transformers()
     tokenizer = AutoTokenizer.from_pretrained(parts, gguf_file="model.gguf")
