@@ -81,7 +81,7 @@ run() {
   fi
 
   # A signal meant for the ranks may come to this script, and Slurm's SIGTERM comes to both.
-  trap 'told=1; scancel --signal=USR1 "$JOB"' USR1
+  trap 'told=1; scancel --signal=USR2 "$JOB"' USR1 USR2
   trap 'told=1 ended=1' TERM
   "${RUN[@]}" "$@" &
   while told='' code=0; wait $! || code=$?; [[ $told ]]; do :; done

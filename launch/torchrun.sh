@@ -14,6 +14,6 @@ else
     --master-addr "${MASTER_ADDR:?set MASTER_ADDR: the first node}" --master-port "${MASTER_PORT:-29400}")
 fi
 # Signals go on to the ranks, and torchrun waits for their checkpoint; it ends with 1 where they end with 75.
-exec torchrun --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout 300 \
+exec torchrun --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 --shutdown-timeout 300 \
   --nnodes "$nodes" --nproc-per-node "${GPUS:-$((found > 0 ? found : 1))}" "${meet[@]}" \
   "${SCRIPT:-src/train.py}" "$@"

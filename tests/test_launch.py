@@ -61,7 +61,8 @@ def test_two_nodes_meet(alone, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_signal_to_the_script_reaches_the_ranks_and_their_checkpoint_is_waited_for(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_the_script_reaches_the_ranks_and_their_checkpoint_is_waited_for(number, tmp_path):
     out = tmp_path / "run"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", str(LAUNCH / "torchrun.sh"), *OPTIONS, "--set", "train.max_steps=400", "--out", str(out)]
@@ -71,7 +72,7 @@ def test_a_signal_to_the_script_reaches_the_ranks_and_their_checkpoint_is_waited
     while not (out / "log.jsonl").exists() or len(losses(out)) < 3:
         assert script.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    script.send_signal(signal.SIGUSR1)
+    script.send_signal(number)
     assert script.wait(timeout=60) != 0
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{len(losses(out)):08d}"]
     assert len(losses(out)) < 400
@@ -104,4 +105,4 @@ def test_directives_hold_no_variables_and_stand_before_the_first_command(path):
     assert max(directives) < min(commands), "Slurm ignores directives after the first command"
     text = path.read_text()
     assert "29500" not in text and "127.0.0.1" not in text
-    assert {"--requeue", "--open-mode=append", "--signal=USR1@600"} <= {lines[k].split()[1] for k in directives}
+    assert {"--requeue", "--open-mode=append", "--signal=USR2@600"} <= {lines[k].split()[1] for k in directives}

@@ -1,45 +1,14 @@
-"""Being asked to stop: SIGTERM, SIGUSR1, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
+"""Requests to stop: a signal, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
 
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 STOPPED = 75
-
-
-def stop_at_once() -> None:
-    """Until there is something to save, SIGTERM and SIGUSR1 end the process with exit code 75 right away."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _end)
-
-
-def _end(number: int, frame: object) -> None:
-    print(
-        f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again", file=sys.stderr, flush=True
-    )
-    raise Stopped
-
-
-class StopRequest:
-    """Set by a signal to this process or by a file `STOP` in the run folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "STOP"
-        self._signalled = False
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if self._signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the checkpoint
-        self._signalled = True
-
-    def __bool__(self) -> bool:
-        return self._signalled or self._file.exists()
-
-    def met(self) -> None:
-        """The request is met: a STOP file has done its work, and does not stop the run that goes on."""
-        self._file.unlink(missing_ok=True)
+"""Exit code of a command that was stopped and may be run again."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Slurm and launchers send these. Batch files send USR2: NCCL may catch USR1 (facebookincubator/submitit#1697)."""
 
 
 class Stopped(SystemExit):
@@ -47,3 +16,38 @@ class Stopped(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
+
+
+def stop_at_once() -> None:
+    """End the process with exit code 75 at any stop signal: for the time in which there is nothing to save."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    print(
+        f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again", file=sys.stderr, flush=True
+    )
+    raise Stopped
+
+
+class StopRequest:
+    """True once a signal came to this process or a file `STOP` is in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "STOP"
+        self._signalled = False
+        for number in (*STOP_SIGNALS, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the checkpoint
+        self._signalled = True
+
+    def __bool__(self) -> bool:
+        return self._signalled or self._file.exists()
+
+    def clear(self) -> None:
+        """Remove the STOP file, so that the resumed run is not stopped again."""
+        self._file.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from scenarios import Work, assert_as_undisturbed, struck
 
 ENGINES = {"ddp": {}, "zero2": {"ENGINE": "deepspeed"}, "fsdp": {"ENGINE": "fsdp"}}
 FAULTS = ("signal", "signal to the batch script", "requeue", "kill", "poweroff", "cut")
+SIGNALS = ("USR1", "USR2")
 EACH = 3
 WITHIN = 12
 """Steps after a life's first, until the fault at the latest."""
@@ -31,9 +32,9 @@ def disturb(work: Work, job: Batch, fault: str, chance: random.Random) -> None:
     before, at = job.info("Restarts"), job.step() + chance.randint(1, WITHIN)
     job.until(lambda: job.step() >= at, f"step {at}")
     if fault == "signal":
-        work.cluster.slurm("scancel", "--signal=USR1", job.id)
+        work.cluster.slurm("scancel", f"--signal={chance.choice(SIGNALS)}", job.id)
     elif fault == "signal to the batch script":
-        work.cluster.slurm("scancel", "--signal=USR1", "--batch", job.id)
+        work.cluster.slurm("scancel", f"--signal={chance.choice(SIGNALS)}", "--batch", job.id)
     elif fault == "requeue":
         work.cluster.slurm("scontrol", "requeue", job.id)
     else:

@@ -71,7 +71,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def signalled(work: Work) -> str:
-    """To the batch script, as by `--signal=B:USR1@600`: it does then what `scancel --signal=USR1 JOB` does."""
+    """To the batch script, as by `--signal=B:USR1@600`: it does then what `scancel --signal=USR2 JOB` does."""
     job = work.long("signalled")
     job.reach(LOOK_AT)
     work.cluster.slurm("scancel", "--signal=USR1", "--batch", job.id)
@@ -80,7 +80,7 @@ def signalled(work: Work) -> str:
 
 def out_of_time(work: Work) -> str:
     """The job's time runs short, and Slurm warns when it next looks at limits, up to 30 s later."""
-    job = work.long("out_of_time", options=("--time=60", "--signal=USR1@120"))
+    job = work.long("out_of_time", options=("--time=60", "--signal=USR2@120"))
     job.reach(LOOK_AT)
     ranks = job.ranks()
     assert len(ranks) == 2

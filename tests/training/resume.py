@@ -33,7 +33,7 @@ class StopAfter:
     def __bool__(self) -> bool:
         return len(self.job.log) >= self.steps - 1
 
-    def met(self) -> None:
+    def clear(self) -> None:
         """There is no STOP file."""
 
 

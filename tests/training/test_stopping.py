@@ -32,7 +32,7 @@ class Once:
     def __call__(self, *arguments):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR2)
         return self.function(*arguments)
 
 
@@ -92,7 +92,7 @@ def test_a_stop_file_ends_the_run_once(sample, tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_before_the_first_step(number, sample, tmp_path):
     """While it loads there is nothing to save: 75 at once."""
     out = tmp_path / "run"
@@ -108,7 +108,7 @@ def test_a_signal_before_the_first_step(number, sample, tmp_path):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_from_outside(number, sample, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiebreak.errors import UserError
-from tiebreak.preemption import STOPPED
+from tiebreak.preemption import STOP_SIGNALS, STOPPED
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def run_stage(stage: Stage, launch: str = "") -> None:
     before = (shlex.split(launch) if stage.gpu else []) or [sys.executable]
     print(f"$ tiebreak {shlex.join(stage.arguments)}", flush=True)
     process = subprocess.Popen([*before, "-m", "tiebreak", *stage.arguments])
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    numbers = STOP_SIGNALS
     handlers = [signal.signal(number, lambda number, frame: process.send_signal(number)) for number in numbers]
     try:
         code = process.wait()

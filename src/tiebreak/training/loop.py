@@ -79,7 +79,7 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
     settle(job)
     if stopped:
         if job.engine.ranks.first:
-            job.stop.met()
+            job.stop.clear()
         folder = job.saver.folder.parent
         job.log.say(f"asked to stop: step {cursor.step} is saved; --out {folder} --resume auto goes on")
         raise Stopped
