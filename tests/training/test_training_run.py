@@ -16,7 +16,7 @@ WEIGHT = "network.base_model.model.score.modules_to_save.default.weight"
 
 def told_of(folder):
     """The steps' records without what the clock and the process give."""
-    given = ("seconds", "tokens_per_s", "memory_gib")
+    given = ("seconds", "tokens_per_second", "memory_gib")
     return [{key: value for key, value in record.items() if key not in given} for record in steps_of(folder)]
 
 

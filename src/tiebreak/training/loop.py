@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +24,22 @@ from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
 from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
-from tiebreak.training.optimizer import lr_factor
+from tiebreak.training.optimizer import lr_factor, set_learning_rates
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
 
 SHOWN_IDS = 40
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
 """Logits (n, 3) and their batch -> the sum of the rows' losses."""
+
+
+class StepTotals(NamedTuple):
+    """Counts of one step: `padded_tokens` as computed, `flops` floating-point operations, ranks asked to stop."""
+
+    loss: float
+    tokens: float
+    padded_tokens: float
+    flops: float
+    stop_requests: float
 
 
 @dataclass
@@ -109,56 +120,81 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     """One optimizer step on this rank's share of the step's rows; returns whether to stop after it."""
     engine, train, started = job.engine, job.recipe.train, time.monotonic()
     ranks = engine.ranks
-    factor = lr_factor(index, job.plan.steps, train.warmup, train.schedule)
-    for group in engine.optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+    rates = set_learning_rates(engine.optimizer, lr_factor(index, job.plan.steps, train.warmup, train.schedule))
     torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
-    # Summed over ranks at the end: loss, tokens, places with padding, operations, whether anyone was asked to stop.
-    totals = torch.zeros(5, dtype=torch.float64, device=ranks.device)
-    suspects: list[str] = []
+    losses, mine = accumulate(job, step, index)
+    totals = sum_over_ranks(engine, losses, mine)
+    norm = engine.step() if math.isfinite(totals.loss) else math.nan
+    if not math.isfinite(norm):
+        raise_non_finite(job, step, index, totals.loss, norm, losses)
+    seconds = time.monotonic() - started
+    record = {
+        "step": index + 1,
+        "loss": totals.loss,
+        **rates,
+        "grad_norm": norm,
+        "tokens": int(totals.tokens),
+        "seconds": seconds,
+        "tokens_per_second": totals.tokens / seconds,
+        "padding": 1 - totals.tokens / totals.padded_tokens,
+        "memory_gib": peak_memory_gib(ranks.device),
+    }
+    if peak := peak_flops(ranks.device):
+        record["mfu"] = totals.flops / seconds / (peak * ranks.world)
+    job.log.step(record)
+    return totals.stop_requests > 0
+
+
+def accumulate(job: Job, step: Step, index: int) -> tuple[list[torch.Tensor], StepTotals]:
+    """Add up the gradients of this rank's share of a step.
+
+    Nothing here waits for the device: what the losses are is looked at once, when the step is done.
+
+    Returns:
+        The micro-batches' losses, scalars on the device; and this rank's totals, the loss left out.
+    """
+    engine, ranks = job.engine, job.engine.ranks
     labelled = job.targets is None or index >= job.recipe.distill.soft_only * job.plan.steps
     micro_batches = step.micro_batches[ranks.rank]
-    for k, members in enumerate(micro_batches):
+    losses: list[torch.Tensor] = []
+    tokens, padded, flops = 0, 0, 0.0
+    for number, members in enumerate(micro_batches, 1):
         rows = job.rows[step.rows[members]]
         job.watch.at(index + 1, "reading rows")
         changed = (job.augmentation, step.epoch)
         batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled, *changed)
         job.watch.at(index + 1, "computing")
-        with engine.micro_batch(last=k == len(micro_batches) - 1):
+        with engine.micro_batch(last=number == len(micro_batches)):
             loss = job.loss(engine.module(*batch.inputs), batch) / len(step.rows)
             engine.backward(loss * ranks.world)
-        totals[0] += loss.detach()
-        if len(members):
-            totals[1] += batch.tokens.numel()
-            totals[2] += padded_tokens(engine.judge.attention.packed, batch.lengths)
-            totals[3] += job.flops.of(batch.lengths)
-        if not torch.isfinite(loss):
-            suspects += [job.tokens.ids[row] for row in rows]
-    totals[4] = bool(job.stop)
-    loss, tokens, places, flops, stops = engine.sum(totals).tolist()
-    norm = engine.step() if math.isfinite(loss) else math.nan
-    if not math.isfinite(norm):
-        raise_non_finite(job, index, loss, norm, suspects)
-    seconds = time.monotonic() - started
-    record = {
-        "step": index + 1,
-        "loss": loss,
-        "lr": train.lr * factor,
-        "grad_norm": norm,
-        "tokens": int(tokens),
-        "seconds": seconds,
-        "tokens_per_s": tokens / seconds,
-        "padding": 1 - tokens / places,
-        "memory_gib": peak_memory_gib(ranks.device),
-    }
-    if peak := peak_flops(ranks.device):
-        record["mfu"] = flops / seconds / (peak * ranks.world)
-    job.log.step(record)
-    return stops > 0
+        losses.append(loss.detach())
+        if len(members):  # else a row of weight zero stands in
+            tokens += batch.tokens.numel()
+            padded += padded_tokens(engine.judge.attention.packed, batch.lengths)
+            flops += job.flops.of(batch.lengths)
+    return losses, StepTotals(0.0, tokens, padded, flops, float(bool(job.stop)))
 
 
-def raise_non_finite(job: Job, index: int, loss: float, norm: float, suspects: list[str]) -> None:
-    """End the run on every rank, with the rows at fault; nothing of this step is saved."""
+def sum_over_ranks(engine: Engine, losses: list[torch.Tensor], mine: StepTotals) -> StepTotals:
+    """Sum all ranks' losses and totals: the step's one wait for the device before the update.
+
+    A loss that is not finite makes the sum not finite, so that needs no flag of its own.
+    """
+    totals = torch.tensor(mine, dtype=torch.float64, device=engine.ranks.device)
+    for loss in losses:
+        totals[0] += loss
+    return StepTotals(*engine.sum(totals).tolist())
+
+
+def raise_non_finite(job: Job, step: Step, index: int, loss: float, norm: float, losses: list[torch.Tensor]) -> None:
+    """End the run on every rank, with the rows at fault; nothing of this step is saved.
+
+    Args:
+        losses: of this rank's micro-batches.
+    """
+    micro_batches = step.micro_batches[job.engine.ranks.rank]
+    faulty = [members for members, one in zip(micro_batches, losses, strict=True) if not torch.isfinite(one)]
+    suspects = [job.tokens.ids[row] for members in faulty for row in job.rows[step.rows[members]]]
     gathered = job.engine.gather(suspects)
     ids = [name for part in gathered for name in part]
     job.saver.wait()
