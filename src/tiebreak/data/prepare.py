@@ -29,7 +29,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import held
-from tiebreak.sample.generator import bayes_probabilities, is_sample
+from tiebreak.sample.law import bayes_probabilities, is_sample
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -125,7 +125,9 @@ def _law(pairs: list[Pair], rows: int) -> dict[str, np.ndarray]:
     law = np.full((rows, 3), np.nan)
     if pairs:
         with contextlib.suppress(ValueError):  # a user's own row among the sample's
-            law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs])
+            law = bayes_probabilities(
+                [p.prompt for p in pairs], [p.response_a for p in pairs], [p.response_b for p in pairs]
+            )
     return {f"bayes_{k}": law[:, k] for k in range(3)}
 
 

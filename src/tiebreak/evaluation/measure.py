@@ -1,5 +1,7 @@
 """All figures of a report, from rows and predictions."""
 
+import contextlib
+
 import numpy as np
 
 from tiebreak.evaluation import crossfit
@@ -15,7 +17,7 @@ from tiebreak.evaluation.self_enhancement import audit_families
 from tiebreak.evaluation.slices import cut_slices
 from tiebreak.evaluation.verbosity import audit_verbosity
 from tiebreak.labels import CLASS_NAMES
-from tiebreak.sample.generator import bayes_probabilities, is_sample
+from tiebreak.sample.law import bayes_probabilities, is_sample
 
 MISTAKES = 8
 
@@ -59,8 +61,9 @@ def predict_baselines(rows: Rows, chars: np.ndarray | None) -> dict[str, np.ndar
         found["length"] = crossfit.length(chars, rows.labels, rows.groups)
         found["tfidf"] = crossfit.tfidf(rows.pairs, chars, rows.labels, rows.groups)
         if is_sample([name for pair in rows.pairs for name in (pair.model_a, pair.model_b)]):
-            sides = ([pair.response_a for pair in rows.pairs], [pair.response_b for pair in rows.pairs])
-            found["bayes"] = bayes_probabilities(*sides)
+            parts = zip(*((pair.prompt, pair.response_a, pair.response_b) for pair in rows.pairs), strict=True)
+            with contextlib.suppress(ValueError):  # a user's own row among the sample's, or one of an earlier law
+                found["bayes"] = bayes_probabilities(*parts)
     if found["prior"] is None:
         rows.notes.append(
             f"no baselines: they are fitted on other prompts' labels, and need {crossfit.LEAST_GROUPS} prompts and "

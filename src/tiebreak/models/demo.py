@@ -15,7 +15,7 @@ from typing import Any
 from tiebreak.config import cache_folder
 from tiebreak.data.templates import TEMPLATES
 
-VERSION = 3
+VERSION = 4
 SEED = 0
 VOCABULARY = 1_024
 CORPUS_ROWS = 2_000
