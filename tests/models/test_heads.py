@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiebreak.config import load_recipe
+from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.heads import FeatureHead, SiameseHead, pool
@@ -81,11 +81,11 @@ def test_a_judge_taught_further_keeps_its_head(kind, sample, tmp_path):
     recipe, tokenizer, tokens, judge = made("demo-deberta", [*KINDS[kind], "model.method=full"], sample)
     moved(judge)
     save_model(judge, tokenizer, recipe, {"prior": [1 / 3] * 3}, tmp_path / "model")
-    recipe.model.base = str(tmp_path / "model")
+    recipe = make_recipe(recipe.model_dump(), base=str(tmp_path / "model"))
     further = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     expected = logits_of(judge, tokens, range(5))
     torch.testing.assert_close(logits_of(further, tokens, range(5)), expected, atol=1e-5, rtol=0)
-    recipe.model.head_hidden = 7
+    recipe = make_recipe(recipe.model_dump(), ["model.head_hidden=7"])
     fresh = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     assert (logits_of(fresh, tokens, range(5)) - expected).abs().max() > 1e-3
 

@@ -14,9 +14,8 @@ NAMES = ("demo-gemma2", "demo-llama2", "demo-qwen2", "demo-deberta", "bert")
 
 
 def build(name, folder, *changes) -> PreferenceModel:
-    recipe = load_recipe("demo-deberta" if name == "bert" else name, ["model.method=full", *changes])
-    if name == "bert":
-        recipe.model.base = str(tiny_folder(name, folder / "base"))
+    base = str(tiny_folder(name, folder / "base")) if name == "bert" else None
+    recipe = load_recipe("demo-deberta" if name == "bert" else name, ["model.method=full", *changes], base)
     return build_model(recipe, load_tokenizer(recipe.model.base, recipe.model.template), CPU, torch.float32)
 
 

@@ -28,8 +28,7 @@ def large(request, tmp_path_factory):
 
 
 def build(name, base, *changes):
-    recipe = load_recipe(name, ["model.method=full", *changes])
-    recipe.model.base = str(base)
+    recipe = load_recipe(name, ["model.method=full", *changes], str(base))
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     return recipe, tokenizer, build_model(recipe, tokenizer, CPU, torch.float32).eval()
 

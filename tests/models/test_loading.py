@@ -50,9 +50,8 @@ NAMES = ("demo-gemma2", "demo-llama2", "demo-deberta", "bert")
 
 def saved(name, method, sample, folder):
     """Save a judge away from its start, and six rows; its logits on them, and the recipe."""
-    recipe = load_recipe("demo-deberta" if name == "bert" else name, [f"model.method={method}", "train.seed=11"])
-    if name == "bert":
-        recipe.model.base = str(tiny_folder(name, folder / "base"))
+    base = str(tiny_folder(name, folder / "base")) if name == "bert" else None
+    recipe = load_recipe("demo-deberta" if name == "bert" else name, [f"model.method={method}", "train.seed=11"], base)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
@@ -182,8 +181,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
     two.save_pretrained(tmp_path)
     tokenizer = load_tokenizer("demo-deberta", "deberta")
     tokenizer.save_pretrained(tmp_path)
-    recipe = load_recipe("demo-deberta")
-    recipe.model.base = str(tmp_path)
+    recipe = load_recipe("demo-deberta", base=str(tmp_path))
     judge = build_model(recipe, tokenizer, CPU, torch.float32)
     assert judge.classifier.classifier.weight.shape == (3, 64)
     assert torch.equal(judge.classifier.pooler.dense.weight, two.pooler.dense.weight)
@@ -198,8 +196,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
 
 
 def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
-    recipe = load_recipe("demo-deberta", ["data.max_tokens=512"])
-    recipe.model.base = str(tiny_folder("bert", tmp_path))
+    recipe = load_recipe("demo-deberta", ["data.max_tokens=512"], str(tiny_folder("bert", tmp_path)))
     tokenizer = load_tokenizer(recipe.model.base, "deberta")
     with pytest.raises(UserError, match="knows 256 positions"):
         build_model(recipe, tokenizer, CPU, torch.float32)
@@ -210,8 +207,7 @@ def test_families_of_which_no_judge_is_made_are_told(tmp_path):
 
     config = DistilBertConfig(vocab_size=2_000, dim=16, hidden_dim=16, n_layers=1, n_heads=2)
     DistilBertModel(config).save_pretrained(tmp_path)
-    recipe = load_recipe("demo-deberta")
+    recipe = load_recipe("demo-deberta", base=str(tmp_path))
     tokenizer = load_tokenizer("demo-deberta", "deberta")
-    recipe.model.base = str(tmp_path)
     with pytest.raises(UserError, match=r"no judge is made of distilbert; Gemma.*BERT are"):
         build_model(recipe, tokenizer, CPU, torch.float32)

@@ -22,9 +22,8 @@ BACKBONES = ("demo-gemma2", "demo-llama2", "demo-deberta", *TWINS)
 def loaded(request, sample, tmp_path_factory):
     """A judge whose adapters do something, its tokenizer, and the tokens of rows of very unequal length."""
     name, method = request.param
-    recipe = load_recipe(TWINS.get(name, name), [f"model.method={method}"])
-    if name in TWINS:
-        recipe.model.base = str(tiny_folder(name, tmp_path_factory.mktemp(name)))
+    base = str(tiny_folder(name, tmp_path_factory.mktemp(name))) if name in TWINS else None
+    recipe = load_recipe(TWINS.get(name, name), [f"model.method={method}"], base)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()

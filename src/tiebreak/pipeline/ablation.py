@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from tiebreak.config import RECIPES, Recipe, Section, find_recipe, load_recipe, read_recipe_file, validate
+from tiebreak.config import RECIPES, Recipe, Section, load_recipe
 from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import read_table
@@ -18,6 +18,7 @@ from tiebreak.evaluation.scores import losses
 from tiebreak.files import write_json
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.recipe_files import find_recipe, read_recipe_file, validate
 from tiebreak.sample.generator import sample_file
 
 LADDERS = RECIPES / "ladders"
@@ -27,6 +28,8 @@ SAME = ("folds_seed", "sample_rows", "sample_profile")
 
 
 class Ladder(Section):
+    description: str = ""
+    """What is compared, in whole sentences."""
     rungs: dict[Annotated[str, Field(pattern=r"^[\w., -]+$")], Trained] = Field(min_length=2)
     """By name, in order; each is a change of the one before."""
 

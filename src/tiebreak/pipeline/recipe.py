@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tiebreak.config import RECIPES, Positive, Section, find_recipe, load_recipe, read_recipe_file, validate
+from tiebreak.config import RECIPES, Positive, Section, load_recipe
+from tiebreak.recipe_files import find_recipe, read_recipe_file, validate
 
 PIPELINES = RECIPES / "pipelines"
 
@@ -38,6 +39,8 @@ class SampleTables(Section):
 class Pipeline(Section):
     """The chain: folds of each teacher, their out-of-fold predictions, a student, predictions of a test table."""
 
+    description: str = ""
+    """What the pipeline is, in whole sentences."""
     folds: Annotated[int, Field(ge=2)] = 2
     """Of each teacher; a row's teachers are those that did not see its prompt."""
     swap: bool = False

@@ -40,7 +40,7 @@ TIMEOUT_S = 180
 
 def preflight(options: argparse.Namespace) -> int:
     """The command; returns 0, or raises UserError with all that failed."""
-    recipe = _recipe(options)
+    recipe = load_recipe(options.recipe, options.set, options.model)
     ranks = find_ranks()
     choice = choose_engine(options.engine, options.ds, recipe.train, _world(options, ranks))
     job = Job.of(options, recipe, ranks, choice)
@@ -181,13 +181,6 @@ def _check_judge(folder: Path, recipe: Recipe) -> Finding:
         raise UserError(fault)
     base = find_folder(recipe.model.base)
     return base if isinstance(base, Finding) else check_folder(base)
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    recipe = load_recipe(options.recipe, options.set)
-    if options.model:
-        recipe.model.base = options.model
-    return recipe
 
 
 def _world(options: argparse.Namespace, ranks: Ranks) -> int:

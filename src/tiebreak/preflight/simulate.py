@@ -52,9 +52,7 @@ def simulate(options: argparse.Namespace) -> int:
     from tiebreak.models.bases import resolve_base
     from tiebreak.models.loading import load_tokenizer
 
-    recipe = load_recipe(options.recipe, options.set)
-    if options.model:
-        recipe.model.base = options.model
+    recipe = load_recipe(options.recipe, options.set, options.model)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     options.teachers, options.extra = [], []
     rows = read_rows(options, recipe, tokenizer, print)

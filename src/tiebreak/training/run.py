@@ -38,9 +38,7 @@ WATCH_FIRST_S = 60
 
 def train(options: argparse.Namespace) -> int:
     """Train a judge as the command line says, from labels and, if there are any, teachers; returns the exit code."""
-    recipe = load_recipe(options.recipe, options.set)
-    if options.model:
-        recipe.model.base = options.model
+    recipe = load_recipe(options.recipe, options.set, options.model)
     if options.resume and not options.out:
         raise UserError("--resume auto needs --out, the run folder to go on with")
     if options.out and not options.resume:

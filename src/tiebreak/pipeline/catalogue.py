@@ -1,0 +1,28 @@
+"""`tiebreak recipes`: what ships with the package, each with its description."""
+
+import textwrap
+
+from tiebreak.config import RECIPES, load_recipe, shipped
+from tiebreak.pipeline.ablation import LADDERS, load_ladder
+from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
+from tiebreak.preflight.memory import estimate
+
+
+def list_recipes(columns: int = 120) -> str:
+    """All shipped recipes, pipelines and ladders with their descriptions, wrapped to so many columns."""
+    width = max(len(name) for folder in (RECIPES, PIPELINES, LADDERS) for name in shipped(folder)) + 2
+
+    def entry(name: str, memory: str, description: str) -> str:
+        start = f"{name:{width}}{memory:>5}  "
+        return textwrap.fill(description, columns, initial_indent=start, subsequent_indent=" " * len(start))
+
+    lines = [f"{'recipe':{width}}{'GiB':>5}  (memory of one GPU with bf16, estimated; demo models run on a CPU)"]
+    for name in shipped():
+        recipe = load_recipe(name)
+        needs = estimate(recipe)
+        lines.append(entry(name, "" if needs is None else f"{needs.gib:.0f}", recipe.description))
+    lines += ["", "pipelines (tiebreak pipeline --recipe NAME)"]
+    lines += [entry(name, "", load_pipeline(name).description) for name in shipped(PIPELINES)]
+    lines += ["", "ablations (tiebreak ladder NAME)"]
+    lines += [entry(name, "", load_ladder(name).description) for name in shipped(LADDERS)]
+    return "\n".join(lines)
