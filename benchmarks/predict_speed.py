@@ -30,7 +30,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
 from tiebreak.models.loading import build_model, load_tokenizer
-from tiebreak.prediction.compute import Swap, forward, run_blocks
+from tiebreak.prediction.compute import SwapPolicy, forward, run_blocks
 from tiebreak.sample.generator import write_sample
 
 SIZES = {
@@ -96,7 +96,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict:
 
     def ours() -> np.ndarray:
         part = run_blocks(
-            lambda some, swapped: forward(judge, tokens, some, swapped), tokens.lengths, cut, Swap(), print
+            lambda some, swapped: forward(judge, tokens, some, swapped), tokens.lengths, cut, SwapPolicy()
         )
         logits = np.empty_like(part.logits)
         logits[part.rows] = part.logits
@@ -165,7 +165,7 @@ def compare_workers(options: argparse.Namespace, folder: Path) -> dict:
             assert [process.wait() for process in processes] == [0] * count
             # Starting Python and its libraries is no part of the work: count from when the folder is there.
             (parts,) = out.glob("parts-*")
-            began = max(began, (parts / "ids.txt").stat().st_mtime)
+            began = max(began, (parts / "ids.jsonl").stat().st_mtime)
             took[count].append((out / "merged.json").stat().st_mtime - began)
     files = [folder / f"out-0-{count}" / "predictions.csv" for count in (1, 2)]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -19,17 +19,19 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
+from tiebreak.data.prediction_manifest import read_merge_manifest
 from tiebreak.data.prepare import PIECES, cache_columns
 from tiebreak.data.tokens import PARTS, Tokens
-from tiebreak.prediction.compute import Swap, run_blocks
-from tiebreak.prediction.members import Member, make_plan
-from tiebreak.prediction.predict import MERGED, merge_once, stamp
-from tiebreak.prediction.work import Job, work
+from tiebreak.prediction.compute import SwapPolicy, run_blocks
+from tiebreak.prediction.models import ModelPrediction, make_manifest
+from tiebreak.prediction.predict import merge_once, stamp
+from tiebreak.prediction.queue import PartQueue, compute_parts
 
 MEAN_LOG, SIGMA, LONGEST = 6.4, 0.8, 2_048
 """Of the logarithm of a row's tokens: mean 821, as in the Arena's table."""
@@ -75,22 +77,22 @@ def predict(folder: Path, number: int, told) -> None:
     """What one process of `tiebreak predict` does, its forward pass a constant; tells its seconds and its peak."""
     began, base, most = time.monotonic(), own_memory(), [0.0]
     threading.Thread(target=watch, args=(most,), daemon=True).start()
-    recipe, swap, out = load_recipe("demo-llama2"), Swap(True), folder / "out"
+    recipe, swap, out = load_recipe("demo-llama2"), SwapPolicy(True), folder / "out"
     tokens = Tokens(folder / "cache" / "table")
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
-    plan = make_plan(tokens, cut, recipe, swap, "float32", "0" * 64)
-    plan |= {"special": None, "class_shares": [1 / 3] * 3}
-    member = Member("", Path("none"), out, recipe, {}, None, tokens, cut, None, plan)  # type: ignore[arg-type]
-    member.open()
+    manifest = make_manifest(tokens, cut, recipe, swap, "float32", "0" * 64)
+    none: Any = None
+    prediction = ModelPrediction("", Path("none"), out, recipe, none, none, tokens, cut, None, manifest)
+    prediction.open()
     planned = time.monotonic()
     before = stamp(out)
-    job = Job(
-        member.parts, plan["seal"], cut, tokens.lengths,
-        lambda some: run_blocks(constant, tokens.lengths, some, swap, print), recipe.predict.lease_s,
+    queue = PartQueue(
+        prediction.parts, manifest.provenance, cut, tokens.lengths,
+        lambda some: run_blocks(constant, tokens.lengths, some, swap), recipe.predict.lease_s,
     )  # fmt: skip
-    work([job], number, lambda text: None)
+    compute_parts([queue], number)
     worked = time.monotonic()
-    assert merge_once(out, [job], [member], before, print)
+    assert merge_once(out, [queue], [prediction], before) is not None
     seconds = {"plan": planned - began, "lease, write": worked - planned, "merge": time.monotonic() - worked}
     rounded = {name: round(value, 1) for name, value in seconds.items()}
     told.put({"seconds": rounded, "imported_gib": round(base, 3), "peak_gib": round(most[0], 3)})
@@ -125,7 +127,7 @@ def measure(rows: int, processes: int, folder: Path) -> dict:
     assert [worker.exitcode for worker in workers] == [0] * processes
     found = [told.get() for _ in workers]
     out = folder / "out"
-    assert json.loads((out / MERGED).read_text())["rows"] == rows
+    assert read_merge_manifest(out).rows == rows
     with open(out / "predictions.csv", encoding="utf-8") as lines:
         assert sum(1 for _ in lines) == rows + 1
     parts = list(out.glob("parts-*/part-*.npz"))

@@ -1,6 +1,7 @@
 """The `tiebreak` command. Imports nothing heavy until a command is chosen."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from tiebreak.files import FULL
 from tiebreak.options import build_parser
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,23 +96,51 @@ def _ladder(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     stop_at_once()
-    from tiebreak.prediction.predict import predict
+    from tiebreak.data.folds import parse_fold
+    from tiebreak.evaluation.table import render
+    from tiebreak.prediction.degenerate import parse_degenerate
+    from tiebreak.prediction.predict import parse_swap, predict
 
-    return predict(options)
+    run = predict(
+        options.model,
+        options.data,
+        options.out,
+        fold=None if options.fold is None else parse_fold(options.fold),
+        swap=parse_swap(options.swap),
+        degenerate=None if options.special is None else parse_degenerate(options.special),
+        labels=options.labels,
+        changes=options.set,
+        on_bad_row=options.on_bad_row,
+    )
+    log.info(f"{run.path}: {run.rows:,} rows")
+    if run.scores is not None:
+        log.info(f"{run.scores['model']['rows']:,} labelled rows:\n{render(run.scores)}")
+    return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
     from tiebreak.prediction.merge import merge
 
-    path, rows = merge(Path(options.folder), _say_at_once, options.format)
-    print(f"{path}: {rows:,} rows")
+    merged = merge(options.folder, options.format)
+    print("\n".join([*merged.notes, f"{merged.path}: {merged.rows:,} rows"]))
     return 0
 
 
 def _ensemble(options: argparse.Namespace) -> int:
     from tiebreak.prediction.ensemble import ensemble
 
-    return ensemble(options)
+    blended = ensemble(
+        options.predictions,
+        options.out,
+        weights=options.weights,
+        fit=options.fit,
+        calibrate=options.calibrate,
+        space=options.space,
+        format=options.format,
+        on_bad_row=options.on_bad_row,
+    )
+    print(f"{blended.path}: {len(blended.ids):,} rows; how it was made: {blended.record_path}")
+    return 0
 
 
 def _attack(options: argparse.Namespace) -> int:

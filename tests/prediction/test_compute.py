@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiebreak.prediction.compute import NOT_FINITE, OUT_OF_MEMORY, SECOND_OUT_OF_MEMORY, SwapPolicy, run_blocks
+from tiebreak.prediction.compute import SwapPolicy, run_blocks
+from tiebreak.prediction.parts import Failure
 
 LENGTHS = np.array([10, 20, 30, 40, 500, 60])
 BLOCKS = [np.array([0, 1, 2]), np.array([3, 5, 4])]
@@ -36,16 +37,15 @@ def limited(most, error, only_swapped=False):
         MemoryError(),
     ],
 )
-def test_a_block_that_does_not_fit_is_split_and_a_row_that_fails_alone_has_no_logits(error):
+def test_a_block_that_does_not_fit_is_split_and_a_row_that_fails_alone_has_no_logits(error, caplog):
     view, calls = limited(70, error)
-    said = []
-    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(), said.append)
+    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy())
     assert part.rows.tolist() == [0, 1, 2, 3, 5, 4]
-    assert part.failed.tolist() == [0, 0, 0, 0, 0, OUT_OF_MEMORY]
+    assert part.failed.tolist() == [0, 0, 0, 0, 0, Failure.OUT_OF_MEMORY]
     np.testing.assert_array_equal(part.logits[:5], logits_of([0, 1, 2, 3, 5], False))
     assert np.isnan(part.logits[5]).all() and part.swapped_logits.shape == (0, 3)
     assert calls == [[0, 1, 2], [3, 5, 4], [3, 5], [3], [5], [4]]
-    assert [line.split(":")[0] for line in said] == [
+    assert [line.split(":")[0] for line in caplog.messages] == [
         "out of memory at 3 rows of 600 tokens",
         "out of memory at 2 rows of 100 tokens",
         "out of memory at one row of 500 tokens, alone",
@@ -55,13 +55,13 @@ def test_a_block_that_does_not_fit_is_split_and_a_row_that_fails_alone_has_no_lo
 def test_other_errors_are_not_taken_for_memory():
     view, _ = limited(70, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(), print)
+        run_blocks(view, LENGTHS, BLOCKS, SwapPolicy())
 
 
 def test_a_second_view_that_does_not_fit_leaves_the_first():
     view, _ = limited(70, MemoryError(), only_swapped=True)
-    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(True), lambda text: None)
-    assert part.failed.tolist() == [0, 0, 0, 0, 0, SECOND_OUT_OF_MEMORY]
+    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(True))
+    assert part.failed.tolist() == [0, 0, 0, 0, 0, Failure.SWAPPED_OUT_OF_MEMORY]
     np.testing.assert_array_equal(part.logits, logits_of(part.rows, False))
     np.testing.assert_array_equal(part.swapped_logits[:5], logits_of(part.rows[:5], True))
     assert np.isnan(part.swapped_logits[5]).all()
@@ -73,8 +73,8 @@ def test_logits_that_are_not_finite_are_a_failure_of_that_row():
         found[rows == 1, 2] = np.inf
         return found
 
-    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(True), lambda text: None)
-    assert part.failed.tolist() == [0, NOT_FINITE, 0, 0, 0, 0]
+    part = run_blocks(view, LENGTHS, BLOCKS, SwapPolicy(True))
+    assert part.failed.tolist() == [0, Failure.NOT_FINITE, 0, 0, 0, 0]
     assert np.isnan(part.logits[1]).all() and np.isnan(part.swapped_logits[1]).all()
 
 
@@ -85,7 +85,7 @@ def test_adaptive_sees_close_rows_again_and_counts_their_tokens():
     top = np.sort(odds, axis=1)
     margins = top[:, 2] - top[:, 1]
     margin = float(np.median(margins))
-    part = run_blocks(lambda *args: logits_of(*args), LENGTHS, BLOCKS, SwapPolicy(True, margin), print)
+    part = run_blocks(lambda *args: logits_of(*args), LENGTHS, BLOCKS, SwapPolicy(True, margin))
     twice = np.isfinite(part.swapped_logits).all(1)
     assert 0 < twice.sum() < 6
     np.testing.assert_array_equal(twice, margins[part.rows] < margin)

@@ -149,7 +149,7 @@ def test_temperature_finds_the_factor_that_logits_were_multiplied_by():
         (["--weights", "-1", "2"], "give 2 numbers"),
         (["--weights", "0", "0"], "give 2 numbers"),
         (["--calibrate", "vector"], "needs labelled rows"),
-        (["--weights", "1", "2", "--fit", "labels.csv"], "give one of the two"),
+        (["--weights", "1", "2", "--fit", "labels.csv"], "--weights and --fit exclude each other"),
         (["--format", "parquet"], "ends in .parquet"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_prediction_is_not_overwritten_by_its_own_ensemble(world, tmp_path, ca
     assert main(["ensemble", *files, "--out", files[1]]) == 2
     assert "is one of the predictions" in capsys.readouterr().err
     assert main(["ensemble", files[0], "--out", str(tmp_path / "o.csv")]) == 2
-    assert "two predictions or more" in capsys.readouterr().err
+    assert "at least two predictions (got 1)" in capsys.readouterr().err
 
 
 def test_formats(world, tmp_path):

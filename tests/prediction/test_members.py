@@ -10,8 +10,8 @@ from tiebreak.cli import main
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.errors import UserError
 from tiebreak.models import switching
-from tiebreak.prediction.members import name_models
 from tiebreak.prediction.merge import merge
+from tiebreak.prediction.models import name_models
 
 SHORT = ["--set", "train.max_steps=2", "--set", "train.batch_size=16", "--set", "data.max_tokens=128"]
 
@@ -56,7 +56,7 @@ def test_several_models_are_each_as_alone_and_averaged(model, others, table, tmp
     for file, total in zip(ORDERS, orders, strict=True):
         np.testing.assert_allclose(read_predictions(together / file)[1], total, atol=2e-9)
     before = (together / "predictions.csv").read_bytes()
-    assert merge(together)[1] == len(ids)
+    assert merge(together).rows == len(ids)
     assert (together / "predictions.csv").read_bytes() == before
 
 

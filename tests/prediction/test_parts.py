@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from tiebreak.data.prediction_manifest import Provenance
 from tiebreak.prediction.parts import BadPart, Part, cut_into_parts, part_path, read_part, write_part
 
-SEAL = {"model": "m", "table": "t", "settings": "s"}
+PROVENANCE = Provenance(model="m", table="t", settings="s")
 
 
 @pytest.fixture
@@ -17,25 +18,25 @@ def part():
 
 
 def test_a_part_is_read_as_written(part, tmp_path):
-    write_part(tmp_path, 3, part, SEAL)
-    found = read_part(part_path(tmp_path, 3), SEAL)
+    write_part(tmp_path, 3, part, PROVENANCE)
+    found = read_part(part_path(tmp_path, 3), PROVENANCE)
     for name in Part.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(found, name), getattr(part, name))
 
 
 def test_a_truncated_part_or_one_with_a_changed_byte_is_found_out(part, tmp_path):
-    write_part(tmp_path, 0, part, SEAL)
+    write_part(tmp_path, 0, part, PROVENANCE)
     path = part_path(tmp_path, 0)
     whole = path.read_bytes()
     for size in range(0, len(whole), 97):
         path.write_bytes(whole[:size])
         with pytest.raises(BadPart):
-            read_part(path, SEAL)
+            read_part(path, PROVENANCE)
     found_out = 0
     for place in range(0, len(whole), 41):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         try:
-            found = read_part(path, SEAL)
+            found = read_part(path, PROVENANCE)
         except BadPart:
             found_out += 1
             continue
@@ -45,18 +46,18 @@ def test_a_truncated_part_or_one_with_a_changed_byte_is_found_out(part, tmp_path
     assert found_out > 20
 
 
-@pytest.mark.parametrize("name", SEAL)
+@pytest.mark.parametrize("name", PROVENANCE.model_dump())
 def test_a_part_of_another_prediction_is_told_by_what_is_other(part, tmp_path, name):
-    write_part(tmp_path, 0, part, SEAL | {name: "x"})
+    write_part(tmp_path, 0, part, PROVENANCE.model_copy(update={name: "x"}))
     with pytest.raises(BadPart, match=f"of another {name}"):
-        read_part(part_path(tmp_path, 0), SEAL)
+        read_part(part_path(tmp_path, 0), PROVENANCE)
 
 
 def test_a_part_under_anothers_name_is_found_out(part, tmp_path):
-    write_part(tmp_path, 0, part, SEAL)
+    write_part(tmp_path, 0, part, PROVENANCE)
     part_path(tmp_path, 0).rename(part_path(tmp_path, 1))
     with pytest.raises(BadPart, match="it is part 0"):
-        read_part(part_path(tmp_path, 1), SEAL)
+        read_part(part_path(tmp_path, 1), PROVENANCE)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 4_096, 4_097, 500_000])

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tiebreak.cli import main
+from tiebreak.data.prediction_manifest import PREDICTION_FILE, read_prediction_manifest
 from tiebreak.data.predictions import ORDERS, read_predictions, write_predictions
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import SWAPPED_CLASS
-from tiebreak.prediction.merge import PLAN, merge
+from tiebreak.prediction.merge import merge
 from tiebreak.prediction.parts import read_part
 from tiebreak.sample.generator import write_sample
 
@@ -49,8 +50,7 @@ def test_swap_averages_both_orders(model, table, tmp_path):
     assert (
         main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), "--swap", *BLOCKS]) == 0
     )
-    seal = json.loads((tmp_path / PLAN).read_text())["seal"]
-    part = read_part(min(tmp_path.glob("parts-*/part-*.npz")), seal)
+    part = read_part(min(tmp_path.glob("parts-*/part-*.npz")), read_prediction_manifest(tmp_path).provenance)
     expected = (softmax(part.logits) + softmax(part.swapped_logits)[:, SWAPPED_CLASS]) / 2
     np.testing.assert_allclose(read_predictions(tmp_path / "predictions.csv")[1][part.rows], expected, atol=2e-9)
     assert np.abs(softmax(part.logits) - expected).max() > 1e-6
@@ -118,7 +118,7 @@ def test_a_folder_is_kept_for_its_rows_and_another_model_is_said_to_replace_it(m
     assert "another model or setting" in capsys.readouterr().out
     assert (out / "predictions.csv").read_bytes() != before
     assert len(list(out.glob("parts-*"))) == 2
-    (out / PLAN).unlink()
+    (out / PREDICTION_FILE).unlink()
     assert main([*common, "--data", str(table)]) == 2
     assert "not known" in capsys.readouterr().err
 
@@ -130,7 +130,7 @@ def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
     before = (tmp_path / "predictions.csv").read_bytes()
     assert main(["merge", str(tmp_path)]) == 0
     assert (tmp_path / "predictions.csv").read_bytes() == before
-    (ids,) = tmp_path.glob("parts-*/ids.txt")
+    (ids,) = tmp_path.glob("parts-*/ids.jsonl")
     whole = ids.read_bytes()
     ids.write_bytes(bytes([*whole[:1], whole[1] ^ 1, *whole[2:]]))
     assert main(["merge", str(tmp_path)]) == 2

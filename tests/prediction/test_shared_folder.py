@@ -12,8 +12,8 @@ import pytest
 from forked import command, finish, start, undisturbed
 
 from tiebreak.cli import main
+from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.data.predictions import read_predictions
-from tiebreak.prediction.merge import read_plan
 from tiebreak.prediction.parts import part_path, read_part, write_part
 
 
@@ -51,14 +51,14 @@ def test_bad_parts_are_told_and_computed_again_and_good_ones_are_not(model, tabl
     out = tmp_path / "out"
     shutil.copytree(expected[1], out)
     (parts,) = out.glob("parts-*")
-    seal = read_plan(out)["seal"]
+    provenance = read_prediction_manifest(out).provenance
     path = [part_path(parts, index) for index in range(5)]
     path[0].write_bytes(path[0].read_bytes()[:-40])
     content = bytearray(path[1].read_bytes())
-    content[content.index(read_part(path[1], seal).logits.tobytes()) + 5] ^= 1
+    content[content.index(read_part(path[1], provenance).logits.tobytes()) + 5] ^= 1
     path[1].write_bytes(content)
-    part = read_part(path[2], seal)
-    write_part(parts, 2, part, seal | {"model": "of a stranger"})
+    part = read_part(path[2], provenance)
+    write_part(parts, 2, part, provenance.model_copy(update={"model": "of a stranger"}))
     shutil.copy(path[4], path[3])
     kept = path[4].stat().st_mtime_ns
 
@@ -80,7 +80,7 @@ def test_missing_parts_and_ids_are_made_again(model, table, expected, tmp_path):
     (parts,) = out.glob("parts-*")
     for index in range(0, 10, 2):
         part_path(parts, index).unlink()
-    (parts / "ids.txt").write_text('"1"\n')
+    (parts / "ids.jsonl").write_text('"1"\n')
     (out / "predictions.csv").unlink()
     assert main(command(model, table, out)) == 0
     assert (out / "predictions.csv").read_bytes() == expected[0]

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from tiebreak.config import DistillSettings, load_recipe
+from tiebreak.data.prediction_manifest import PREDICTION_FILE, PredictionManifest, Provenance, write_prediction_manifest
 from tiebreak.data.split import read_rows
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import log_loss, softmax
-from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.models.loading import load_tokenizer
-from tiebreak.prediction.merge import PLAN
-from tiebreak.prediction.parts import Part, write_part, write_rows
+from tiebreak.prediction.parts import Part, RowKeys, write_part, write_row_keys
 from tiebreak.sample.generator import write_sample
 from tiebreak.training.batches import make_batch
 from tiebreak.training.targets import TeacherLogits, best_temperature, centred_log, make_targets
@@ -47,24 +46,37 @@ def predicted(
     logits = rng.normal(size=(2, len(part), 3)).astype(np.float32)
     name = f"parts-{hashlib.sha256(repr((part.ids, recipe, seed, swap)).encode()).hexdigest()[:12]}"
     (folder / name).mkdir(parents=True)
-    (folder / name / "ids.txt").write_text("".join(json.dumps(name) + "\n" for name in part.ids))
-    write_rows(folder / name, part.groups, part.chars, None if trained is None else np.unique(trained))
-    seal = {"model": recipe, "table": "t", "settings": name}
+    (folder / name / "ids.jsonl").write_text("".join(json.dumps(name) + "\n" for name in part.ids))
+    write_row_keys(folder / name, RowKeys(part.groups, part.chars, None if trained is None else np.unique(trained)))
+    provenance = Provenance(model=recipe, table="t", settings=name)
     for index, members in enumerate(np.array_split(np.arange(len(part))[::-1], 2)):
         swapped = logits[1, members if swap else members[:0]]
         codes, spent = np.zeros(len(members), np.int8), np.zeros(2, np.int64)
-        write_part(folder / name, index, Part(members, logits[0, members], swapped, codes, spent, np.ones(1)), seal)
-    plan = {"parts": name, "part_count": 2, "rows": len(part), "swap": swap, "unreadable": list(unreadable)}
-    plan |= {"seal": seal, "adaptive": None, "reasons": {}, "special": None}
-    plan |= {"recipe_hash": recipe, "recipe": recipe, "fold": None, "model": "m", "fingerprint": "f", "truncation": {}}
-    write_json(folder / PLAN, plan)
+        write_part(
+            folder / name, index, Part(members, logits[0, members], swapped, codes, spent, np.ones(1)), provenance
+        )
+    manifest = PredictionManifest(
+        parts=name,
+        part_count=2,
+        rows=len(part),
+        swap=swap,
+        provenance=provenance,
+        fingerprint="f",
+        unreadable=list(unreadable),
+        truncation={},
+        model="m",
+        class_shares=[0.4, 0.3, 0.3],
+        recipe=recipe,
+        recipe_hash=recipe,
+    )
+    write_prediction_manifest(folder, manifest)
     return folder
 
 
 def logits_of(folder: Path) -> dict[str, np.ndarray]:
     """The logits (orders, 3) by id, read as plain files."""
-    plan = json.loads((folder / PLAN).read_text())
-    ids = [json.loads(line) for line in (folder / plan["parts"] / "ids.txt").read_text().splitlines()]
+    plan = json.loads((folder / PREDICTION_FILE).read_text())
+    ids = [json.loads(line) for line in (folder / plan["parts"] / "ids.jsonl").read_text().splitlines()]
     found = {}
     for path in sorted((folder / plan["parts"]).glob("part-*.npz")):
         with np.load(path) as stored:

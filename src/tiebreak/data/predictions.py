@@ -1,10 +1,12 @@
-"""Tables of predictions: `id` and the probabilities of the three classes; read with care, written whole."""
+"""Tables of predictions: `id` and the probabilities of the three classes, checked when read, written whole."""
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -13,21 +15,27 @@ from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
 
 ORDERS = ("predictions_ab.csv", "predictions_ba.csv")
-"""Beside a predictions.csv made in both answer orders: what each order said, both in the table's own A and B."""
+"""Beside a predictions.csv made in both answer orders: each order's probabilities, both in the table's own A and B."""
 SUM_TOLERANCE = 1e-3
-"""How far a row's probabilities may be from summing to one: files of three decimals are meant well."""
+"""How far a row's probabilities may be from summing to one: files of three decimals are accepted."""
 DIGITS = 9
 CHUNK = 65_536
 """Rows at a time."""
-FORMATS = {"kaggle": "predictions.csv", "parquet": "predictions.parquet", "wsdm": "submission.csv"}
-"""Names of the formats, and of a file of each in a prediction's folder."""
-
+TableFormat = Literal["kaggle", "parquet", "wsdm"]
+FORMATS: dict[TableFormat, str] = {
+    "kaggle": "predictions.csv",
+    "parquet": "predictions.parquet",
+    "wsdm": "submission.csv",
+}
+"""The name of a table of each format in a prediction's folder."""
 Chunks = Iterable[tuple[list[str], np.ndarray]]
 """Ids (m) and probabilities (m, 3) of consecutive rows."""
+Writer = Callable[[list[str], np.ndarray], None]
+"""Appends ids (m) and probabilities (m, 3) to a table."""
 
 
 def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
-    """Ids (n) and probabilities (n, 3) of a predictions.csv or .parquet; every row sums to one.
+    """Read the ids (n) and probabilities (n, 3) of a predictions.csv or .parquet; every row sums to one.
 
     Raises:
         UserError: another header, an id twice, or a row that holds no probabilities.
@@ -44,11 +52,11 @@ def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
             if not row:
                 continue
             try:
-                name, a, b, tie = row
+                row_id, a, b, tie = row
                 values.append([float(a), float(b), float(tie)])
             except (ValueError, TypeError):
                 raise UserError(f"{path}, row {number}: not an id and three probabilities; predict again") from None
-            ids.append(str(name))
+            ids.append(str(row_id))
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and Arrow's among them
         raise UserError(f"{path}: not a readable {path.suffix[1:] or 'csv'} file ({error})") from None
     if not ids:
@@ -65,13 +73,13 @@ def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
         )
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(row_id for row_id in ids if row_id in seen or seen.add(row_id))  # type: ignore[func-returns-value]
         raise UserError(f"{path}: the id {twice} occurs twice; merge or predict again")
     return ids, probabilities / probabilities.sum(1, keepdims=True)
 
 
-def _rows(path: Path) -> Iterator[Sequence]:
-    """The header, then the rows."""
+def _rows(path: Path) -> Iterator[Sequence[Any]]:
+    """Yield the header, then the rows."""
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
@@ -84,66 +92,79 @@ def _rows(path: Path) -> Iterator[Sequence]:
 
 
 def write_predictions(path: Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
-    """A Kaggle submission: the decimals written for each row sum to exactly one."""
+    """Write a Kaggle submission: the decimals written for each row sum to exactly one."""
     write_table(path, in_chunks(ids, probabilities))
 
 
 def in_chunks(ids: Iterable[str], probabilities: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Cut a table (n, 3) and its ids (n)."""
+    """Cut a table (n, 3) and its ids (n) into chunks of `CHUNK` rows."""
     stream = iter(ids)
     for start in range(0, len(probabilities), CHUNK):
         chunk = probabilities[start : start + CHUNK]
         yield list(islice(stream, len(chunk))), chunk
 
 
-def write_table(path: Path, chunks: Chunks, form: str = "kaggle") -> None:
-    """Write a table of probabilities, whole or not at all.
+def write_table(path: Path, chunks: Chunks, format: TableFormat = "kaggle") -> None:
+    """Write a table of probabilities, whole or not at all."""
+    with table_writer(path, format) as write:
+        for ids, probabilities in chunks:
+            write(ids, probabilities)
+
+
+@contextmanager
+def table_writer(path: Path, format: TableFormat = "kaggle") -> Iterator[Writer]:
+    """Yield a function that appends rows to a table, which takes its place at the end, whole or not at all.
 
     Args:
-        form: `kaggle` is CSV with the three probabilities, `parquet` the same columns, `wsdm` CSV with the winner:
+        path: of the table.
+        format: `kaggle` is CSV with the three probabilities, `parquet` the same columns, `wsdm` CSV with the winner:
             `model_a` or `model_b`, whichever is likelier.
     """
-    with open_atomically(path) as file:
-        {"kaggle": _kaggle, "parquet": _parquet, "wsdm": _wsdm}[form](file, chunks)
+    with open_atomically(path) as file, _parquet(file) if format == "parquet" else _csv(file, format) as write:
+        yield write
 
 
-def _kaggle(file, chunks: Chunks) -> None:
-    _csv(file, ["id", *CLASSES], ((ids, map(_decimals, round_rows(p).T)) for ids, p in chunks))
-
-
-def _wsdm(file, chunks: Chunks) -> None:
-    def winners(probabilities: np.ndarray) -> list[str]:
-        return np.where(probabilities[:, 0] >= probabilities[:, 1], "model_a", "model_b").tolist()
-
-    _csv(file, ["id", "winner"], ((ids, [winners(p)]) for ids, p in chunks))
-
-
-def _csv(file, header: list[str], chunks: Iterable[tuple[list[str], Iterable[list[str]]]]) -> None:
+@contextmanager
+def _csv(file: BinaryIO, format: TableFormat) -> Iterator[Writer]:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for ids, columns in chunks:
+    writer.writerow(["id", *(CLASSES if format == "kaggle" else ["winner"])])
+
+    def write(ids: list[str], probabilities: np.ndarray) -> None:
+        if format == "kaggle":
+            columns = [_decimals(units) for units in round_rows(probabilities).T]
+        else:
+            columns = [np.where(probabilities[:, 0] >= probabilities[:, 1], "model_a", "model_b").tolist()]
         writer.writerows(zip(ids, *columns, strict=True))
+
+    yield write
     text.detach()
 
 
-def _parquet(file, chunks: Chunks) -> None:
+@contextmanager
+def _parquet(file: BinaryIO) -> Iterator[Writer]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in CLASSES)])
     with pq.ParquetWriter(file, schema) as writer:
-        for ids, probabilities in chunks:
-            columns = [column / 10**DIGITS for column in round_rows(probabilities).T]
-            writer.write_table(pa.table([ids, *columns], schema=schema))
+        yield lambda ids, probabilities: writer.write_table(
+            pa.table([ids, *(column / 10**DIGITS for column in round_rows(probabilities).T)], schema=schema)
+        )
 
 
 def round_rows(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (n, 3) in units of the last decimal, int64, each row summing to exactly one."""
+    """Round probabilities (n, 3) to units of the last decimal, int64, each row summing to exactly one."""
     units = np.rint(probabilities[:, :2] * 10**DIGITS).astype(np.int64)
     rest = 10**DIGITS - units.sum(1)
     units[:, 0] += np.minimum(rest, 0)  # both were rounded up and nothing is left for the tie
     return np.column_stack([units, np.maximum(rest, 0)])
+
+
+def round_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Round probabilities (n, 3) as a table holds them: what `read_predictions` returns of it, bit for bit."""
+    rounded = round_rows(probabilities) / 10**DIGITS
+    return rounded / rounded.sum(1, keepdims=True)
 
 
 def _decimals(units: np.ndarray) -> list[str]:

@@ -1,6 +1,5 @@
 """What a report is made from: labelled rows, and predictions of them."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +8,12 @@ import numpy as np
 
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.labels import read_labels
+from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.data.table import REQUIRED, Pair, Problem, open_rows, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.self_enhancement import family_of
 
-PLAN = "prediction.json"
 ORDERS_TOLERANCE = 2e-8
 """The mean of the two orders' files equals predictions.csv but for the nine decimals they are written with."""
 
@@ -119,9 +118,9 @@ def read_judges(
     for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, name_files(files), strict=True)):
         judge = Predictions(name, path, _aligned(rows.ids, ids, probabilities))
         judge.orders = _read_orders(path, rows, judge.probabilities)
-        plans = _read_plans(path)
-        judge.family = family or _guess_family(plans)
-        for leak in dict.fromkeys(leak for plan in plans for leak in plan.get("in_sample", [])):
+        models = read_models_behind(path.parent) if path.name == "predictions.csv" else []
+        judge.family = family or _guess_family(models)
+        for leak in dict.fromkeys(leak for model in models for leak in model.in_sample):
             rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
         if attacked:
             attacked_path = split_name(attacked[k])[1]
@@ -189,21 +188,8 @@ def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
     return taken
 
 
-def _read_plans(path: Path) -> list[dict]:
-    """What the prediction's folder says of the model, or of each of several, behind it; empty if nothing."""
-    try:
-        plan = json.loads((path.parent / PLAN).read_text(encoding="utf-8"))
-        if path.name != "predictions.csv":
-            return []
-        return [part for name in plan["models"] for part in _read_plans(path.parent / name / path.name)] or [plan]
-    except (OSError, ValueError, TypeError):
-        return []
-    except KeyError:
-        return [plan]
-
-
-def _guess_family(plans: list[dict]) -> str | None:
+def _guess_family(models: list[PredictionManifest]) -> str | None:
     """The family of the models behind a prediction, by their recipes' bases, if it is one."""
-    bases = [Path(plan["base"].removeprefix("demo-")).name for plan in plans if "base" in plan]
+    bases = [Path(model.base.removeprefix("demo-")).name for model in models if model.base is not None]
     families = {family_of(base) for base in bases}
     return families.pop() if len(families) == 1 else None

@@ -1,14 +1,16 @@
-"""`tiebreak ensemble`: several predictions of the same rows -> one, aligned by id."""
+"""Ensembles: several predictions of the same rows into one, aligned by id."""
 
-import argparse
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from tiebreak.data.predictions import in_chunks, read_predictions, write_table
+from tiebreak.data.prediction_manifest import PREDICTION_FILE
+from tiebreak.data.predictions import TableFormat, in_chunks, read_predictions, write_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import (
     CALIBRATIONS,
@@ -23,119 +25,210 @@ from tiebreak.evaluation.blend import (
 )
 from tiebreak.evaluation.inputs import name_files, read_rows, split_name
 from tiebreak.evaluation.metrics import log_loss
-from tiebreak.files import write_json
-from tiebreak.prediction.merge import PLAN
+from tiebreak.manifests import Manifest, Section, write_manifest
 
-SHOWN_IDS = 5
-SUFFIXES = {"kaggle": ".csv", "wsdm": ".csv", "parquet": ".parquet"}
+log = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
+MAX_SHOWN_IDS = 5
+SUFFIXES: dict[TableFormat, str] = {"kaggle": ".csv", "wsdm": ".csv", "parquet": ".parquet"}
+
+Space = Literal["probabilities", "logits"]
+Calibration = Literal["temperature", "vector"]
 
 
-def ensemble(options: argparse.Namespace, say: Say = print) -> int:
-    """Average predictions as the command line says; returns the exit code.
+class CalibrationRecord(Section):
+    """The blend's logits are multiplied by `scale`, and `shift` is added, for A, B and tie."""
+
+    scale: list[float]
+    shift: list[float]
+
+
+class EnsembleManifest(Manifest):
+    """`F.json` beside an ensemble's table F: how it was made."""
+
+    space: Space
+    """What was averaged."""
+    rows: int
+    fitted_rows: int | None = None
+    """Labelled rows that weights were fitted on."""
+    cross_fitted_log_loss: dict[str, float] | None = None
+    """Log loss of each way to blend, on rows that it was not fitted on."""
+    used: str | None = None
+    """The way to blend that was used."""
+    files: dict[str, str]
+    """The predictions, by name."""
+    weights: dict[str, float]
+    """By name; they sum to one."""
+    calibration: CalibrationRecord | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A blend of predictions.
+
+    Attributes:
+        path: of the table. record: how it was made, also in `record_path`.
+        ids: of its rows, in the first prediction's order.
+        probabilities: (n, 3) float64 of A, B and tie, before rounding.
+    """
+
+    path: Path
+    record_path: Path
+    record: EnsembleManifest
+    ids: list[str]
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class FittedBlend:
+    """The blend chosen on labelled rows, and the scores by which it was."""
+
+    blend: Blend
+    rows: int
+    scores: dict[str, float]
+    used: str
+
+
+def ensemble(
+    predictions: Sequence[Path | str],
+    out: Path | str,
+    *,
+    weights: Sequence[float] | None = None,
+    fit: Path | str | None = None,
+    calibrate: Calibration | None = None,
+    space: Space = "probabilities",
+    format: TableFormat = "kaggle",
+    on_bad_row: str = "fail",
+) -> Ensemble:
+    """Average predictions of the same rows, aligned by id, into one table.
+
+    Args:
+        predictions: at least two, each a predictions.csv or .parquet, a folder with one, or `NAME=PATH`.
+        out: the table to write, or a folder for it.
+        weights: of each prediction, at least 0; equal if not given.
+        fit: a labelled table to fit the weights on; they are used only where that gains on rows not fitted on.
+        calibrate: also fit the scale (and for `vector` a shift of each class) of the blend's logits; needs `fit`.
+        space: what to average.
+        format: of the table.
+        on_bad_row: what to do with rows of `fit` that cannot be read: `fail` or `skip`.
 
     Raises:
-        UserError: files of different ids, options that do not go together, or labels that fit none of the rows.
+        UserError: files of different ids, arguments that do not go together, or labels that fit none of the rows.
     """
-    if options.weights and options.fit:
-        raise UserError("--weights are given and --fit finds them: give one of the two")
-    if options.calibrate and not options.fit:
+    if weights and fit:
+        raise UserError("--weights and --fit exclude each other: weights are either given or fitted")
+    if calibrate and not fit:
         raise UserError("--calibrate needs labelled rows: name a table with --fit")
-    files = [split_name(text) for text in options.predictions]
+    files = [split_name(str(text)) for text in predictions]
     names = name_files(files)
     ids, judges = align([path for _, path in files])
-    record: dict[str, Any] = {"space": options.space, "rows": len(ids)}
-    if options.fit:
-        blend, scores = choose_blend(names, ids, judges, options, say)
-        record |= scores
+    if fit:
+        fitted = choose_blend(names, ids, judges, Path(fit), calibrate, space, on_bad_row)
+        blend = fitted.blend
     else:
-        blend = Blend(given_weights(options.weights, len(names)), options.space)
-        say(f"{'equal' if not options.weights else 'given'} weights: {_shown(names, blend.weights)}")
-    out = out_file(Path(options.out), options.format)
-    if out.exists() and any(out.samefile(path) for _, path in files):
-        raise UserError(f"--out {out}: that is one of the predictions; choose another file")
-    write_table(out, in_chunks(ids, blend.of(judges)), options.format)
-    record["files"] = {name: str(path) for name, (_, path) in zip(names, files, strict=True)}
-    record["weights"] = dict(zip(names, blend.weights.tolist(), strict=True))
+        fitted, blend = None, Blend(given_weights(weights, len(names)), space)
+        log.info(f"{'equal' if not weights else 'given'} weights: {_describe(names, blend.weights)}")
+    path = out_file(Path(out), format)
+    if path.exists() and any(path.samefile(file) for _, file in files):
+        raise UserError(f"--out {path}: that is one of the predictions; choose another file")
+    probabilities = blend.of(judges)
+    write_table(path, in_chunks(ids, probabilities), format)
+    record = EnsembleManifest(
+        space=space,
+        rows=len(ids),
+        fitted_rows=fitted.rows if fitted else None,
+        cross_fitted_log_loss=fitted.scores if fitted else None,
+        used=fitted.used if fitted else None,
+        files={name: str(file) for name, (_, file) in zip(names, files, strict=True)},
+        weights=dict(zip(names, blend.weights.tolist(), strict=True)),
+    )
     if blend.scale is not None and blend.shift is not None:
-        record["calibration"] = {"scale": blend.scale.tolist(), "shift": blend.shift.tolist()}
-    told = out.with_name(f"{out.name}.json")
-    write_json(told, record)
-    say(f"{out}: {len(ids):,} rows; how it was made: {told}")
-    return 0
+        record.calibration = CalibrationRecord(scale=blend.scale.tolist(), shift=blend.shift.tolist())
+    record_path = path.with_name(f"{path.name}.json")
+    write_manifest(record_path, record)
+    return Ensemble(path, record_path, record, ids, probabilities)
 
 
 def align(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
-    """The first file's ids (n), and every file's probabilities (k, n, 3) in that order.
+    """Return the first file's ids (n), and every file's probabilities (k, n, 3) in that order.
 
     Raises:
         UserError: one file, or unequal sets of ids; shows the difference.
     """
     if len(paths) < 2:
-        raise UserError("an ensemble is of two predictions or more")
+        raise UserError(f"give at least two predictions (got {len(paths)})")
     ids, first = read_predictions(paths[0])
     judges = [first]
     for path in paths[1:]:
         other, probabilities = read_predictions(path)
-        place = {name: k for k, name in enumerate(other)}
+        place = {row_id: i for i, row_id in enumerate(other)}
         here = set(ids)
-        lacking, extra = [name for name in ids if name not in place], [name for name in other if name not in here]
-        if lacking or extra:
+        missing, extra = [i for i in ids if i not in place], [i for i in other if i not in here]
+        if missing or extra:
             lines = [f"{path} and {paths[0]} are not predictions of the same rows:"]
-            for absent, where in ((lacking, path), (extra, paths[0])):
+            for absent, where in ((missing, path), (extra, paths[0])):
                 if absent:
-                    more = ", ..." if len(absent) > SHOWN_IDS else ""
-                    lines.append(f"{len(absent):,} ids are not in {where}: {', '.join(absent[:SHOWN_IDS])}{more}")
+                    more = ", ..." if len(absent) > MAX_SHOWN_IDS else ""
+                    lines.append(f"{len(absent):,} ids are not in {where}: {', '.join(absent[:MAX_SHOWN_IDS])}{more}")
             raise UserError("\n  ".join(lines))
-        judges.append(probabilities[[place[name] for name in ids]])
+        judges.append(probabilities[[place[row_id] for row_id in ids]])
     return ids, np.stack(judges)
 
 
 def given_weights(weights: Sequence[float] | None, count: int) -> np.ndarray:
-    """The weights (k,) of the command line, scaled to sum to one; equal ones if there are none."""
+    """Return the weights (k,), scaled to sum to one; equal ones if none are given."""
     if not weights:
         return equal_weights(count)
-    found = np.array(weights, dtype=np.float64)
-    if len(found) != count or not np.isfinite(found).all() or (found < 0).any() or found.sum() == 0:
+    scaled = np.array(weights, dtype=np.float64)
+    if len(scaled) != count or not np.isfinite(scaled).all() or (scaled < 0).any() or scaled.sum() == 0:
         shown = " ".join(f"{weight:g}" for weight in weights)
         raise UserError(f"--weights {shown}: give {count} numbers of at least 0, one for each prediction, not all 0")
-    return found / found.sum()
+    return np.asarray(scaled / scaled.sum())
 
 
 def choose_blend(
-    names: Sequence[str], ids: list[str], judges: np.ndarray, options: argparse.Namespace, say: Say
-) -> tuple[Blend, dict[str, Any]]:
-    """Equal or fitted weights, calibrated or not: the more is fitted, the more it must gain on rows not fitted on."""
-    rows = read_rows(Path(options.fit), options.on_bad_row)
-    place = {name: k for k, name in enumerate(ids)}
-    known = [k for k, name in enumerate(rows.ids) if name in place]
+    names: Sequence[str],
+    ids: list[str],
+    judges: np.ndarray,
+    fit: Path,
+    calibrate: Calibration | None,
+    space: Space,
+    on_bad_row: str,
+) -> FittedBlend:
+    """Choose equal or fitted weights, calibrated or not: what is fitted must gain on rows that it was not fitted on.
+
+    Args:
+        names: of the predictions. ids: of their rows. judges: their probabilities (k, n, 3).
+        fit: the labelled table. calibrate, space, on_bad_row: as `ensemble`.
+    """
+    rows = read_rows(fit, on_bad_row)
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    known = [i for i, row_id in enumerate(rows.ids) if row_id in place]
     if not known:
-        raise UserError(f"--fit {options.fit}: none of its ids is in the predictions")
-    some = judges[:, [place[rows.ids[k]] for k in known]]
+        raise UserError(f"--fit {fit}: none of its ids is in the predictions")
+    some = judges[:, [place[rows.ids[i]] for i in known]]
     labels, groups = rows.labels[known], rows.groups[known]
     folds = cut_folds(labels, groups)
     together = "prompts kept whole" if rows.pairs is not None else "each row a prompt of its own, as there are no texts"
-    say(f"{len(known):,} labelled rows, cross-fitted in {len(np.unique(folds))} folds ({together}):")
+    log.info(f"{len(known):,} labelled rows, cross-fitted in {len(np.unique(folds))} folds ({together}):")
     for name, judge in zip(names, some, strict=True):
-        say(f"  {log_loss(judge, labels):.5f}  {name} alone")
-    space = options.space
+        log.info(f"  {log_loss(judge, labels):.5f}  {name} alone")
     attempt = partial(try_blend, judges=some, labels=labels, folds=folds)
     trials = [attempt("equal weights", lambda p, y: Blend(equal_weights(len(p)), space))]
     trials.append(attempt("fitted weights", lambda p, y: Blend(fit_weights(p, y, space), space)))
-    say(f"  {trials[0].losses.mean():.5f}  equal weights")
-    chosen = _better(trials[0], trials[1], groups, say)
-    if options.calibrate:
-        trials.append(attempt(f"{chosen.name}, {options.calibrate}", calibrated(chosen, options.calibrate)))
-        chosen = _better(chosen, trials[-1], groups, say)
+    log.info(f"  {trials[0].losses.mean():.5f}  equal weights")
+    chosen = _better(trials[0], trials[1], groups)
+    if calibrate:
+        trials.append(attempt(f"{chosen.name}, {calibrate}", calibrated(chosen, calibrate)))
+        chosen = _better(chosen, trials[-1], groups)
     blend = chosen.fit(some, labels)
-    say(f"used: {chosen.name}, fitted on all labelled rows: {_shown(names, blend.weights)}")
+    log.info(f"used: {chosen.name}, fitted on all labelled rows: {_describe(names, blend.weights)}")
     scores = {trial.name: float(trial.losses.mean()) for trial in trials}
-    return blend, {"fitted_rows": len(known), "cross_fitted_log_loss": scores, "used": chosen.name}
+    return FittedBlend(blend, len(known), scores, chosen.name)
 
 
-def calibrated(trial: Trial, kind: str) -> Callable[[np.ndarray, np.ndarray], Blend]:
-    """The same way to blend, its logits then calibrated on the same rows."""
+def calibrated(trial: Trial, kind: Calibration) -> Callable[[np.ndarray, np.ndarray], Blend]:
+    """Return the same way to blend, its logits then calibrated on the same rows."""
     assert kind in CALIBRATIONS
 
     def fit(judges: np.ndarray, labels: np.ndarray) -> Blend:
@@ -146,31 +239,31 @@ def calibrated(trial: Trial, kind: str) -> Callable[[np.ndarray, np.ndarray], Bl
     return fit
 
 
-def _better(simple: Trial, fitted: Trial, groups: np.ndarray, say: Say) -> Trial:
-    """The fitted one where it gains more than a standard error on rows that it was not fitted on."""
+def _better(simple: Trial, fitted: Trial, groups: np.ndarray) -> Trial:
+    """Return the fitted one where it gains more than a standard error on rows that it was not fitted on."""
     mean, error = gain(simple, fitted, groups)
     take = mean > error
     verdict = "better" if take else "not better by more than its standard error, so not used"
-    say(f"  {fitted.losses.mean():.5f}  {fitted.name}: {mean:+.5f} +- {error:.5f}, {verdict}")
+    log.info(f"  {fitted.losses.mean():.5f}  {fitted.name}: {mean:+.5f} +- {error:.5f}, {verdict}")
     return fitted if take else simple
 
 
-def out_file(out: Path, form: str) -> Path:
-    """The file to write: as named, or in the folder named.
+def out_file(out: Path, format: TableFormat) -> Path:
+    """Return the file to write: as named, or in the folder named, which is made.
 
     Raises:
-        UserError: a suffix that is not the format's.
+        UserError: a suffix that is not the format's, or the folder of a prediction.
     """
     if out.suffix == "":
-        if (out / PLAN).is_file():
+        if (out / PREDICTION_FILE).is_file():
             raise UserError(f"--out {out}: that is a prediction's own folder; choose another")
         out.mkdir(parents=True, exist_ok=True)
-        return out / f"predictions{SUFFIXES[form]}"
-    if out.suffix != SUFFIXES[form]:
-        raise UserError(f"--out {out}: a file of --format {form} ends in {SUFFIXES[form]}")
+        return out / f"predictions{SUFFIXES[format]}"
+    if out.suffix != SUFFIXES[format]:
+        raise UserError(f"--out {out}: a file of --format {format} ends in {SUFFIXES[format]}")
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 
-def _shown(names: Sequence[str], weights: np.ndarray) -> str:
+def _describe(names: Sequence[str], weights: np.ndarray) -> str:
     return ", ".join(f"{name} {weight:.3f}" for name, weight in zip(names, weights, strict=True))

@@ -1,284 +1,227 @@
-"""Parts -> one table of probabilities, in the input's order; several models' tables -> their average."""
+"""Merge parts into one table of probabilities, in the input's order; several models' tables into their average."""
 
 import csv
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tiebreak.data.predictions import CHUNK, FORMATS, ORDERS, in_chunks, write_predictions, write_table
+from tiebreak.data.prediction_manifest import (
+    AverageManifest,
+    PredictionManifest,
+    read_merge_manifest,
+    read_prediction_manifest,
+)
+from tiebreak.data.predictions import FORMATS, ORDERS, TableFormat, Writer, in_chunks, table_writer
 from tiebreak.errors import UserError
-from tiebreak.evaluation.metrics import softmax
-from tiebreak.files import sha256, write_atomically
-from tiebreak.labels import SWAPPED_CLASS
-from tiebreak.prediction.parts import FAILURES, IDS_FILE, LAST_HAS_SOME, BadPart, iter_ids, part_path, read_part
-from tiebreak.prediction.special import describe
+from tiebreak.files import write_atomically
+from tiebreak.prediction.degenerate import describe_degenerate
+from tiebreak.prediction.finished import MAX_SHOWN, FinishedPrediction, read_finished
 
-PLAN, FAILED = "prediction.json", "failed.csv"
-SHOWN = 10
-
-Say = Callable[[str], None]
+FAILED_FILE = "failed.csv"
 
 
-class BadParts(UserError):
-    """Parts that must be computed again; `found` tells why each."""
+@dataclass
+class AdaptiveCost:
+    """Counts what `--swap adaptive` changed, over the rows seen in both orders."""
 
-    def __init__(self, folder: Path, found: dict[Path, str]) -> None:
-        self.found = found
-        lines = [f"  {path.name}: {reason}" for path, reason in list(found.items())[:SHOWN]]
-        more = [f"  ... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        super().__init__(
-            "\n".join([f"{folder}: {len(found)} parts cannot be used:", *lines, *more])
-            + "\nRun the same prediction again: it computes them anew"
-        )
+    rows: int = 0
+    moved: float = 0.0
+    verdicts_changed: int = 0
+
+    def add(self, orders: np.ndarray, mean: np.ndarray, swapped_logits: np.ndarray) -> None:
+        """Count a chunk: probabilities (2, m, 3) and their mean, logits (m, 3) of the order B, A."""
+        twice = np.isfinite(swapped_logits).all(1)
+        first, both = orders[0][twice], mean[twice]
+        self.rows += int(twice.sum())
+        self.moved += float(np.abs(both - first).sum())
+        self.verdicts_changed += int((both.argmax(1) != first.argmax(1)).sum())
+
+    def describe(self, margin: float, rows: int, tokens: np.ndarray) -> str:
+        """Return the message, of a table of `rows` rows with tokens (2,) run in either order."""
+        text = f"swap adaptive:{margin:g}: {self.rows:,} of {rows:,} rows seen in both orders, "
+        text += f"{1 + tokens[1] / max(1, tokens[0]):.2f} times the tokens of one order (2 for all rows)"
+        if self.rows:
+            text += f"; their probabilities moved by {self.moved / (3 * self.rows):.4f} on average"
+            text += f", {self.verdicts_changed:,} verdicts changed"
+        return text
 
 
 @dataclass(frozen=True)
-class Logits:
-    """A finished prediction: logits (orders, n, 3) float32, NaN where a row was not seen or failed; the order B, A,
-    if asked for, has B first. failed: (n,) codes of FAILURES. tokens: (2,) run in either order; seconds: it took."""
+class MergedPrediction:
+    """A merged table.
 
-    plan: dict[str, Any]
-    values: np.ndarray
-    failed: np.ndarray
-    tokens: np.ndarray
+    Attributes:
+        path: of the table. rows: of it.
+        probabilities: (n, 3) float64 before rounding, in the table's order; None unless asked for.
+        seconds: that the forward passes took, all models and orders.
+        failed: rows that have the class prior, or one answer order only.
+        notes: messages about them, degenerate rows and the cost of adaptive swapping.
+    """
+
+    path: Path
+    rows: int
+    probabilities: np.ndarray | None
     seconds: float
+    failed: int
+    notes: list[str]
 
 
-def merge(folder: Path, say: Say = lambda text: None, form: str = "kaggle") -> tuple[Path, int]:
-    """Merge the parts below a prediction folder into one table; its path and row count.
+def merge(folder: Path | str, format: TableFormat = "kaggle", *, keep_probabilities: bool = False) -> MergedPrediction:
+    """Merge the parts below a prediction's folder into one table.
 
-    A prediction in both answer orders also leaves each order's own table (`ORDERS`), in the table's A and B.
+    A prediction in both answer orders also gets a table of each order (`ORDERS`), in the input's A and B.
+
+    Args:
+        folder: the `out` of a prediction, of one model or of several.
+        format: of the table: `kaggle`, `parquet` or `wsdm`.
+        keep_probabilities: return the probabilities too, 24 bytes a row.
 
     Raises:
-        UserError: no prediction here, or blocks that are not done yet.
+        UserError: no prediction here, parts that are not done yet, or models that predicted different rows.
         BadParts: parts that are damaged or of another prediction.
     """
-    plan = read_plan(folder)
-    if "models" in plan:
-        return average(folder, say, form)
-    found = read_logits(folder)
-    parts, rows = folder / plan["parts"], plan["rows"]
-    path = folder / FORMATS[form]
-    write_table(path, _chunks(parts, probabilities(found)), form)
-    for k, name in enumerate(ORDERS):
-        if plan["swap"] and plan["adaptive"] is None:
-            write_table(folder / name, _chunks(parts, (orders[k] for orders in in_orders(found))))
-        else:
-            (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
-    tell_failed(folder, found, say)
-    if plan["special"] is not None:
-        say(describe(plan["special"]))
-    if plan["adaptive"] is not None:
-        tell_cost(found, say)
-    return path, rows
+    folder = Path(folder)
+    manifest = read_prediction_manifest(folder)
+    if isinstance(manifest, AverageManifest):
+        return _merge_average(folder, manifest, format)
+    kept = np.empty((manifest.rows, 3)) if keep_probabilities else None
+
+    def keep(start: int, orders: np.ndarray) -> None:
+        if kept is not None:
+            kept[start : start + orders.shape[1]] = orders.mean(0)
+
+    return _merge_model(read_finished(folder), format, keep, kept)
 
 
-def average(folder: Path, say: Say = lambda text: None, form: str = "kaggle") -> tuple[Path, int]:
-    """Merge each of several models' predictions in the folders below, and average their probabilities.
+def _merge_model(
+    finished: FinishedPrediction,
+    format: TableFormat,
+    take: Callable[[int, np.ndarray], None],
+    kept: np.ndarray | None = None,
+) -> MergedPrediction:
+    """Write one model's tables; every chunk of orders' probabilities goes through softmax once.
 
-    Raises:
-        UserError: as `merge`, or models that predicted other rows.
+    Args:
+        finished: the prediction. format: of its table.
+        take: gets the first row and the probabilities (orders, m, 3) of each chunk.
+        kept: probabilities (n, 3) for the result, filled by `take`.
     """
-    plan = read_plan(folder)
-    total, ids_of = None, None
-    for name in plan["models"]:
-        merge(folder / name, partial(_say_of, name, say))
-        found = read_logits(folder / name)
-        if found.plan["seal"]["table"] != plan["table"]:
-            raise UserError(f"{folder / name}: not of the rows that {folder} is of; predict again into an empty --out")
-        both = found.plan["swap"] and found.plan["adaptive"] is None
-        kept = 2 if both else 1
-        if total is None:
-            total, ids_of = np.zeros((kept, plan["rows"], 3)), folder / name / found.plan["parts"]
+    folder, manifest, values = finished.folder, finished.manifest, finished.logits.values
+    ids, cost, start = finished.ids(), AdaptiveCost(), 0
+    with _tables(folder, format, manifest.both_orders) as (path, write):
+        for orders in finished.iter_orders():
+            mean, stop = orders.mean(axis=0), start + orders.shape[1]
+            write(list(islice(ids, stop - start)), mean, orders)
+            take(start, orders)
+            if manifest.adaptive is not None:
+                cost.add(orders, mean, values[1, start:stop])
+            start = stop
+    failures = finished.failures()
+    notes = write_failures(finished, failures)
+    if manifest.degenerate is not None:
+        notes.append(describe_degenerate(manifest.degenerate))
+    if manifest.adaptive is not None:
+        notes.append(cost.describe(manifest.adaptive, manifest.rows, finished.logits.tokens))
+    return MergedPrediction(path, manifest.rows, kept, finished.logits.seconds, len(failures), notes)
+
+
+def _merge_average(folder: Path, manifest: AverageManifest, format: TableFormat) -> MergedPrediction:
+    """Merge each model's prediction in the folders below, and average their probabilities."""
+    total = np.zeros((2 if manifest.swap and manifest.adaptive is None else 1, manifest.rows, 3))
+    ids_of: FinishedPrediction | None = None
+    notes: list[str] = []
+    seconds, failed = 0.0, 0
+
+    def add(start: int, orders: np.ndarray) -> None:
+        total[:, start : start + orders.shape[1]] += orders if len(total) == 2 else orders.mean(0, keepdims=True)
+
+    for name in manifest.models:
+        finished = read_finished(folder / name)
+        if finished.manifest.table != manifest.table:
+            raise UserError(f"{folder / name}: predicts other rows than {folder}; predict again into an empty --out")
+        merged = _merge_model(finished, "kaggle", add)
+        notes += [f"{name}: {note}" for note in merged.notes]
+        seconds, failed = seconds + merged.seconds, failed + merged.failed
+        ids_of = ids_of or finished
+    assert ids_of is not None
+    total /= len(manifest.models)
+    mean = total.mean(axis=0)
+    ids = ids_of.ids()
+    with _tables(folder, format, len(total) == 2) as (path, write):
         start = 0
-        for orders in in_orders(found):
-            values = orders if both else orders.mean(0, keepdims=True)
-            total[:, start : start + CHUNK] += values
-            start += CHUNK
-    assert total is not None and ids_of is not None
-    total /= len(plan["models"])
-    path = folder / FORMATS[form]
-    mean = (total[:, start : start + CHUNK].mean(0) for start in range(0, plan["rows"], CHUNK))
-    write_table(path, _chunks(ids_of, mean), form)
-    for k, name in enumerate(ORDERS):
-        if len(total) == 2:
-            write_predictions(folder / name, iter_ids(ids_of), total[k])
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return path, plan["rows"]
+        for chunk_ids, chunk in in_chunks(ids, mean):
+            write(chunk_ids, chunk, total[:, start : start + len(chunk)])
+            start += len(chunk)
+    return MergedPrediction(path, manifest.rows, mean, seconds, failed, notes)
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What prediction.json says.
+@contextmanager
+def _tables(folder: Path, format: TableFormat, both_orders: bool) -> Iterator[tuple[Path, Callable[..., None]]]:
+    """Open the table, and those of each order if asked for; yield its path and a function that writes rows to all."""
+    path = folder / FORMATS[format]
+    with ExitStack() as stack:
+        writers: list[Writer] = []
+        for name in ORDERS:
+            if both_orders:
+                writers.append(stack.enter_context(table_writer(folder / name)))
+            else:
+                (folder / name).unlink(missing_ok=True)  # of an earlier prediction here
+        write_mean = stack.enter_context(table_writer(path, format))
+
+        def write(ids: list[str], mean: np.ndarray, orders: Sequence[np.ndarray]) -> None:
+            write_mean(ids, mean)
+            for writer, order in zip(writers, orders, strict=False):
+                writer(ids, order)
+
+        yield path, write
+
+
+def forward_seconds(folder: Path | str) -> float:
+    """Return the seconds of a prediction's forward passes, all models and orders added up, loading not counted.
 
     Raises:
-        UserError: no prediction here, or one of an earlier version.
+        UserError: no finished prediction.
     """
-    if not (folder / PLAN).is_file():
-        raise UserError(f"{folder}: no {PLAN}, so no prediction was begun here")
+    folder = Path(folder)
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        if plan.keys() & {"models", "seal"}:
-            return plan
-    except (ValueError, AttributeError):
-        pass
-    raise UserError(f"{folder / PLAN}: damaged, or of an earlier version; predict again")
+        if (seconds := read_merge_manifest(folder).seconds) is not None:
+            return seconds
+    except (FileNotFoundError, UserError):
+        pass  # not merged by a prediction, or by an earlier version
+    manifest = read_prediction_manifest(folder)
+    folders = [folder] if isinstance(manifest, PredictionManifest) else [folder / name for name in manifest.models]
+    return sum(read_finished(one).logits.seconds for one in folders)
 
 
-def read_logits(folder: Path) -> Logits:
-    """What a finished prediction's parts hold, each checked.
-
-    Raises:
-        UserError: blocks that are not done yet, or ids that are not those of the plan.
-        BadParts: parts that are damaged or of another prediction.
-    """
-    plan = read_plan(folder)
-    if "models" in plan:
-        names = ", ".join(str(folder / name) for name in plan["models"])
-        raise UserError(f"{folder}: the average of several models, which has no logits; each model's are in {names}")
-    parts, rows = folder / plan["parts"], plan["rows"]
-    absent = sum(not part_path(parts, index).is_file() for index in range(plan["part_count"]))
-    if absent:
-        raise UserError(
-            f"{folder}: {absent} of {plan['part_count']} parts are not done; run the same prediction again to finish"
-        )
-    ids = parts / IDS_FILE
-    if not ids.is_file() or ("ids" in plan and sha256(ids) != plan["ids"]):  # earlier ones kept no hash
-        raise UserError(f"{ids}: absent or damaged; run the same prediction again")
-    logits = np.full((2 if plan["swap"] else 1, rows, 3), np.nan, dtype=np.float32)
-    failed, filled = np.zeros(rows, dtype=np.int8), np.zeros(rows, dtype=np.int8)
-    tokens, seconds = np.zeros(2, dtype=np.int64), 0.0
-    bad: dict[Path, str] = {}
-    for index in range(plan["part_count"]):
-        path = part_path(parts, index)
-        try:
-            part = read_part(path, plan["seal"])
-        except BadPart as error:
-            bad[path] = str(error)
-            continue
-        logits[0, part.rows] = part.logits
-        if plan["swap"]:
-            logits[1, part.rows] = part.swapped_logits
-        failed[part.rows] = part.failed
-        tokens += part.tokens
-        seconds += float(part.seconds.sum())
-        filled[part.rows] += 1
-    if bad:
-        raise BadParts(folder, bad)
-    if (filled != 1).any():
-        raise RuntimeError(f"{parts}: {(filled != 1).sum()} rows are missing or doubled over the parts")
-    return Logits(plan, logits, failed, tokens, seconds)
-
-
-def rows_per_second(folder: Path) -> float:
-    """Of a finished prediction by one process, all its models and orders counted, loading and merging not.
+def rows_per_second(folder: Path | str) -> float:
+    """Return the rows per second of a finished prediction by one process, all its models and orders counted.
 
     Raises:
-        UserError: as `read_logits`.
+        UserError: no finished prediction.
     """
-    plan = read_plan(folder)
-    found = [read_logits(folder / name) for name in plan.get("models", ["."])]
-    return plan["rows"] / max(sum(one.seconds for one in found), 1e-9)
+    return read_prediction_manifest(Path(folder)).rows / max(forward_seconds(folder), 1e-9)
 
 
-def read_parts(folder: Path) -> tuple[dict[str, Any], list[str], np.ndarray]:
-    """A finished prediction's plan, ids (n), and logits (orders, n, 3), for those who need every logit.
-
-    Rows without logits are among the plan's `unreadable`; the order B, A is NaN where it was not seen.
-
-    Raises:
-        UserError: as `read_logits`.
-    """
-    found = read_logits(folder)
-    without = np.flatnonzero((found.failed > 0) & (found.failed != LAST_HAS_SOME)).tolist()
-    plan = found.plan | {"unreadable": sorted({*found.plan["unreadable"], *without})}
-    return plan, list(iter_ids(folder / plan["parts"])), found.values
-
-
-def probabilities(found: Logits) -> Iterator[np.ndarray]:
-    """The rows' probabilities (m, 3), chunk by chunk: the mean over the orders in which a row was seen."""
-    return (orders.mean(axis=0) for orders in in_orders(found))
-
-
-def in_orders(found: Logits) -> Iterator[np.ndarray]:
-    """Each order's probabilities (orders, m, 3) in the table's A and B, chunk by chunk.
-
-    A row not seen in the order B, A repeats the other, one without logits has the prior, a special one its output.
-    """
-    plan, rows = found.plan, found.plan["rows"]
-    without = (found.failed > 0) & (found.failed != LAST_HAS_SOME)
-    without[plan["unreadable"]] = True
-    special = {}
-    for kind, members in (plan["special"] or {"rows": {}})["rows"].items():
-        special[kind] = np.zeros(rows, dtype=bool)
-        special[kind][members] = True
-    for start in range(0, rows, CHUNK):
-        logits = found.values[:, start : start + CHUNK]
-        orders = np.stack([softmax(order) for order in logits])
-        if plan["swap"]:
-            seen = np.isfinite(logits[1]).all(1)
-            orders[1] = np.where(seen[:, None], orders[1][:, SWAPPED_CLASS], orders[0])
-        orders[:, without[start : start + CHUNK]] = plan["class_shares"]
-        for kind, members in special.items():
-            orders[:, members[start : start + CHUNK]] = plan["special"]["outputs"][kind]
-        yield orders
-
-
-def tell_failed(folder: Path, found: Logits, say: Say) -> None:
-    """Name the rows that got the class prior, or one order only, in failed.csv."""
-    reasons = {int(row): reason for row, reason in found.plan["reasons"].items()}
-    reasons |= {row: FAILURES[found.failed[row]] for row in np.flatnonzero(found.failed).tolist() if row not in reasons}
-    path = folder / FAILED
-    if not reasons:
+def write_failures(finished: FinishedPrediction, failures: dict[int, str]) -> list[str]:
+    """Name the failed rows in failed.csv, which is removed if there are none; return messages that show some."""
+    path = finished.folder / FAILED_FILE
+    if not failures:
         path.unlink(missing_ok=True)
-        return
+        return []
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["id", "reason"])
     shown = []
-    for row, name in enumerate(iter_ids(folder / found.plan["parts"])):
-        if row in reasons:
-            writer.writerow([name, reasons[row]])
-            shown.append(f"  id {name}: {reasons[row]}")
+    for row, row_id in enumerate(finished.ids()):
+        if row in failures:
+            writer.writerow([row_id, failures[row]])
+            shown.append(f"  id {row_id}: {failures[row]}")
     write_atomically(path, buffer.getvalue())
-    say(f"{len(reasons):,} rows failed and got the class prior, where nothing else is said ({path}):")
-    for line in shown[:SHOWN]:
-        say(line)
-    if len(shown) > SHOWN:
-        say(f"  ... and {len(shown) - SHOWN:,} more")
-
-
-def tell_cost(found: Logits, say: Say) -> None:
-    """What the second view of close rows cost, and what it changed."""
-    start = seen = changed = 0
-    moved = 0.0
-    for orders in in_orders(found):
-        twice = np.isfinite(found.values[1, start : start + CHUNK]).all(1)
-        first, mean = orders[0][twice], orders.mean(0)[twice]
-        seen += int(twice.sum())
-        moved += float(np.abs(mean - first).sum())
-        changed += int((mean.argmax(1) != first.argmax(1)).sum())
-        start += CHUNK
-    rows, cost = found.plan["rows"], 1 + found.tokens[1] / max(1, found.tokens[0])
-    text = f"swap adaptive:{found.plan['adaptive']:g}: {seen:,} of {rows:,} rows seen in both orders, "
-    text += f"{cost:.2f} times the tokens of one order (2 for all rows)"
-    if seen:
-        text += f"; their probabilities moved by {moved / (3 * seen):.4f} on average, {changed:,} verdicts changed"
-    say(text)
-
-
-def _say_of(name: str, say: Say, text: str) -> None:
-    say(f"{name}: {text}")
-
-
-def _chunks(parts: Path, values: Iterator[np.ndarray]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The ids that go with consecutive chunks of probabilities."""
-    ids = iter_ids(parts)
-    for chunk in values:
-        yield from in_chunks([next(ids) for _ in range(len(chunk))], chunk)
+    more = [f"  ... and {len(shown) - MAX_SHOWN:,} more"] if len(shown) > MAX_SHOWN else []
+    heading = f"{len(failures):,} rows failed and got the class prior, where nothing else is said ({path}):"
+    return [heading, *shown[:MAX_SHOWN], *more]

@@ -1,4 +1,4 @@
-"""Parts: the logits of some consecutive blocks, one sealed file each; and what is known of the rows."""
+"""Parts: the logits of some consecutive blocks, one checked file each; and the ids and keys of the rows."""
 
 import hashlib
 import io
@@ -7,40 +7,69 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tiebreak.data.prediction_manifest import Provenance
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
-from tiebreak.files import open_atomically, write_atomically
+from tiebreak.files import open_atomically, sha256, write_atomically
 
-ROWS_FILE, IDS_FILE = "rows.npz", "ids.txt"
-MOST_PARTS = 4_096
+KEYS_FILE, IDS_FILE, OLD_IDS_FILE = "rows.npz", "ids.jsonl", "ids.txt"
+MAX_PARTS = 4_096
 """Of one prediction: a folder of more files is slow on the file systems of clusters."""
-FAILURES = (
-    "",
-    "out of memory, even alone",
-    "the model's logits are not finite",
-    "out of memory in the order B, A: its order A, B counts alone",
-)
-"""Why a row has no logits, by its code in a part; the last has some."""
-LAST_HAS_SOME = 3
+
+
+class Failure(IntEnum):
+    """Why a row has no logits, or those of one answer order only; parts hold these codes."""
+
+    NONE = 0
+    OUT_OF_MEMORY = 1
+    NOT_FINITE = 2
+    SWAPPED_OUT_OF_MEMORY = 3
+
+    @property
+    def reason(self) -> str:
+        """The sentence for failed.csv."""
+        return FAILURE_REASONS[self]
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the row still has logits for the order A, B."""
+        return self in (Failure.NONE, Failure.SWAPPED_OUT_OF_MEMORY)
+
+
+FAILURE_REASONS = {
+    Failure.NONE: "",
+    Failure.OUT_OF_MEMORY: "out of memory, even alone",
+    Failure.NOT_FINITE: "the model's logits are not finite",
+    Failure.SWAPPED_OUT_OF_MEMORY: "out of memory in the order B, A: its order A, B counts alone",
+}
+
+
+def lacks_logits(failed: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the rows whose failure code (n,) leaves them without logits."""
+    return np.isin(failed, [failure for failure in Failure if not failure.has_logits])
 
 
 class BadPart(Exception):
-    """A part that is not whole, or of another prediction."""
+    """A part that is damaged, or of another prediction."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a model said of some rows.
+    """A model's logits of some rows.
 
     Attributes:
-        rows: (n,) of the table. logits: (n, 3) in the order A, B. swapped_logits: (n, 3) in the order B, A, NaN for
-            rows not seen in it; (0, 3) if none was to be. failed: (n,) int8, codes of FAILURES.
-        tokens: (2,) tokens that were run in either order. seconds: (1,) that it took.
+        rows: numbers of the rows (n,) in the table.
+        logits: (n, 3) float32 in the order A, B; NaN for a row without any.
+        swapped_logits: (n, 3) float32 in the order B, A; NaN for rows not seen in it; (0, 3) if none was to be.
+        failed: (n,) int8, codes of `Failure`.
+        tokens: (2,) tokens run in the order A, B and in B, A.
+        seconds: (1,) that it took.
     """
 
     rows: np.ndarray
@@ -51,25 +80,26 @@ class Part:
     seconds: np.ndarray
 
 
-def cut_into_parts(blocks: int, most: int = MOST_PARTS) -> list[range]:
-    """Consecutive blocks for each part: one, or as many as make at most so many parts."""
-    size = max(1, -(-blocks // most))
+def cut_into_parts(blocks: int, max_parts: int = MAX_PARTS) -> list[range]:
+    """Return the consecutive blocks of each part: one, or as many as keep the parts within `max_parts`."""
+    size = max(1, -(-blocks // max_parts))
     return [range(start, min(start + size, blocks)) for start in range(0, blocks, size)]
 
 
 def part_path(folder: Path, index: int) -> Path:
+    """Return the file of a part."""
     return folder / f"part-{index:07d}.npz"
 
 
-def part_index(name: str) -> int | None:
-    """The number of a part by its file's name; None for other files."""
-    found = re.fullmatch(r"part-(\d{7})\.npz", name)
-    return int(found[1]) if found else None
+def part_index(file_name: str) -> int | None:
+    """Return the number of a part by its file's name; None for other files."""
+    match = re.fullmatch(r"part-(\d{7})\.npz", file_name)
+    return int(match[1]) if match else None
 
 
-def write_part(folder: Path, index: int, part: Part, seal: Mapping[str, str]) -> None:
-    """Write a part under its seal: what it belongs to, and a checksum over that and every array."""
-    text = json.dumps({"part": index, **seal}, sort_keys=True).encode()
+def write_part(folder: Path, index: int, part: Part, provenance: Provenance) -> None:
+    """Write a part with its provenance, and a checksum over that and every array."""
+    text = json.dumps({"part": index, **provenance.model_dump()}, sort_keys=True).encode()
     arrays = {name: getattr(part, name) for name in Part.__dataclass_fields__}
     checksum = np.frombuffer(_digest(text, arrays), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -77,11 +107,11 @@ def write_part(folder: Path, index: int, part: Part, seal: Mapping[str, str]) ->
     write_atomically(part_path(folder, index), buffer.getvalue())
 
 
-def read_part(path: Path, seal: Mapping[str, str]) -> Part:
-    """A part, whole and of this prediction.
+def read_part(path: Path, provenance: Provenance) -> Part:
+    """Read a part and check that it is whole and of this prediction.
 
     Raises:
-        BadPart: it is not; says what it is.
+        BadPart: it is not; says why.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -91,12 +121,12 @@ def read_part(path: Path, seal: Mapping[str, str]) -> Part:
         raise BadPart(f"not whole ({type(error).__name__})") from None
     if _digest(text, arrays) != checksum:
         raise BadPart("its checksum is wrong")
-    found = json.loads(text)
-    for name in seal:
-        if found.get(name) != seal[name]:
+    stated = json.loads(text)
+    for name, value in provenance.model_dump().items():
+        if stated.get(name) != value:
             raise BadPart(f"of another {name}")
-    if found["part"] != part_index(path.name):
-        raise BadPart(f"it is part {found['part']}")
+    if stated["part"] != part_index(path.name):
+        raise BadPart(f"it is part {stated['part']}")
     return Part(**arrays)
 
 
@@ -110,54 +140,80 @@ def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def digest_ids(tokens: Tokens) -> str:
-    """A hash of the rows' ids in order."""
+    """Return the SHA-256 of the file that `write_ids` writes."""
     digest = hashlib.sha256()
-    for names in tokens.iter_ids():
-        digest.update("".join(json.dumps(name) + "\n" for name in names).encode())
+    for ids in tokens.iter_ids():
+        digest.update(_lines(ids))
     return digest.hexdigest()
 
 
 def write_ids(folder: Path, tokens: Tokens) -> None:
-    """Keep the ids, a line of JSON each: what `digest_ids` is the hash of."""
+    """Write the rows' ids, a line of JSON each."""
     with open_atomically(folder / IDS_FILE) as file:
-        for names in tokens.iter_ids():
-            file.write("".join(json.dumps(name) + "\n" for name in names).encode())
+        for ids in tokens.iter_ids():
+            file.write(_lines(ids))
+
+
+def _lines(ids: list[str]) -> bytes:
+    return "".join(json.dumps(row_id) + "\n" for row_id in ids).encode()
+
+
+def ids_path(folder: Path) -> Path:
+    """Return the file of ids; predictions of earlier versions call it ids.txt."""
+    return folder / (OLD_IDS_FILE if not (folder / IDS_FILE).is_file() else IDS_FILE)
+
+
+def ids_are_whole(folder: Path, digest: str | None) -> bool:
+    """Return whether the file of ids is there and, where its SHA-256 is known, has that."""
+    path = ids_path(folder)
+    return path.is_file() and digest in (None, sha256(path))
 
 
 def iter_ids(folder: Path) -> Iterator[str]:
-    """The rows' ids in order.
+    """Yield the rows' ids in order.
 
     Raises:
-        UserError: they are not there, or no ids.
+        UserError: the file of ids is absent or damaged.
     """
+    path = ids_path(folder)
     try:
-        with open(folder / IDS_FILE, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8") as lines:
             for line in lines:
                 yield json.loads(line)
     except (FileNotFoundError, ValueError):
-        raise UserError(f"{folder / IDS_FILE}: absent or damaged; run the same prediction again") from None
+        raise UserError(f"{path}: absent or damaged; run the same prediction again") from None
 
 
-def write_rows(folder: Path, groups: np.ndarray, chars: np.ndarray, trained: np.ndarray | None) -> None:
-    """Keep what tells whether a prediction is of a given row, and out-of-fold for it.
+@dataclass(frozen=True)
+class RowKeys:
+    """What identifies rows beside their ids, and what the model was trained on.
 
-    Args:
-        groups: (n,) of the rows' prompts. chars: (n, 2) characters of their answers.
-        trained: prompt groups that the model was trained on; None without a record of them.
+    Attributes:
+        groups: (n,) hashes of the rows' prompts.
+        chars: (n, 2) characters of their answers.
+        trained: prompt hashes that the model was trained on; None where there is no record.
     """
-    known: dict[str, Any] = {} if trained is None else {"trained": trained}
-    with open_atomically(folder / ROWS_FILE) as file:
-        np.savez(file, groups=groups, chars=chars, **known)
+
+    groups: np.ndarray
+    chars: np.ndarray
+    trained: np.ndarray | None
 
 
-def read_rows(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Groups (n,), characters (n, 2), and the prompt groups that the model was trained on, if known.
+def write_row_keys(folder: Path, keys: RowKeys) -> None:
+    """Write the keys, by which rows are matched and recognised as out-of-fold or not."""
+    trained: dict[str, Any] = {} if keys.trained is None else {"trained": keys.trained}
+    with open_atomically(folder / KEYS_FILE) as file:
+        np.savez(file, groups=keys.groups, chars=keys.chars, **trained)
+
+
+def read_row_keys(folder: Path) -> RowKeys:
+    """Read the keys.
 
     Raises:
-        UserError: a prediction of an earlier version.
+        UserError: the file is absent, as in predictions of early versions.
     """
-    path = folder / ROWS_FILE
+    path = folder / KEYS_FILE
     if not path.is_file():
-        raise UserError(f"{path}: absent, so nothing is known of these rows; predict again")
+        raise UserError(f"{path}: absent, so the rows cannot be matched; predict again")
     with np.load(path) as stored:
-        return stored["groups"], stored["chars"], stored.get("trained")
+        return RowKeys(stored["groups"], stored["chars"], stored.get("trained"))

@@ -1,206 +1,299 @@
-"""A prediction from the command line to predictions.csv: blocks, parts, merge, scores."""
+"""A prediction from models and a table to predictions.csv: blocks, parts, merge, scores."""
 
-import argparse
 import contextlib
+import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tiebreak.cluster.ranks import find_ranks, settle_process
-from tiebreak.config import Recipe
 from tiebreak.data.labels import read_labels
-from tiebreak.data.predictions import read_predictions
-from tiebreak.data.tokens import Tokens
+from tiebreak.data.prediction_manifest import (
+    MERGE_FILE,
+    VERSION,
+    AverageManifest,
+    MergeManifest,
+    PredictionManifest,
+    read_merge_manifest,
+    read_prediction_manifest,
+    write_merge_manifest,
+    write_prediction_manifest,
+)
+from tiebreak.data.predictions import FORMATS, read_predictions, round_probabilities
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import Baselines
-from tiebreak.evaluation.table import compare, render
+from tiebreak.evaluation.table import compare
 from tiebreak.files import TEMPORARY, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
 from tiebreak.models.switching import LoadedModels
 from tiebreak.prediction.compute import SwapPolicy
-from tiebreak.prediction.members import ModelPrediction, find_members
-from tiebreak.prediction.merge import PLAN, BadParts, merge, read_plan
-from tiebreak.prediction.work import Job, work
+from tiebreak.prediction.degenerate import Degenerate
+from tiebreak.prediction.finished import BadParts
+from tiebreak.prediction.merge import MergedPrediction, merge
+from tiebreak.prediction.models import ModelPrediction, PredictionRequest, prepare_models
+from tiebreak.prediction.queue import PartQueue, compute_parts
 from tiebreak.preflight.checks import look_before_prediction, wanted
-from tiebreak.sample.generator import sample_file
 
-MERGED, MERGE_LEASE = "merged.json", f"merge{SUFFIX}"
+log = logging.getLogger(__name__)
+
+MERGE_LEASE, METRICS_FILE = f"merge{SUFFIX}", "metrics.json"
 POLL_S = 0.2
 
-Say = Callable[[str], None]
+
+@dataclass(frozen=True)
+class PredictionRun:
+    """A finished prediction.
+
+    Attributes:
+        path: of the table, predictions.csv.
+        rows: of it.
+        failed: rows that have the class prior, or one answer order only; failed.csv beside the table names them.
+        seconds: that the forward passes took, of all processes, models and orders.
+        scores: log loss, accuracy and macro F1 of the model and its baselines, by name; None without labels, and on
+            ranks other than the first.
+    """
+
+    path: Path
+    rows: int
+    failed: int
+    seconds: float | None
+    scores: dict[str, dict[str, float]] | None = None
+
+    def read(self) -> tuple[list[str], np.ndarray]:
+        """Read the table: ids (n) and probabilities (n, 3) of A, B and tie."""
+        return read_predictions(self.path)
 
 
-def predict(options: argparse.Namespace) -> int:
-    """Predict a table as the command line says; returns the exit code.
+def predict(
+    models: Path | str | Sequence[Path | str],
+    data: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    fold: tuple[int, int] | None = None,
+    swap: SwapPolicy | bool = False,
+    degenerate: Degenerate | None = None,
+    labels: Path | str | None = None,
+    changes: Sequence[str] = (),
+    on_bad_row: str = "fail",
+) -> PredictionRun:
+    """Predict a table with one model, or with the average of several, into a folder.
 
-    The processes of whatever launcher share nothing but the output folder: each takes the next part that nobody has
-    done or holds, and one of them merges when all are there.
+    The processes of whatever launcher share nothing but the folder: each takes the next part that nobody has finished
+    or holds, and one of them merges when all are there. A prediction that was interrupted goes on.
+
+    Args:
+        models: model folders, or the run folders above them.
+        data: tables to predict; the embedded sample if empty.
+        out: the folder for predictions.csv and all that belongs to it.
+        fold: (k, n) predicts only the rows that `train(fold=(k, n))` holds out.
+        swap: whether, or which, rows are seen in the order B, A too and get the mean of both.
+        degenerate: probabilities of rows whose answers are both empty or the same, or a labelled table to take them
+            from; None leaves such rows to the model.
+        labels: a labelled table to score against, or "auto" for the labels of `data`, if any.
+        changes: settings of the model's recipe to change, each as `key.path=value`.
+        on_bad_row: with `fold`, what to do with rows that cannot be read: `fail` or `skip`. Without, they always get
+            the class prior.
+
+    Raises:
+        UserError: a table, model, setting or output folder that cannot be used.
     """
     ranks = find_ranks()
     settle_process()
-    say = (lambda text: print(text, flush=True)) if ranks.first else (lambda text: None)
-    out, swap = Path(options.out), parse_swap(options.swap)
-    # Read first, so that a mistake in them is told now and not after hours.
-    given = read_labels(Path(options.labels)) if options.labels not in (None, "auto") else None
-
-    lines: set[str] = set()
-
-    def data(recipe: Recipe) -> list[Path]:
-        files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
-        told = "" if options.data else " (the embedded sample; no --data was given)"
-        line = f"data: {', '.join(map(str, files))}{told}"
-        if line not in lines:
-            lines.add(line)
-            say(line)
-        return files
-
+    # Read first, so that a mistake in the labels is reported now and not after hours.
+    given = read_labels(Path(labels)) if labels not in (None, "auto") else None
+    paths = [[Path(item) for item in ([some] if isinstance(some, (str, Path)) else some)] for some in (models, data)]
+    swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
+    request = PredictionRequest(paths[0], paths[1], Path(out), fold, swap, degenerate, changes, on_bad_row)
     if wanted():
-        look_before_prediction(options, ranks)
-    members = find_members(options, ranks, swap, data, say)
-    take_folder(out, members, say)
-    judges = LoadedModels(ranks.device, say)
-    loud: Say = lambda text: print(text, flush=True)  # noqa: E731  # every rank says what went wrong on it
-    jobs = [member.job(judges, swap, loud) for member in members]
-    for job in jobs:
-        job.look()
-    left, parts = sum(len(job.parts) - len(job.done) for job in jobs), sum(len(job.parts) for job in jobs)
-    rows, blocks = len(members[0].tokens), sum(len(member.cut) for member in members)
-    of = f" for {len(members)} models ({', '.join(member.name for member in members)})" if len(members) > 1 else ""
-    say(f"{rows:,} rows in {blocks:,} blocks{of}, {left:,} of {parts:,} parts to do")
-    first = ranks.rank + array_task()
+        look_before_prediction(request.models, request.data, changes, ranks)
+    predictions = prepare_models(request, ranks)
+    loaded, keep = LoadedModels(ranks.device, log.info), ranks.first and labels is not None
+    merged = run_prediction(request.out, predictions, loaded, swap, ranks.rank, keep)
+    for note in merged.notes:
+        log.info(note)
+    scores = None
+    if ranks.first and labels is not None:
+        scores = score(predictions[0], merged, given)
+        if scores is not None:
+            write_json(request.out / METRICS_FILE, scores)
+    return PredictionRun(merged.path, merged.rows, merged.failed, merged.seconds, scores)
+
+
+def run_prediction(
+    out: Path,
+    predictions: Sequence[ModelPrediction],
+    loaded: LoadedModels,
+    swap: SwapPolicy,
+    rank: int,
+    keep_probabilities: bool,
+) -> MergedPrediction:
+    """Compute what is left to compute, until the table is merged by this process or another."""
+    take_folder(out, predictions)
+    queues = [prediction.queue(loaded, swap) for prediction in predictions]
+    for queue in queues:
+        queue.refresh()
+    left, parts = sum(len(queue.parts) - len(queue.done) for queue in queues), sum(len(queue.parts) for queue in queues)
+    rows, blocks = len(predictions[0].tokens), sum(len(prediction.blocks) for prediction in predictions)
+    names = ", ".join(prediction.name for prediction in predictions)
+    of = f" for {len(predictions)} models ({names})" if len(predictions) > 1 else ""
+    log.info(f"{rows:,} rows in {blocks:,} blocks{of}, {left:,} of {parts:,} parts to do")
     before = stamp(out)
     while True:
-        work(jobs, first, say)
-        if merge_once(out, jobs, members, before, loud):
-            break
-    say(f"{out / 'predictions.csv'}: {rows:,} rows")
-    if ranks.first and options.labels:
-        score(out / "predictions.csv", members[0].tokens, given, members[0].baselines, out, say)
-    return 0
+        compute_parts(queues, rank + array_task())
+        if (merged := merge_once(out, queues, predictions, before, keep_probabilities)) is not None:
+            return merged
 
 
 def parse_swap(text: str | None) -> SwapPolicy:
-    """What --swap asks for: nothing, `always` or `adaptive:MARGIN`.
+    """Parse `--swap`: nothing, `always` or `adaptive:MARGIN`.
 
     Raises:
         UserError: anything else, or a margin outside 0 to 1.
     """
     if text is None or text == "always":
         return SwapPolicy(text is not None)
-    name, _, margin = text.partition(":")
+    kind, _, margin = text.partition(":")
     try:
-        if name == "adaptive" and 0 < float(margin) <= 1:
+        if kind == "adaptive" and 0 < float(margin) <= 1:
             return SwapPolicy(True, float(margin))
     except ValueError:
         pass
-    raise UserError(f"--swap {text}: write --swap alone, or adaptive:MARGIN with a margin of probability up to 1")
+    raise UserError(f"--swap {text}: write --swap alone, or adaptive:MARGIN with a margin above 0 and up to 1")
 
 
 def array_task() -> int:
-    """The number of this task in a Slurm array, so that the tasks begin with different models."""
+    """Return the number of this task in a Slurm array, so that the tasks begin with different models."""
     try:
         return int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     except ValueError:
         return 0
 
 
-def take_folder(out: Path, members: Sequence[ModelPrediction], say: Say) -> None:
+def take_folder(out: Path, predictions: Sequence[ModelPrediction]) -> None:
     """Begin or go on in the output folder, and in those of several models.
 
     Raises:
         UserError: it holds the predictions of other rows.
     """
-    table = members[0].plan["seal"]["table"]
-    several = len(members) > 1
-    mine = {"models": {m.name: str(m.folder) for m in members}} if several else members[0].plan
-    for folder in dict.fromkeys([out, *(member.out for member in members)]):
-        refuse_other_rows(folder, table)
-    if (out / "predictions.csv").is_file() and identity(read_plan(out)) != identity(mine):
-        say(f"{out}: holds a prediction of these rows by another model or setting; its predictions.csv is replaced")
-    for member in members:
-        member.open()
-    if several:
-        rows = {"table": table, "rows": len(members[0].tokens), "swap": members[0].plan["swap"]}
-        write_json(out / PLAN, mine | rows | {"adaptive": members[0].plan["adaptive"]})
+    first = predictions[0].manifest
+    manifest: PredictionManifest | AverageManifest = first
+    if len(predictions) > 1:
+        models = {prediction.name: str(prediction.folder) for prediction in predictions}
+        manifest = AverageManifest(
+            version=VERSION,
+            models=models,
+            table=first.table,
+            rows=first.rows,
+            swap=first.swap,
+            adaptive=first.adaptive,
+        )
+    for folder in dict.fromkeys([out, *(prediction.out for prediction in predictions)]):
+        refuse_other_rows(folder, first.table)
+    if (out / FORMATS["kaggle"]).is_file() and read_prediction_manifest(out).identity != manifest.identity:
+        log.info(f"{out}: holds a prediction of these rows by another model or setting; predictions.csv is replaced")
+    for prediction in predictions:
+        prediction.open()
+    if len(predictions) > 1:
+        write_prediction_manifest(out, manifest)
 
 
 def refuse_other_rows(folder: Path, table: str) -> None:
     """Raise UserError where a folder holds finished predictions of another table than the one with this hash."""
-    path = folder / "predictions.csv"
+    path = folder / FORMATS["kaggle"]
     if not path.is_file():
         return
-    try:
-        plan = read_plan(folder)
-    except UserError:
-        plan = {}
-    if (plan.get("table") or plan.get("seal", {}).get("table")) != table:
-        raise UserError(
-            f"{path} holds predictions of other rows (another table or fold, or not known): "
-            "choose another --out, or move them away"
-        )
-
-
-def identity(plan: dict[str, Any]) -> object:
-    """What tells predictions of one folder apart."""
-    return plan.get("models") or plan.get("parts")
+    with contextlib.suppress(UserError):
+        if read_prediction_manifest(folder).table == table:
+            return
+    raise UserError(
+        f"{path} holds predictions of other rows (another table or fold, or not known): "
+        "choose another --out, or move them away"
+    )
 
 
 def stamp(out: Path) -> str | None:
-    """What the last merge left in the folder."""
+    """Return what the last merge left in the folder, as it stands; None before the first."""
     try:
-        return (out / MERGED).read_text(encoding="utf-8")
+        return (out / MERGE_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
 
 def merge_once(
-    out: Path, jobs: Sequence[Job], members: Sequence[ModelPrediction], before: str | None, say: Say
-) -> bool:
-    """Merge, or wait until another process has; False if there are parts to compute again.
+    out: Path,
+    queues: Sequence[PartQueue],
+    predictions: Sequence[ModelPrediction],
+    before: str | None,
+    keep_probabilities: bool = False,
+) -> MergedPrediction | None:
+    """Merge, or wait until another process has; return None if there are parts to compute again.
 
     Args:
-        before: the stamp of an earlier merge; another one means that the merge is done.
+        out: the output folder.
+        queues: the parts of each model.
+        predictions: the models.
+        before: the `stamp` of an earlier merge; another one means that the merge is done.
+        keep_probabilities: return them too, if this process merges.
 
     Raises:
         UserError: another prediction has taken the folder meanwhile.
     """
-    lease_s = jobs[0].lease_s
+    lease_s = queues[0].lease_s
     while stamp(out) == before:
         with held(out / MERGE_LEASE, lease_s) as mine:
             if mine and stamp(out) == before:
-                plan = read_plan(out)
-                ours = {m.name: str(m.folder) for m in members} if "models" in plan else members[0].plan["parts"]
-                if identity(plan) != ours:
-                    raise UserError(f"{out}: another prediction has taken this folder; choose another --out for one")
-                for member in members:
-                    member.open()
-                try:
-                    path, rows = merge(out, say)
-                except BadParts as bad:
-                    for path, reason in bad.found.items():
-                        say(f"{path}: {reason}; computed again")
-                        path.unlink(missing_ok=True)
-                    return False
-                for member in members:
-                    clean_up(member.parts, lease_s)
-                write_json(out / MERGED, {"rows": rows, path.name: sha256(path), "token": secrets.token_hex(8)})
-                return True
-        for job in jobs:
-            job.look()
-        if not all(job.whole for job in jobs):
-            return False
+                return _merge_here(out, predictions, lease_s, keep_probabilities)
+        for queue in queues:
+            queue.refresh()
+        if not all(queue.finished for queue in queues):
+            return None
         time.sleep(POLL_S)
-    return True
+    done = read_merge_manifest(out)
+    return MergedPrediction(out / done.file, done.rows, None, done.seconds or 0.0, done.failed, done.notes)
+
+
+def _merge_here(
+    out: Path, predictions: Sequence[ModelPrediction], lease_s: float, keep_probabilities: bool
+) -> MergedPrediction | None:
+    """Merge in this process, which holds the lease; bad parts are removed, to be computed again."""
+    manifest = read_prediction_manifest(out)
+    ours: object = predictions[0].manifest.identity
+    if isinstance(manifest, AverageManifest):
+        ours = {prediction.name: str(prediction.folder) for prediction in predictions}
+    if manifest.identity != ours:
+        raise UserError(f"{out}: another predict command is writing here; give one of them a different --out")
+    for prediction in predictions:
+        prediction.open()
+    try:
+        merged = merge(out, keep_probabilities=keep_probabilities)
+    except BadParts as bad:
+        for path, reason in bad.reasons.items():
+            log.warning(f"{path}: {reason}; computed again")
+            path.unlink(missing_ok=True)
+        return None
+    for prediction in predictions:
+        clean_up(prediction.parts, lease_s)
+    done = MergeManifest(
+        version=VERSION,
+        rows=merged.rows,
+        file=merged.path.name,
+        sha256=sha256(merged.path),
+        token=secrets.token_hex(8),
+        seconds=merged.seconds,
+        failed=merged.failed,
+        notes=merged.notes,
+    )
+    write_merge_manifest(out, done)
+    return merged
 
 
 def clean_up(parts: Path, lease_s: float) -> None:
-    """Once all is merged, remove what killed processes left."""
+    """Remove what killed processes left, once all is merged."""
     now = folder_time(parts)
     for path in [*parts.glob(f"*{SUFFIX}"), *parts.glob(f"{TEMPORARY}*")]:
         with contextlib.suppress(FileNotFoundError):
@@ -208,21 +301,32 @@ def clean_up(parts: Path, lease_s: float) -> None:
                 path.unlink()
 
 
-def score(path: Path, tokens: Tokens, given: dict[str, int] | None, fitted: Baselines, out: Path, say) -> None:
-    """Write metrics.json from the predictions and the given labels by id, or those of the data itself."""
-    if given is not None:
-        known = given
-    else:
-        known = {name: int(label) for name, label in zip(tokens.ids, tokens.labels, strict=True) if label != NO_LABEL}
-    ids, probabilities = read_predictions(path)
-    chosen = [k for k, name in enumerate(ids) if name in known]
-    if not chosen and given is None:
-        say("no labels in the data: nothing to score")
-        return
-    if not chosen:
+def score(
+    prediction: ModelPrediction, merged: MergedPrediction, given: dict[str, int] | None
+) -> dict[str, dict[str, float]] | None:
+    """Score the table, as rounded for it, against labels by id, or those of the data itself.
+
+    Returns:
+        The scores by name; None if the data has no labels.
+
+    Raises:
+        UserError: none of the labels is of these rows.
+    """
+    tokens = prediction.tokens
+    labels = given
+    if labels is None:
+        known = zip(tokens.ids, tokens.labels, strict=True)
+        labels = {row_id: int(label) for row_id, label in known if label != NO_LABEL}
+    rows = [row for row, row_id in enumerate(tokens.ids) if row_id in labels]
+    if not rows and given is None:
+        log.info("no labels in the data: nothing to score")
+        return None
+    if not rows:
         raise UserError("--labels: none of its ids is in the predictions")
-    truth = np.array([known[ids[k]] for k in chosen])
-    bayes = None if tokens.bayes is None else tokens.bayes[chosen]
-    rows = compare(probabilities[chosen], truth, tokens.chars[chosen], fitted, bayes)
-    write_json(out / "metrics.json", rows)
-    say(f"{len(chosen):,} labelled rows:\n{render(rows)}")
+    if merged.probabilities is not None:
+        probabilities = round_probabilities(merged.probabilities[rows])
+    else:
+        probabilities = read_predictions(merged.path)[1][rows]  # another process merged
+    truth = np.array([labels[tokens.ids[row]] for row in rows])
+    bayes = None if tokens.bayes is None else tokens.bayes[rows]
+    return compare(probabilities, truth, tokens.chars[rows], prediction.baselines, bayes)

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,8 +148,11 @@ def local_checks(job: Job) -> list[Finding]:
     return findings
 
 
-def look_before_prediction(options: argparse.Namespace, ranks: Ranks) -> None:
+def look_before_prediction(models: Sequence[Path], files: Sequence[Path], changes: Sequence[str], ranks: Ranks) -> None:
     """The checks of a prediction, whose ranks share nothing but a folder, by each node's first rank.
+
+    Args:
+        models: model folders. files: tables to predict. changes: of the models' recipes, as `key.path=value`.
 
     Raises:
         UserError: with all that failed.
@@ -158,12 +161,11 @@ def look_before_prediction(options: argparse.Namespace, ranks: Ranks) -> None:
         return
     from tiebreak.models.loading import find_model_folder
 
-    files = [Path(name) for name in options.data]
-    judges = [find_model_folder(Path(folder)) for folder in options.model]
-    tables: Callable[[], Finding] = lambda: check_tables(files, "keep", need_labels=False)  # noqa: E731
-    findings = [told("data", tables if ranks.first else lambda: _check_there(files))]
+    judges = [find_model_folder(folder) for folder in models]
+    tables: Callable[[], Finding] = lambda: check_tables(list(files), "keep", need_labels=False)  # noqa: E731
+    findings = [told("data", tables if ranks.first else lambda: _check_there(list(files)))]
     for folder, stored in judges:
-        recipe = make_recipe(stored["recipe"], options.set)
+        recipe = make_recipe(stored["recipe"], list(changes))
         findings.append(told("model files", partial(_check_judge, folder, recipe)))
     findings.append(told("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import DistillSettings
+from tiebreak.data.prediction_manifest import PredictionManifest
 from tiebreak.data.split import Rows
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
-from tiebreak.prediction.merge import read_parts
-from tiebreak.prediction.parts import read_rows
+from tiebreak.prediction.finished import read_finished
+from tiebreak.prediction.parts import read_row_keys
 from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
 
 BAYES = "bayes"
@@ -27,10 +28,10 @@ SHOWN_IDS = 10
 
 @dataclass(frozen=True)
 class Prediction:
-    """A finished prediction: what `read_parts` and `read_rows` give, and the rows' places by key."""
+    """A finished prediction: its manifest, its logits (orders, n, 3), and the rows' places by key."""
 
     folder: Path
-    plan: dict[str, Any]
+    manifest: PredictionManifest
     places: dict[tuple, int]
     logits: np.ndarray
     trained: np.ndarray | None
@@ -110,7 +111,7 @@ def find_teachers(
             f"note: the teachers were trained on the prompts of {seen:,} of the {len(rows.held_out):,} held-out rows, "
             "so validation is a little too good; a table that no teacher has seen tells better"
         )
-    identity = [[name, *(p.plan["parts"] for p in predictions or [])] for name, predictions in named.items()]
+    identity = [[name, *(p.manifest.parts for p in predictions or [])] for name, predictions in named.items()]
     record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
     record["held_out_rows_seen_by_teachers"] = seen
     return Teachers(targets, np.array([entry["weight"] for entry in told]), {"teachers": identity}, record)
@@ -146,7 +147,7 @@ def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
             loose.append(name)
     first: dict[str, Path] = {}
     for prediction in (p for predictions in named.values() for p in predictions or []):
-        parts = prediction.plan["parts"]
+        parts = prediction.manifest.parts
         if parts in first:
             raise UserError(f"--teachers: {prediction.folder} and {first[parts]} are the same prediction; give it once")
         first[parts] = prediction.folder
@@ -164,7 +165,7 @@ def belongs(predictions: list[Prediction] | None, others: list[Prediction] | Non
     """Whether these are more rows of the same teacher: one recipe, no row in common."""
     if predictions is None or others is None:
         return False
-    same = len({prediction.plan["recipe_hash"] for prediction in [*predictions, *others]}) == 1
+    same = len({prediction.manifest.recipe_hash for prediction in [*predictions, *others]}) == 1
     return same and all(one.places.keys().isdisjoint(other.places) for one in predictions for other in others)
 
 
@@ -175,11 +176,12 @@ def read_prediction(folder: Path) -> Prediction:
         UserError: none there, not finished, or of an earlier version.
     """
     folder = folder.parent if folder.name == "predictions.csv" else folder
-    plan, ids, logits = read_parts(folder)
-    groups, chars, trained = read_rows(folder / plan["parts"])
-    unreadable = set(plan["unreadable"])
-    places = {key: k for k, key in enumerate(keys_of(ids, groups, chars)) if k not in unreadable}
-    return Prediction(folder, plan, places, logits, trained)
+    finished = read_finished(folder)
+    keys = read_row_keys(folder / finished.manifest.parts)
+    without = set(np.flatnonzero(finished.without_logits).tolist())
+    every = enumerate(keys_of(list(finished.ids()), keys.groups, keys.chars))
+    places = {key: row for row, key in every if row not in without}
+    return Prediction(folder, finished.manifest, places, finished.logits.values, keys.trained)
 
 
 def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[tuple]:
@@ -262,8 +264,8 @@ def held_out_seen(rows: Rows, named: dict[str, list[Prediction] | None]) -> int:
 
 def describe(prediction: Prediction) -> dict[str, Any]:
     """Where predictions came from: folder, fold, model and how it cut long rows."""
-    names = ("fold", "model", "fingerprint", "recipe", "truncation", "rows")
-    return {"folder": str(prediction.folder)} | {name: prediction.plan[name] for name in names}
+    names = {"fold", "model", "fingerprint", "recipe", "truncation", "rows"}
+    return {"folder": str(prediction.folder)} | prediction.manifest.model_dump(include=names)
 
 
 def shown_ids(ids: Sequence[str]) -> str:

@@ -1,0 +1,92 @@
+"""Degenerate rows, whose answers are both empty or the same: on request they get probabilities of their own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tiebreak.data.prediction_manifest import DegenerateRows
+from tiebreak.data.table import read_table
+from tiebreak.data.tokens import Tokens
+from tiebreak.errors import UserError
+
+KINDS = ("empty", "identical")
+PSEUDO_ROWS = 5
+"""Number of rows with all rows' class shares that are added to each kind, which may occur twice or never."""
+
+Degenerate = Sequence[float] | Path
+"""Three probabilities for both kinds, or a labelled table to take each kind's class shares from."""
+
+
+def parse_degenerate(text: str) -> Degenerate:
+    """Parse `--special A,B,TIE` or `--special FILE`.
+
+    Raises:
+        UserError: neither three probabilities nor a file.
+    """
+    values = text.split(",")
+    if Path(text).exists() or len(values) != 3:
+        return Path(text)
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        raise UserError(f"--special {text}: give three probabilities as A,B,TIE, or a labelled table") from None
+
+
+def degenerate_outputs(degenerate: Degenerate) -> dict[str, list[float]]:
+    """Return the probabilities of each kind of degenerate row.
+
+    Raises:
+        UserError: no probabilities that sum to one, or a table without labels.
+    """
+    if isinstance(degenerate, Path):
+        return fit_degenerate(degenerate)
+    fixed = np.array(degenerate, dtype=np.float64)
+    if fixed.shape != (3,) or not (fixed >= 0).all() or not np.isclose(fixed.sum(), 1, atol=1e-6):
+        raise UserError(f"--special {describe_source(degenerate)}: give three probabilities that sum to one")
+    return dict.fromkeys(KINDS, (fixed / fixed.sum()).tolist())
+
+
+def describe_source(degenerate: Degenerate) -> str:
+    """Return how the command line would name them."""
+    return str(degenerate) if isinstance(degenerate, Path) else ",".join(f"{value:g}" for value in degenerate)
+
+
+def find_degenerate(tokens: Tokens) -> dict[str, list[int]]:
+    """Return the rows of each kind, by what the model sees of their answers."""
+    same_length = np.flatnonzero((tokens.chars[:, 0] == tokens.chars[:, 1]) & ~tokens.unreadable)
+    empty = tokens.chars[same_length, 0] == 0
+    identical = [row for row in same_length[~empty].tolist() if tokens.answers_equal(row)]
+    return {"empty": same_length[empty].tolist(), "identical": identical}
+
+
+def fit_degenerate(path: Path) -> dict[str, list[float]]:
+    """Return each kind's class shares in a labelled table, with `PSEUDO_ROWS` rows of all rows' shares.
+
+    Neither answer is better than itself: A and B get the mean of their shares.
+    """
+    pairs = [pair for pair in read_table([path], "skip").pairs if pair.label is not None]
+    if not pairs:
+        raise UserError(f"--special {path}: no labelled rows to take class shares from")
+    overall = _counts([pair.label for pair in pairs])
+    identical = [pair for pair in pairs if pair.response_a == pair.response_b]
+    outputs = {}
+    for kind in KINDS:
+        counts = _counts([pair.label for pair in identical if any(pair.response_a) == (kind == "identical")])
+        shares = (counts + PSEUDO_ROWS * overall / overall.sum()) / (counts.sum() + PSEUDO_ROWS)
+        shares[:2] = shares[:2].mean()
+        outputs[kind] = shares.tolist()
+    return outputs
+
+
+def describe_degenerate(degenerate: DegenerateRows) -> str:
+    """Return the message about a prediction's degenerate rows."""
+    kinds = []
+    for kind in KINDS:
+        output = ", ".join(f"{value:.3f}" for value in degenerate.outputs[kind])
+        kinds.append(f"{len(degenerate.rows[kind]):,} rows with {kind} answers get A, B, tie = {output}")
+    return f"degenerate rows, by --special {degenerate.source}: {'; '.join(kinds)}"
+
+
+def _counts(labels: Sequence[int | None]) -> np.ndarray:
+    return np.bincount(np.array(labels, dtype=np.int64), minlength=3).astype(np.float64)
