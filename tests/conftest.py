@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,12 +38,15 @@ def restored_handlers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def run():
-    """Run a command of this environment from the repository's root, in a bounded time."""
+    """Run a command of this environment from the repository's root, in a bounded time.
 
-    def run(*command: object, code: int | None = 0, timeout: float = 120, **environment: str):
+    Ours are forked from a warm process (warm.py), but with `cold=True`.
+    """
+
+    def run(*command: object, code: int | None = 0, timeout: float = 120, cold: bool = False, **environment: str):
         bin_folder = str(Path(sys.executable).parent)
         path = bin_folder + os.pathsep + os.environ["PATH"]
-        process = subprocess.Popen(
+        process = (subprocess.Popen if cold else warm.Popen)(
             [str(part) for part in command],
             cwd=ROOT,
             env={**os.environ, "PATH": path, **environment},

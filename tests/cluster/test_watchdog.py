@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import warm
 
 from tiebreak.cluster.watchdog import Heartbeat, describe
 
@@ -55,7 +56,7 @@ def test_a_stopped_rank_is_named_and_the_job_ends(sample, tmp_path):
     ranks = []
     for rank in ("0", "1"):
         settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"} | meeting
-        ranks.append(subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True))
+        ranks.append(warm.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True))
     try:
         deadline = time.monotonic() + 120
         while not (out / "log.jsonl").exists() or len((out / "log.jsonl").read_text().splitlines()) < 3:

@@ -152,7 +152,7 @@ def test_a_name_that_leads_to_loopback_is_told(monkeypatch):
 def test_two_ranks_look_and_add(run):
     demo_folder("demo-llama2")
     launcher = ["torchrun", "--nproc-per-node", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    done = run(*launcher, "-m", "tiebreak", "preflight", "--recipe", "demo-llama2", "--timeout", 60)
+    done = run(*launcher, "-m", "tiebreak", "preflight", "--recipe", "demo-llama2", "--timeout", 60, cold=True)
     rows = [line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
     wanted = ["check", "recipe", "data", "model", "tokenizer", "memory", "disk", "versions", "nodes", "all-reduce"]
     assert [row for row in rows if row in wanted] == wanted

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from training_runs import SHORT, set_, steps_of
 
@@ -97,7 +98,7 @@ def test_a_signal_before_the_first_step(number, sample, tmp_path):
     """While it loads there is nothing to save: 75 at once."""
     out = tmp_path / "run"
     command = [sys.executable, "src/train.py", "--data", sample, "--out", out, *SHORT]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()  # it reads the data now
     process.send_signal(number)
@@ -109,11 +110,11 @@ def test_a_signal_before_the_first_step(number, sample, tmp_path):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
-def test_a_signal_from_outside(number, sample, tmp_path):
+def test_a_signal_from_outside(number, run, sample, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]
     command += set_("train.max_steps=60", "train.epochs=9", "train.eval_every=1000")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not (out / "log.jsonl").exists() or len(steps_of(out)) < 3:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
@@ -123,7 +124,7 @@ def test_a_signal_from_outside(number, sample, tmp_path):
     assert process.returncode == 75, output
     stopped = find_checkpoint(out / "checkpoints")[0]
     assert stopped is not None and int(stopped.name[5:]) == len(steps_of(out))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = run(*command, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resumed from {stopped.name}" in done.stdout
     assert [record["step"] for record in steps_of(out)] == list(range(1, 61))

@@ -88,7 +88,7 @@ def test_launchers_give_the_losses_of_one_process(run, tmp_path):
     }
     losses = {}
     for name, command in commands.items():
-        done = run(*command, *few, "--out", tmp_path / name)
+        done = run(*command, *few, "--out", tmp_path / name, cold=True)
         assert "data: the embedded sample" in done.stdout
         losses[name] = [record["loss"] for record in steps_of(tmp_path / name)]
         assert len(losses[name]) == 4
