@@ -1,7 +1,10 @@
 """Folds: no prompt in two of them, label shares alike."""
 
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.prepare import prompt_group
@@ -46,6 +49,22 @@ def test_folds_depend_on_the_seed_alone(rows):
     first = assign_folds(*rows, FOLDS, seed=1)
     assert (assign_folds(*rows, FOLDS, seed=1) == first).all()
     assert (assign_folds(*rows, FOLDS, seed=2) != first).any()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_folds_are_those_of_scikit_learn(seed):
+    """Tables of one label to three, of groups of all sizes, of odd folds: earlier runs' folds stay what they were."""
+    rng = np.random.default_rng(seed)
+    folds, rows = int(rng.integers(2, 12)), int(rng.integers(30, 300))
+    labels = rng.choice(3, rows, p=[(0.4, 0.4, 0.2), (0.9, 0.1, 0), (1, 0, 0), (0.1, 0.1, 0.8)][seed % 4])
+    groups = rng.integers(0, int(rng.integers(folds + 9, 2 * rows)), rows) * 10**12
+    expected = np.empty(rows, np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+        for fold, (_, held_out) in enumerate(splits):
+            expected[held_out] = fold
+    np.testing.assert_array_equal(assign_folds(labels, groups, folds, seed), expected)
 
 
 @pytest.mark.parametrize(("text", "fold"), [("0/5", (0, 5)), ("4/5", (4, 5)), ("1/2", (1, 2)), ("10/100", (10, 100))])
