@@ -193,9 +193,7 @@ def _weights(options: argparse.Namespace) -> int:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    install_weights(
-        options.name, options.out, options.given, options.accept_licence, ask if at_terminal else None, _say_at_once
-    )
+    install_weights(options.name, options.out, options.given, options.accept_licence, ask if at_terminal else None)
     return 0
 
 

@@ -1,22 +1,62 @@
-"""What does not go together, as one table, told before any weight is loaded.
+"""The families of models, and which settings do not work together: two tables, read before any weight is loaded.
 
-Each row was met by others: the last column is the thread to read. What the code avoids by construction (the head
-is never quantised, pooling is by length, ...) needs no row.
+Each rule reproduces a reported problem; `thread` is its issue number. What the code avoids by construction (the head
+is never quantised, pooling is by length, ...) needs no rule.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 
-SHARDED = ("zero3", "fsdp")
-NO_SDPA = ("gemma2", "deberta-v2")
+Backend = Literal["flash", "packed-sdpa", "packed-deberta", "eager", "sdpa"]
+"""How attention is computed. The first three take packed batches, `eager` and `sdpa` padded ones."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What transformers' sequence classifiers of one model type have in common.
+
+    Attributes:
+        decoder: causal, with a head called `score`, judged by the last token; encoders are judged by the first.
+        packed: the backend that takes packed batches without flash-attn, where one is known to be exact.
+        layers: where the backbone keeps its layers.
+        sdpa, flash: whether torch's and flash-attn's attention compute what the model means.
+        absolute: whether positions are a table of limited length.
+    """
+
+    decoder: bool
+    packed: Backend | None = "packed-sdpa"
+    layers: str = "layers"
+    sdpa: bool = True
+    flash: bool = True
+    absolute: bool = False
+
+
+FAMILIES = {
+    "gemma2": Family(decoder=True, sdpa=False),
+    "gemma3_text": Family(decoder=True),
+    "llama": Family(decoder=True),
+    "mistral": Family(decoder=True),
+    "qwen2": Family(decoder=True),
+    "bert": Family(decoder=False, layers="encoder.layer", absolute=True),
+    "deberta-v2": Family(decoder=False, packed="packed-deberta", layers="encoder.layer", sdpa=False, flash=False),
+}
+"""By transformers' model type."""
+OTHER_DECODER = Family(decoder=True, packed=None)
+"""Any other model with a `score` head: it runs padded."""
+
+
+def find_family(model_type: str) -> Family:
+    """The family of a model type; a decoder that runs padded for one that is not in the table."""
+    return FAMILIES.get(model_type, OTHER_DECODER)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that the rows look at; `engine` as in engines.choose, `device` cuda or cpu."""
+    """All that the rules look at; `engine` as in engines.choose, `device` cuda or cpu."""
 
     model_type: str
     method: str = "full"
@@ -30,7 +70,7 @@ class Setting:
 
     @classmethod
     def of(cls, recipe: Recipe, model_type: str, device: str, engine: str = "single") -> "Setting":
-        """What a recipe's model and precision come to under an engine (single: prediction)."""
+        """The setting of a recipe on a device under an engine; prediction is `single`."""
         model = recipe.model
         fields = (model_type, model.method, model.bits, model.attention, recipe.train.precision, model.lora.dropout)
         return cls(*fields, engine, device, recipe.train.optimizer)
@@ -41,7 +81,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class Rule:
     """`refuse` ends the command, otherwise it is a warning; `why` says what happens and what to do instead."""
 
     condition: str
@@ -52,21 +92,21 @@ class Row:
 
 
 TABLE = (
-    Row(
+    Rule(
         "8-bit base under ZeRO-3",
         lambda s: s.quantised == 8 and s.engine == "zero3",
         True,
         "the loss is wrong by an order of magnitude: take model.bits=4, or ZeRO-2 or DDP",
         "bitsandbytes#1451",
     ),
-    Row(
+    Rule(
         "8-bit base under FSDP2",
         lambda s: s.quantised == 8 and s.engine == "fsdp",
         True,
         "int8 weights cannot be cut: take model.bits=4, or ZeRO-2 or DDP",
         "bitsandbytes#1709",
     ),
-    Row(
+    Rule(
         "4-bit base under ZeRO-3",
         lambda s: s.quantised == 4 and s.engine == "zero3",
         False,
@@ -74,21 +114,21 @@ TABLE = (
         "the base fits on each GPU",
         "DeepSpeed#5637, peft#1844",
     ),
-    Row(
+    Rule(
         "adapters under FSDP2",
         lambda s: s.method != "full" and s.engine == "fsdp",
         False,
         "the frozen base travels for every micro-batch: DDP is faster wherever it fits on each GPU",
         "axolotl#1482, trl#1723",
     ),
-    Row(
+    Rule(
         "8-bit optimizer under FSDP2",
         lambda s: s.optimizer.endswith("8bit") and s.engine == "fsdp",
         True,
         "bitsandbytes cannot update cut tensors: take train.optimizer=adamw, or DDP",
         "measured",
     ),
-    Row(
+    Rule(
         "8-bit optimizer under ZeRO",
         lambda s: s.optimizer.endswith("8bit") and s.engine.startswith("zero"),
         True,
@@ -96,7 +136,7 @@ TABLE = (
         "train.optimizer=adamw (ZeRO cuts its states already), or DDP",
         "measured",
     ),
-    Row(
+    Rule(
         "fp16",
         lambda s: s.precision == "fp16",
         True,
@@ -104,28 +144,28 @@ TABLE = (
         "without it",
         "DeBERTa#77",
     ),
-    Row(
+    Rule(
         "SDPA for Gemma-2 or DeBERTa",
-        lambda s: s.attention == "sdpa" and s.model_type in NO_SDPA,
+        lambda s: s.attention == "sdpa" and not find_family(s.model_type).sdpa,
         True,
         "it has no soft-capping and no relative positions, so the result is wrong: take model.attention=auto",
         "transformers#32390",
     ),
-    Row(
+    Rule(
         "flash-attn for DeBERTa",
-        lambda s: s.attention == "flash" and s.model_type == "deberta-v2",
+        lambda s: s.attention == "flash" and not find_family(s.model_type).flash,
         True,
         "it has no disentangled attention: take model.attention=auto",
         "transformers#48176",
     ),
-    Row(
+    Rule(
         "bf16 on a CPU",
         lambda s: s.precision == "bf16" and s.device == "cpu",
         False,
         "without bf16 instructions it is more than ten times slower than fp32: take train.precision=fp32",
         "measured",
     ),
-    Row(
+    Rule(
         "LoRA dropout",
         lambda s: s.method != "full" and s.lora_dropout > 0,
         False,
@@ -136,16 +176,33 @@ TABLE = (
 
 
 def check_compatibility(setting: Setting) -> list[str]:
-    """The warnings that apply.
+    """Sentences of the warnings that apply.
 
     Raises:
         UserError: with every refusal that applies.
     """
-    hits = [row for row in TABLE if row.holds(setting)]
-    if refusals := [row for row in hits if row.refuse]:
-        raise UserError("\n  ".join(["this does not go together:", *map(_told, refusals)]))
-    return [f"warning: {_told(row)}" for row in hits]
+    broken = [rule for rule in TABLE if rule.holds(setting)]
+    if refusals := [rule for rule in broken if rule.refuse]:
+        raise UserError("\n  ".join(["these settings do not work together:", *map(_sentence, refusals)]))
+    return [f"warning: {_sentence(rule)}" for rule in broken]
 
 
-def _told(row: Row) -> str:
-    return f"{row.condition}: {row.why} ({row.thread})"
+def check_positions(model_type: str, positions: int | None, recipe: Recipe) -> None:
+    """Refuse rows longer than a table of absolute positions; rotary and relative positions have no such end.
+
+    Args:
+        model_type: in transformers' words.
+        positions: length of the table, from the configuration; None where it is not known.
+        recipe: whose `data.max_tokens` is looked at.
+
+    Raises:
+        UserError: rows may be longer.
+    """
+    if find_family(model_type).absolute and positions is not None and recipe.data.max_tokens > positions:
+        raise UserError(
+            f"data.max_tokens is {recipe.data.max_tokens}, but {recipe.model.base} has {positions} positions: lower it"
+        )
+
+
+def _sentence(rule: Rule) -> str:
+    return f"{rule.condition}: {rule.why} ({rule.thread})"

@@ -64,9 +64,9 @@ class ModelSettings(Section):
     """Bits of the base under `qlora`: 4 is NF4, 8 is LLM.int8."""
     lora: LoraSettings = LoraSettings()
     """Used by `lora` and `qlora`."""
-    attention: Literal["auto", "flash", "rows", "eager", "sdpa"] = "auto"
-    """Attention backend. `flash` and `rows` run packed batches, `eager` and `sdpa` padded ones;
-    `auto` takes flash-attn on a GPU that has it, else `rows` where the backbone can, else padded."""
+    attention: Literal["auto", "flash", "packed-sdpa", "rows", "eager", "sdpa"] = "auto"
+    """Attention backend. `flash` and `packed-sdpa` (or `rows`, its former name) run packed batches, `eager` and `sdpa`
+    padded ones; `auto` is flash-attn on a GPU that has it, else `packed-sdpa` where the family can, else `eager`."""
     dropout: Share | None = None
     """Dropout of the backbone's layers; none keeps the model's own."""
 

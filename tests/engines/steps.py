@@ -24,7 +24,7 @@ from tiebreak.data.plan import Plan
 from tiebreak.data.prepare import prepare
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
-from tiebreak.models.loading import build_model, choose_precision, layers, load_tokenizer
+from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
 from tiebreak.training.loop import Job, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
@@ -143,7 +143,7 @@ def run(table: Path, combination: str) -> dict:
     engine, plan = job.engine, job.plan
     engine.module.train()
     passes = []
-    feed_forward = dict(layers(engine.judge)[-1].named_children())
+    feed_forward = dict(engine.judge.layers[-1].named_children())
     watched = feed_forward.get("mlp") or feed_forward["intermediate"]
     watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     moments = {}

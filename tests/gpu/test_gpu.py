@@ -11,7 +11,8 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
-from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
+from tiebreak.models.folder import save_model
+from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 BF16 = 0.05

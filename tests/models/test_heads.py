@@ -7,8 +7,9 @@ import torch
 from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
+from tiebreak.models.folder import save_model
 from tiebreak.models.heads import FeatureHead, SiameseHead, pool
-from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
+from tiebreak.models.loading import build_model, load_model, load_tokenizer
 from tiebreak.training.start import fit_numbers, new_model
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_folder
 
 from tiebreak.config import load_recipe
-from tiebreak.models.loading import build_model, layers, load_tokenizer
+from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.models.preference import PreferenceModel
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_logits_and_gradients_are_those_of_the_whole_layer(name, checkpointing, 
 def test_what_follows_the_last_attention_sees_one_token_a_row(name, tmp_path):
     judge = build(name, tmp_path).eval()
     seen = []
-    for layer in layers(judge):
+    for layer in judge.layers:
         after = layer.mlp if hasattr(layer, "mlp") else layer.intermediate
         after.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[-2]))
     logits_and_gradients(judge)

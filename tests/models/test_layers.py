@@ -7,7 +7,8 @@ from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.loading import build_model, load_model, load_tokenizer, save_model
+from tiebreak.models.folder import save_model
+from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
 CPU = torch.device("cpu")
 

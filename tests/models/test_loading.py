@@ -13,7 +13,8 @@ from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.loading import build_model, find_model_folder, fingerprint, load_model, load_tokenizer, save_model
+from tiebreak.models.folder import find_model_folder, fingerprint, save_model
+from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -93,7 +94,7 @@ def test_invariant_4_saved_equals_reloaded(name, method, judges):
     before, recipe, scratch = judges[name, method]
     assert before.std() > 1e-3
     folder, stored = find_model_folder(scratch)
-    assert stored["baselines"] == {"prior": [0.4, 0.4, 0.2]}
+    assert stored.baselines == {"prior": [0.4, 0.4, 0.2]}
     rows = json.loads((scratch / "rows.json").read_text())
     with torch.no_grad():
         ours = load_model(folder, recipe, CPU, torch.float32)(*packed(rows)).numpy()
@@ -151,9 +152,9 @@ def test_fingerprint_changes_with_the_weights(tmp_path):
 
 
 def test_missing_models_are_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match="no judge of this project"):
+    with pytest.raises(UserError, match=r"not a tiebreak model folder: tiebreak\.json"):
         find_model_folder(tmp_path)
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         load_tokenizer(str(tmp_path), "plain")
     (tmp_path / "tiebreak.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
@@ -198,7 +199,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
 def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
     recipe = load_recipe("demo-deberta", ["data.max_tokens=512"], str(tiny_folder("bert", tmp_path)))
     tokenizer = load_tokenizer(recipe.model.base, "deberta")
-    with pytest.raises(UserError, match="knows 256 positions"):
+    with pytest.raises(UserError, match="has 256 positions"):
         build_model(recipe, tokenizer, CPU, torch.float32)
 
 
@@ -209,5 +210,5 @@ def test_families_of_which_no_judge_is_made_are_told(tmp_path):
     DistilBertModel(config).save_pretrained(tmp_path)
     recipe = load_recipe("demo-deberta", base=str(tmp_path))
     tokenizer = load_tokenizer("demo-deberta", "deberta")
-    with pytest.raises(UserError, match=r"no judge is made of distilbert; Gemma.*BERT are"):
+    with pytest.raises(UserError, match=r"distilbert is not supported; supported: gemma2.*bert"):
         build_model(recipe, tokenizer, CPU, torch.float32)

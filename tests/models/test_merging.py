@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
-from tiebreak.models.loading import build_model, find_model_folder, load_model, load_tokenizer, save_model
+from tiebreak.models.folder import find_model_folder, save_model
+from tiebreak.models.loading import build_model, load_model, load_tokenizer
 from tiebreak.models.merging import WEIGHTS, average
 
 CPU = torch.device("cpu")
@@ -35,9 +36,7 @@ def folds(sample, tmp_path_factory):
 
 def logits(folder, flat, lengths):
     folder, stored = find_model_folder(folder)
-    from tiebreak.config import make_recipe
-
-    judge = load_model(folder, make_recipe(stored["recipe"]), CPU, torch.float32)
+    judge = load_model(folder, stored.make_recipe(), CPU, torch.float32)
     with torch.no_grad():
         return judge(flat, lengths)
 
@@ -80,7 +79,7 @@ def test_merged_into_the_base_gives_the_same_logits_without_peft(folds, tmp_path
     with torch.no_grad():
         first = plain(input_ids=flat[None, : lengths[0]]).logits
     torch.testing.assert_close(first, expected[:1], atol=1e-5, rtol=0)
-    assert find_model_folder(tmp_path / "whole")[1]["baselines"]["prior"] == pytest.approx([0.3, 0.3, 0.4])
+    assert find_model_folder(tmp_path / "whole")[1].baselines["prior"] == pytest.approx([0.3, 0.3, 0.4])
 
 
 def test_what_cannot_be_merged_is_told(folds, tmp_path, capsys):
@@ -89,7 +88,7 @@ def test_what_cannot_be_merged_is_told(folds, tmp_path, capsys):
     assert main(["merge-adapters", str(root), *out]) == 2
     assert "tiebreak.json" in capsys.readouterr().err
     assert main(["merge-adapters", str(root / "fold-0"), "--out", str(root / "fold-1")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert f"{root / 'fold-1'} exists" in capsys.readouterr().err
     recipe = load_recipe("demo-llama2", ["model.method=lora", "model.lora.r=2"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     save_model(build_model(recipe, tokenizer, CPU, torch.float32), tokenizer, recipe, {}, tmp_path / "other")

@@ -9,7 +9,7 @@ from tiebreak.data.prepare import prepare
 from tiebreak.errors import UserError
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_model, load_tokenizer
-from tiebreak.models.packed_sdpa import Rows, attend_rows
+from tiebreak.models.packed_sdpa import Packing, attend_packed
 
 CPU = torch.device("cpu")
 TWINS = {"bert": "demo-deberta", "gemma3_text": "demo-gemma2"}
@@ -50,7 +50,7 @@ def test_invariant_3_padded_equals_packed_equals_alone(loaded):
         packed = judge(torch.cat(rows), lengths)
         alone = torch.cat([judge(row, [len(row)]) for row in rows])
         config._attn_implementation = "eager"
-        judge.attention = Attention("eager", False, "the stock padded path")
+        judge.attention = Attention("eager", "the stock padded path")
         padded = judge(torch.cat(rows), lengths)
         stock = judge.network(input_ids=batch, attention_mask=mask.long()).logits
         config._attn_implementation, judge.attention = chosen.implementation, chosen
@@ -107,7 +107,7 @@ def test_padding_token_as_a_real_last_token_is_pooled(loaded):
 
 def test_rows_scatter_undoes_their_grouping():
     lengths = [5, 1, 9, 9, 2, 5, 30]
-    rows = Rows.of(lengths, CPU)
+    rows = Packing.of(lengths, CPU)
     tokens = torch.arange(sum(lengths))
     assert torch.equal(rows.scatter([tokens[group.index] for group in rows.groups]), tokens)
     assert sorted(n for group in rows.groups for n in group.lengths.tolist()) == sorted(lengths)
@@ -144,7 +144,7 @@ def test_flash_attention_is_told_where_rows_end(name, sample):
         lengths = bounds.diff().tolist()
         assert kwargs.pop("max_length_q") == kwargs.pop("max_length_k") == max(lengths)
         told.append(lengths)
-        return attend_rows(module, query, key, value, None, rows=Rows.of(lengths, CPU), **kwargs)
+        return attend_packed(module, query, key, value, None, packing=Packing.of(lengths, CPU), **kwargs)
 
     AttentionInterface.register("flash_twin", twin)
     recipe = load_recipe(name, ["model.method=full"])
@@ -155,7 +155,7 @@ def test_flash_attention_is_told_where_rows_end(name, sample):
     lengths = [len(row) for row in rows]
     with torch.no_grad():
         expected = judge(torch.cat(rows), lengths)
-        judge.attention = Attention("flash_attention_2", True, "the twin")
+        judge.attention = Attention("flash", "the twin")
         judge.classifier.config._attn_implementation = "flash_twin"
         found = judge(torch.cat(rows), lengths)
     assert told == [lengths] * judge.classifier.config.num_hidden_layers

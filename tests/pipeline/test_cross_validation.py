@@ -13,7 +13,7 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
-from tiebreak.models.trained import read_prompts
+from tiebreak.models.folder import read_prompts
 from tiebreak.pipeline.cross_validation import join
 
 CHANGES = ["train.max_steps=2", "train.batch_size=16", "data.max_tokens=96", "train.eval_every=2"]

@@ -4,18 +4,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from tiebreak.compatibility import FAMILIES
 from tiebreak.config import load_recipe, shipped
 from tiebreak.models.architectures import (
     ARCHITECTURES,
-    DECODERS,
-    ENCODERS,
     count_weights,
     find_architecture,
     linear_weights,
     lora_weights,
 )
 from tiebreak.models.heads import HEADS
-from tiebreak.models.loading import _add_adapters, _linear_layers
+from tiebreak.models.loading import add_adapters, linear_layers
 from tiebreak.preflight.memory import estimate, trained_weights
 
 BACKBONES = {
@@ -70,8 +69,8 @@ def test_each_recipe_is_built_at_full_size(name):
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == whole
         return
     linear = len(linear_weights(ARCHITECTURES[recipe.model.base]))
-    assert _linear_layers(model)
-    adapted = _add_adapters(model, recipe.model)
+    assert linear_layers(model)
+    adapted = add_adapters(model, recipe.model)
     trained = {key: p.numel() for key, p in adapted.named_parameters() if p.requires_grad}
     lora = {key: size for key, size in trained.items() if "lora_" in key}
     assert len(lora) == 2 * linear
@@ -110,10 +109,10 @@ def test_activations_of_gemma_2_9b_without_checkpointing():
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 99}
 
 
-@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_weights_of_a_local_folder(kind, tmp_path):
     """Counted from its config.json, with what a family leaves out, against the model that transformers makes of it."""
-    more = {} if kind in ENCODERS else {"num_key_value_heads": 2}
+    more = {"num_key_value_heads": 2} if FAMILIES[kind].decoder else {}
     AutoConfig.for_model(kind, **SMALL, **more, num_labels=3).save_pretrained(tmp_path)
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(tmp_path))

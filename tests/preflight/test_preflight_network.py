@@ -23,7 +23,7 @@ from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.trained import SETTINGS_FILE
+from tiebreak.models.folder import MANIFEST_FILE
 from tiebreak.preflight import network
 from tiebreak.preflight.findings import FAIL, Finding, pack
 from tiebreak.preflight.network import clock_finding, exchange
@@ -167,7 +167,7 @@ def test_a_run_looks_first_where_it_is_told_to(command, tmp_path, monkeypatch, c
     options = [command, "--out", str(out), "--data", str(tmp_path / "absent.csv")]
     if command == "predict":
         settings = {"recipe": load_recipe("demo-llama2").model_dump(mode="json"), "baselines": {}}
-        (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
+        (tmp_path / MANIFEST_FILE).write_text(json.dumps(settings))
         options += ["--model", str(tmp_path)]
     monkeypatch.setenv("TIEBREAK_PREFLIGHT", "1")
     assert main(options) == 2

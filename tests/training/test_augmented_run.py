@@ -15,7 +15,7 @@ from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
-from tiebreak.models.trained import read_prompts
+from tiebreak.models.folder import read_prompts
 
 FEATURES = "data.features=[length,style,readability,turns]"
 CHANGED = ("data.drop_turns=0.5", "data.jitter=0.5")

@@ -215,7 +215,7 @@ def test_invariant_6_a_teacher_trained_on_all_rows_is_refused_unless_allowed(tab
 
 
 def test_a_judge_taught_further_keeps_the_record_of_what_it_saw_before(table, folds, tmp_path):
-    from tiebreak.models.trained import read_prompts
+    from tiebreak.models.folder import read_prompts
 
     first = folds / "fold0" / "model"
     further = [*TEACHER_RUN, "--data", str(table), "--fold", "1/2", "--model", str(first), "--out", str(tmp_path / "f")]

@@ -6,7 +6,8 @@ from transformers import Gemma2Config, Gemma2ForSequenceClassification
 
 from tiebreak.config import ModelSettings
 from tiebreak.models.attention import Attention
-from tiebreak.models.loading import _add_adapters
+from tiebreak.models.last_layer import return_pooled_tokens_only
+from tiebreak.models.loading import add_adapters
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.training.speed import PEAKS, StepFlops, padded_tokens
 
@@ -25,8 +26,8 @@ GEMMA2_9B = Gemma2Config(
 def judge():
     with torch.device("meta"):
         network = Gemma2ForSequenceClassification(GEMMA2_9B)
-        network = _add_adapters(network, ModelSettings(base="gemma2-9b", method="lora"))
-    return PreferenceModel(network, Attention("eager", False, ""))
+        network = add_adapters(network, ModelSettings(base="gemma2-9b", method="lora"))
+    return PreferenceModel(network, Attention("eager", ""))
 
 
 def test_gemma_2_9b_with_lora(judge):
@@ -41,8 +42,10 @@ def test_the_last_layers_mlp_is_counted_for_each_text_alone():
     """Its three matrices are 1.9 % of the model's."""
     with torch.device("meta"):
         network = Gemma2ForSequenceClassification(GEMMA2_9B)
-    whole = StepFlops(PreferenceModel(network, Attention("eager", False, "")), checkpointing=False)
-    early = StepFlops(PreferenceModel(network, Attention("flash_attention_2", True, "")), checkpointing=False)
+    whole = StepFlops(PreferenceModel(network, Attention("eager", "")), checkpointing=False)
+    judge = PreferenceModel(network, Attention("flash", ""))
+    judge.early = return_pooled_tokens_only(judge.layers, judge.is_decoder)
+    early = StepFlops(judge, checkpointing=False)
     mlp = 3 * 2 * 3 * 3584 * 14336
     assert whole.of([1000, 500]) - early.of([1000, 500]) == pytest.approx(mlp * (1500 - 2))
     assert early.per_token / whole.per_token == pytest.approx(1 - 0.0187, abs=1e-3)

@@ -13,7 +13,8 @@ from tiebreak.config import load_recipe, shipped
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
 from tiebreak.evaluation.metrics import log_loss, softmax
-from tiebreak.models.loading import find_model_folder, load_model, load_saved_tokenizer
+from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+from tiebreak.models.loading import load_model
 from tiebreak.prediction.compute import forward
 from tiebreak.sample.generator import write_sample
 
@@ -75,7 +76,7 @@ def test_twin_learns_and_is_reloaded_with_equal_logits(name, tables, runs, monke
 
     folder, stored = find_model_folder(runs / name)
     recipe = load_recipe(name, changes)
-    assert stored["recipe"] == recipe.model_dump(mode="json")
+    assert stored.recipe == recipe.model_dump(mode="json")
     tokens = prepare(
         [Path(held_out)], load_saved_tokenizer(folder), recipe.model.template, recipe.data, need_labels=True
     )

@@ -13,7 +13,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import FsdpSettings
 from tiebreak.engines.base import Engine, Moments
-from tiebreak.models.loading import layers
 from tiebreak.models.preference import PreferenceModel
 
 
@@ -30,12 +29,12 @@ def shard(judge: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
     if settings.cpu_offload:
         common["offload_policy"] = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda")
     policy: dict[str, Any] = {}
-    if judge.autocast is not None and hasattr(judge.classifier, "score"):
+    if judge.autocast is not None and judge.is_decoder:
         policy = {"param_dtype": judge.autocast, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
     embedding = judge.classifier.get_input_embeddings()
     dtype = embedding.weight.dtype if policy else None
     fully_shard(embedding, mp_policy=MixedPrecisionPolicy(**policy, output_dtype=dtype), **common)
-    for layer in layers(judge):
+    for layer in judge.layers:
         fully_shard(layer, mp_policy=MixedPrecisionPolicy(**policy), **common)
     fully_shard(judge, **common)
 

@@ -1,9 +1,11 @@
-"""Sizes of the bases that recipes name, from their published configurations: known without a hub or a download."""
+"""Sizes of the bases that recipes name, from their published configurations, without a hub or a download."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tiebreak.compatibility import FAMILIES
 
 DECODER: tuple[str, ...]
 DECODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -45,10 +47,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By hub name, the fields of each configuration that decide its size."""
 
 
-DECODERS = ("gemma2", "gemma3_text", "llama", "mistral", "qwen2")
-ENCODERS = ("bert", "deberta-v2")
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Weights of a judge: `linear` in its layers' matrices, `embeddings`, `vectors` (norms, biases), and its `head`."""
@@ -68,7 +66,7 @@ class Sizes:
 
 
 def find_architecture(base: str) -> dict[str, Any] | None:
-    """The fields of a published base or of a local model folder; None for one that this project does not know.
+    """The fields of a published base or of a local model folder; None for one that is not supported.
 
     Raises:
         OSError, ValueError: a config.json that cannot be read.
@@ -76,24 +74,24 @@ def find_architecture(base: str) -> dict[str, Any] | None:
     if not (Path(base) / "config.json").is_file():
         return ARCHITECTURES.get(base)
     fields = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
-    return complete(fields) if fields.get("model_type") in (*DECODERS, *ENCODERS) else None
+    return complete(fields) if fields.get("model_type") in FAMILIES else None
 
 
 def complete(fields: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the fields that some families leave to their defaults."""
+    """The fields of a configuration, and those that some families leave to their defaults."""
     heads = fields["num_attention_heads"]
     kept = {"num_key_value_heads": heads, "head_dim": fields["hidden_size"] // heads, "type_vocab_size": 0}
     return kept | {name: value for name, value in fields.items() if value is not None}
 
 
 def count_weights(architecture: dict[str, Any]) -> Sizes:
-    """The weights of a judge with a linear head, as transformers makes it of this configuration."""
+    """Count the weights of transformers' classifier of this configuration, with a linear head."""
     kind, width, inner = (architecture[name] for name in ("model_type", "hidden_size", "intermediate_size"))
     layers, looked_up = architecture["num_hidden_layers"], architecture["vocab_size"]
-    if kind in ENCODERS:
+    if not FAMILIES[kind].decoder:
         each = 9 * width + inner  # six biases, two norms
         outside, head = 2 * width, width * width + 4 * width + 3  # the pooler is part of the head
-        if kind == "bert" or architecture.get("position_biased_input", True):
+        if FAMILIES[kind].absolute or architecture.get("position_biased_input", True):
             looked_up += architecture["max_position_embeddings"]
         looked_up += architecture.get("type_vocab_size", 0)
         if architecture.get("relative_attention"):
@@ -113,16 +111,17 @@ def count_weights(architecture: dict[str, Any]) -> Sizes:
 def linear_weights(architecture: dict[str, Any]) -> list[tuple[int, int]]:
     """(inputs, outputs) of every linear layer of the backbone, biases left out."""
     width, inner = architecture["hidden_size"], architecture["intermediate_size"]
-    if architecture["model_type"] in ENCODERS:
+    if not FAMILIES[architecture["model_type"]].decoder:
         layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
     else:
         queries = architecture["num_attention_heads"] * architecture["head_dim"]
         keys = architecture["num_key_value_heads"] * architecture["head_dim"]
         layer = [(width, queries), (width, keys), (width, keys), (queries, width)]
         layer += [(width, inner), (width, inner), (inner, width)]
-    return layer * architecture["num_hidden_layers"]
+    count: int = architecture["num_hidden_layers"]
+    return layer * count
 
 
 def lora_weights(architecture: dict[str, Any], rank: int) -> int:
-    """Trained weights of adapters of a rank on every linear layer."""
+    """Count the weights of adapters of this rank on every linear layer."""
     return sum(rank * (inputs + outputs) for inputs, outputs in linear_weights(architecture))

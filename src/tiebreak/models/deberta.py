@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.models.deberta_v2.modeling_deberta_v2 import (
     DisentangledSelfAttention,
     make_log_bucket_position,
 )
 
-from tiebreak.models.packed_sdpa import Rows
+from tiebreak.models.packed_sdpa import Packing
 
 
-def can_pack(config) -> bool:
+def can_pack(config: PreTrainedConfig) -> bool:
     """Whether a DeBERTa-v2 configuration has only what `PackedSelfAttention` computes (v3 does)."""
     return (
         getattr(config, "relative_attention", False)
@@ -29,27 +30,35 @@ def can_pack(config) -> bool:
 
 
 def pack_attention(network: torch.nn.Module) -> None:
-    """Teach every attention layer of a DeBERTa to take `Rows` in place of a mask."""
+    """Patch every attention layer of a DeBERTa to take a `Packing` in place of a mask."""
     for module in network.modules():
         if type(module) is DisentangledSelfAttention:
             module.__class__ = PackedSelfAttention
 
 
-def packed_backbone(deberta: Any, tokens: torch.Tensor, positions: torch.Tensor, rows: Rows) -> torch.Tensor:
+def packed_backbone(deberta: Any, tokens: torch.Tensor, positions: torch.Tensor, packing: Packing) -> torch.Tensor:
     """Hidden states (1, T, hidden) of packed tokens (1, T), as the model gives for each row alone."""
-    hidden = deberta.embeddings(input_ids=tokens, position_ids=positions)
+    hidden: torch.Tensor = deberta.embeddings(input_ids=tokens, position_ids=positions)
     relative = deberta.encoder.get_rel_embedding()
     for layer in deberta.encoder.layer:
-        hidden, _ = layer(hidden, rows, rel_embeddings=relative)
+        hidden, _ = layer(hidden, packing, rel_embeddings=relative)
     return hidden
 
 
 class PackedSelfAttention(DisentangledSelfAttention):
-    """`DisentangledSelfAttention` that also takes `Rows` as its mask; parameters are unchanged."""
+    """`DisentangledSelfAttention` that also takes a `Packing` as its mask; parameters are unchanged."""
 
-    def forward(self, hidden_states, attention_mask, output_attentions=False, **kwargs):  # type: ignore[override]
-        if not isinstance(attention_mask, Rows):
-            return super().forward(hidden_states, attention_mask, output_attentions, **kwargs)
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | Packing,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not isinstance(attention_mask, Packing):
+            stock: Any = super()
+            attended, weights = stock.forward(hidden_states, attention_mask, output_attentions, **kwargs)
+            return attended, weights
         heads = self.num_attention_heads
         query, key, value = (
             projection(hidden_states)[0].unflatten(-1, (heads, -1))
@@ -83,7 +92,13 @@ class PackedSelfAttention(DisentangledSelfAttention):
         return slots.as_strided((length, length), (1, 1)).flip(1)
 
     @staticmethod
-    def _bias(q, k, position_key, position_query, slots):
+    def _bias(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        position_key: torch.Tensor,
+        position_query: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
         """c2p + p2c (n, heads, length, length): entry (i, j) uses slot(i - j).
 
         Each table has the axis of the gather's inner loop in order, and passes over the large result are few: they,

@@ -4,16 +4,18 @@ Each is written once as a local folder, random start, and from then on loaded li
 """
 
 import math
-import os
 import re
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiebreak.config import cache_folder
 from tiebreak.data.templates import TEMPLATES
+from tiebreak.files import new_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VERSION = 4
 SEED = 0
@@ -29,21 +31,15 @@ and it takes hundreds of steps until it tells one answer from the other. Gemma-2
 so its embeddings (times 8) must start as large too."""
 FAMILIES = {f"demo-{family}": family for family in ("gemma2", "llama2", "llama3", "qwen2", "deberta")}
 CORPUS_TEMPLATES = ("gemma2", "llama2", "deberta", "plain")
-"""Whose words the tokenizers know; others do not change the demo models."""
+"""Templates whose words the tokenizers learn; further templates do not change the demo models."""
 
 
 def demo_folder(name: str) -> Path:
     """The local folder of a demo model, built if it is not there yet."""
     folder = cache_folder() / "models" / f"{name}-v{VERSION}"
     if not (folder / "config.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-        _build(FAMILIES[name], temporary)
-        temporary.chmod(0o755)
-        try:
-            os.rename(temporary, folder)
-        except OSError:  # another process was first; both are the same
-            shutil.rmtree(temporary)
+        with new_folder(folder, existing="keep") as temporary:  # another process may be first; both are the same
+            _build(FAMILIES[name], temporary)
     return folder
 
 
@@ -63,7 +59,7 @@ def _build(family: str, folder: Path) -> None:
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _model(family: str, vocabulary: int, tokenizer):
+def _model(family: str, vocabulary: int, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     from transformers import (
         DebertaV2Config,
         DebertaV2ForSequenceClassification,
@@ -96,12 +92,16 @@ def _model(family: str, vocabulary: int, tokenizer):
         return DebertaV2ForSequenceClassification(config)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     decoder = common | ends | {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048}
+    make: Any = LlamaForSequenceClassification
     if family == "gemma2":
         config = Gemma2Config(**decoder, query_pre_attn_scalar=16, sliding_window=128)
-        return Gemma2ForSequenceClassification(config)
-    if family == "qwen2":
-        return Qwen2ForSequenceClassification(Qwen2Config(**decoder))
-    return LlamaForSequenceClassification(LlamaConfig(**decoder))
+        make = Gemma2ForSequenceClassification
+    elif family == "qwen2":
+        config, make = Qwen2Config(**decoder), Qwen2ForSequenceClassification
+    else:
+        config = LlamaConfig(**decoder)
+    model: PreTrainedModel = make(config)
+    return model
 
 
 def _corpus() -> list[str]:
@@ -121,7 +121,7 @@ def _corpus() -> list[str]:
     return texts + fixed * 20
 
 
-def _bpe_tokenizer(family: str):
+def _bpe_tokenizer(family: str) -> "PreTrainedTokenizerBase":
     """SentencePiece-like BPE with byte fallback, in the family's own tokenizer class."""
     import json
 
@@ -146,7 +146,8 @@ def _bpe_tokenizer(family: str):
     else:
         tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, pad_token="<pad>")
     tokenizer.padding_side = "right"
-    return tokenizer
+    made: PreTrainedTokenizerBase = tokenizer
+    return made
 
 
 def _split_words(texts: list[str]) -> list[str]:
@@ -154,7 +155,7 @@ def _split_words(texts: list[str]) -> list[str]:
     return [piece for text in texts for piece in text.replace(" ", "\n ").split("\n")]
 
 
-def _deberta_tokenizer():
+def _deberta_tokenizer() -> "PreTrainedTokenizerBase":
     """The corpus's commonest words and all its characters as unigram pieces, in DeBERTa-v3's class."""
     from transformers import DebertaV2Tokenizer
 

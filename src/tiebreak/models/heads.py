@@ -1,4 +1,4 @@
-"""What stands on the backbone: pooling, and heads beyond transformers' own.
+"""Pooling, and heads beyond transformers' own.
 
 A linear head on the family's own pooling is transformers' classifier, and plain transformers loads it. Other heads
 stand in its place, under the same name, and `tiebreak.models.loading.load_model` loads them.
@@ -11,24 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
+from tiebreak.compatibility import find_family
 from tiebreak.config import ModelSettings
 from tiebreak.data.features import signs
-from tiebreak.labels import SWAPPED_CLASS
+from tiebreak.labels import CLASSES, SWAPPED_CLASS
 
 HEADS = ("score", "classifier", "pooler")
 """The modules of a classifier that are trained whole under adapters and never quantised."""
-CLASSES = 3
-MOST_SCALES = 5.0
-"""Features are clipped to so many times their scale, lest one odd row drown its text."""
+MAX_SCALED = 5.0
+"""Features are clipped to this many times their scale, so that an outlier cannot dominate the text's logits."""
 
 
 def attach_head(classifier: Any, settings: ModelSettings, groups: Sequence[str] = ()) -> None:
     """Put the recipe's head in the place of transformers' own; a linear one without features stays as it is.
 
     Args:
-        groups: the features that it sees beside the text.
+        classifier: of transformers, changed in place.
+        settings: the recipe's model.
+        groups: the groups of features that it sees beside the text.
     """
-    name = "score" if hasattr(classifier, "score") else "classifier"
+    name = head_name(classifier)
     width, dropout = getattr(classifier, name).in_features, settings.head_dropout
     if settings.head == "mlp":
         setattr(classifier, name, mlp(width, settings.head_hidden or width, dropout))
@@ -38,7 +40,7 @@ def attach_head(classifier: Any, settings: ModelSettings, groups: Sequence[str] 
         setattr(classifier, name, FeatureHead(getattr(classifier, name), torch.from_numpy(signs(groups))))
 
 
-def mlp(width: int, hidden: int, dropout: float, out: int = CLASSES) -> nn.Sequential:
+def mlp(width: int, hidden: int, dropout: float, out: int = len(CLASSES)) -> nn.Sequential:
     """(n, width) -> (n, out): dropout, linear, GELU, dropout, linear."""
     return nn.Sequential(
         nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out)
@@ -64,61 +66,69 @@ class SiameseHead(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """A head, and beside it a linear model of numbers that each row comes with (Cheng et al. 2016, arXiv 1606.07792).
+    """A head, and beside it a linear model of each row's features (Cheng et al. 2016, arXiv 1606.07792).
 
     Both orders of a row are weighed alike: swapping the answers swaps the first two logits of the linear part, by
     construction. `mean` and `scale` are those of the training rows and are saved with the weights.
 
     Args:
         head: of a text's vector, or two.
-        signs: (k,), -1 for a number that changes its sign with the order of the answers.
+        swap_signs: (k,), -1 for a feature that changes its sign with the order of the answers, else 1.
     """
 
-    signs: torch.Tensor
+    swap_signs: torch.Tensor
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, head: nn.Module, signs: torch.Tensor) -> None:
+    def __init__(self, head: nn.Module, swap_signs: torch.Tensor) -> None:
         super().__init__()
         self.head = head
-        self.linear = nn.Linear(len(signs), CLASSES)
+        self.linear = nn.Linear(len(swap_signs), len(CLASSES))
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.register_buffer("signs", signs, persistent=False)
-        self.register_buffer("mean", torch.zeros(len(signs)))
-        self.register_buffer("scale", torch.ones(len(signs)))
+        self.register_buffer("swap_signs", swap_signs, persistent=False)
+        self.register_buffer("mean", torch.zeros(len(swap_signs)))
+        self.register_buffer("scale", torch.ones(len(swap_signs)))
 
     def start(self, mean: np.ndarray, scale: np.ndarray, weights: np.ndarray, biases: np.ndarray) -> None:
-        """Begin as the linear model that these make, the text adding nothing yet.
+        """Initialise the linear part from these coefficients and zero the text head's output layer.
 
         Args:
-            mean, scale: (k,). weights: (3, k), of the scaled numbers. biases: (3,).
+            mean: (k,) of the features.
+            scale: (k,) of the features.
+            weights: (3, k), of the scaled features.
+            biases: (3,).
         """
         values = (self.mean, mean), (self.scale, scale), (self.linear.weight, weights), (self.linear.bias, biases)
         with torch.no_grad():
             for tensor, value in values:
                 tensor.copy_(torch.from_numpy(value))
             for module in self.head.modules():
-                if isinstance(module, nn.Linear) and module.out_features in (1, CLASSES):  # what gives logits
+                if isinstance(module, nn.Linear) and module.out_features in (1, len(CLASSES)):  # what gives logits
                     for parameter in module.parameters():
                         parameter.zero_()
 
-    def forward(self, pooled: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """(n, width) or (n, 2, width), and numbers (n, k) -> (n, 3) logits of A, B, tie."""
-        scaled = ((numbers - self.mean) / self.scale).clamp(-MOST_SCALES, MOST_SCALES)
-        there, back = self.linear(scaled), self.linear(scaled * self.signs)[:, SWAPPED_CLASS]
-        return self.head(pooled) + (there + back) / 2
+    def forward(self, pooled: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """(n, width) or (n, 2, width), and features (n, k) -> (n, 3) logits of A, B, tie."""
+        scaled = ((features - self.mean) / self.scale).clamp(-MAX_SCALED, MAX_SCALED)
+        there, back = self.linear(scaled), self.linear(scaled * self.swap_signs)[:, SWAPPED_CLASS]
+        logits: torch.Tensor = self.head(pooled) + (there + back) / 2
+        return logits
 
 
-def head_of(classifier: Any) -> nn.Module:
-    """The head itself, out of the wrapper that adapters put around what is trained whole."""
-    head = classifier.score if hasattr(classifier, "score") else classifier.classifier
-    return head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+def head_name(classifier: Any) -> str:
+    """Where transformers keeps the head of this classifier."""
+    return "score" if find_family(classifier.config.model_type).decoder else "classifier"
+
+
+def backbone_of(classifier: Any) -> Any:
+    """The classifier's backbone."""
+    return getattr(classifier, classifier.base_model_prefix)
 
 
 def heads_of(classifier: Any) -> dict[str, nn.Module]:
     """The classifier's head modules by name; BERT keeps its pooler in the backbone."""
-    places = (classifier, getattr(classifier, classifier.base_model_prefix))
+    places = (classifier, backbone_of(classifier))
     return {name: getattr(place, name) for place in places for name in HEADS if hasattr(place, name)}
 
 
@@ -126,7 +136,9 @@ def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how:
     """One fp32 vector (n, width) for each text, by its place and length, never by a token's id.
 
     Args:
-        hidden: (T, width); the n texts begin at `starts` (n,) and have `lengths` (n,) tokens.
+        hidden: (T, width).
+        starts: (n,), where each text begins.
+        lengths: (n,), its tokens.
         how: `cls` takes a text's first token, `last` its last, `mean` the mean of all.
     """
     if how != "mean":
@@ -141,5 +153,5 @@ def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how:
 
 
 def pooled_tokens(starts: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
-    """The token (n,) that stands for each text, for `cls` its first and for `last` its last."""
+    """Index (n,) of the token that stands for each text: its first for `cls`, its last for `last`."""
     return starts if how == "cls" else starts + lengths - 1

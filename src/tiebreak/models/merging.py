@@ -1,81 +1,97 @@
-"""Adapters of k folds made one, and merged into their base on request."""
+"""Adapters of k folds averaged into one, and merged into their base on request."""
 
 import json
+import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiebreak.config import make_recipe
+from tiebreak.data.templates import Template
 from tiebreak.errors import UserError
-from tiebreak.files import TEMPORARY, write_json
-from tiebreak.models.loading import SETTINGS_FILE, find_model_folder, load_model, load_saved_tokenizer, save_model
+from tiebreak.files import new_folder, write_json
+from tiebreak.manifests import write_manifest
+from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, load_saved_tokenizer, save_model
+from tiebreak.models.loading import load_model
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-UNLIKE = ("r", "lora_alpha")
+SCALE_FIELDS = ("r", "lora_alpha")
+How = Literal["updates", "factors"]
 
 
-def merge_adapters(
-    folders: Sequence[Path], out: Path, how: str = "updates", into_base: bool = False, say=print
-) -> None:
-    """Average adapters over the same base, and leave a model folder.
+def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", into_base: bool = False) -> None:
+    """Average adapters over the same base, and write a model folder.
 
     Args:
         folders: model or run folders of judges trained by `lora` or `qlora` with the same settings.
-        how: `updates` averages the update matrices B A exactly, in an adapter of the rank of all together;
+        out: the folder to write.
+        how: `updates` averages the update matrices B A exactly, in an adapter whose rank is the sum of all ranks;
             `factors` averages A and B each, which keeps the rank and is another function.
         into_base: add the update to the base's weights, in fp32: a plain model without adapters.
 
     Raises:
-        UserError: a folder without an adapter, adapters of different shape, or an `out` that is there.
+        UserError: a folder without an adapter, adapters that do not match, or an `out` that exists.
     """
     if out.exists():
-        raise UserError(f"{out} is there already: choose another --out")
+        raise UserError(f"{out} exists: choose another --out")
     found = [find_model_folder(folder) for folder in folders]
     for folder, _ in found:
         if not (folder / WEIGHTS).is_file():
-            raise UserError(f"{folder}: no {WEIGHTS} here, so it holds no adapter")
-    configs = [json.loads((folder / CONFIG).read_text(encoding="utf-8")) for folder, _ in found]
+            raise UserError(f"{folder}: not an adapter: {WEIGHTS} is missing")
+    config = json.loads((found[0][0] / CONFIG).read_text(encoding="utf-8"))
     weights = [load_file(folder / WEIGHTS) for folder, _ in found]
-    for (folder, _), config, tensors in zip(found[1:], configs[1:], weights[1:], strict=True):
-        shapes = [{name: tensor.shape for name, tensor in one.items()} for one in (weights[0], tensors)]
-        if shapes[0] != shapes[1] or any(config[key] != configs[0][key] for key in UNLIKE):
-            raise UserError(
-                f"{folder}: an adapter of another shape than that of {found[0][0]}; only like can be merged"
-            )
-    merged = average(weights, how)
-    config, count = dict(configs[0]), len(folders)
+    _check_alike(found, weights, config)
+    merged, count = average(weights, how), len(folders)
     if how == "updates":
-        config |= {"r": config["r"] * count, "lora_alpha": config["lora_alpha"] * count}
-    settings = json.loads((found[0][0] / SETTINGS_FILE).read_text(encoding="utf-8"))
-    settings["baselines"] = average_baselines([stored["baselines"] for _, stored in found])
-    settings["merged"] = [str(folder) for folder, _ in found]
-    settings["recipe"]["model"]["lora"] |= {"r": config["r"], "alpha": config["lora_alpha"]}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=out.parent)) / "model"
-    shutil.copytree(found[0][0], temporary, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
-    save_file(merged, temporary / WEIGHTS, metadata={"format": "pt"})
-    write_json(temporary / CONFIG, config)
-    write_json(temporary / SETTINGS_FILE, settings)
-    if into_base:
-        _into_base(temporary, settings)
-    temporary.rename(out)
-    temporary.parent.rmdir()
-    say(
-        f"{out}: {count} adapters averaged ({how}), rank {config['r']}"
-        + (", merged into the base" if into_base else "")
-    )
+        config |= {field: config[field] * count for field in SCALE_FIELDS}
+    manifest = found[0][1].model_copy(deep=True)
+    manifest.baselines = average_baselines([one.baselines for _, one in found])
+    manifest.merged = [str(folder) for folder, _ in found]
+    manifest.recipe["model"]["lora"] |= {"r": config["r"], "alpha": config["lora_alpha"]}
+    with new_folder(out) as temporary:
+        adapter = temporary / "adapter"
+        shutil.copytree(found[0][0], adapter, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
+        save_file(merged, adapter / WEIGHTS, metadata={"format": "pt"})
+        write_json(adapter / CONFIG, config)
+        write_manifest(adapter / MANIFEST_FILE, manifest)
+        if into_base:
+            _merge_into_base(adapter, manifest)
+        for path in adapter.iterdir():
+            path.rename(temporary / path.name)
+        adapter.rmdir()
+    place = ", merged into the base" if into_base else ""
+    log.info("%s: %d adapters averaged (%s), rank %d%s", out, count, how, config["r"], place)
 
 
-def average(weights: Sequence[dict[str, torch.Tensor]], how: str) -> dict[str, torch.Tensor]:
+def _check_alike(
+    found: Sequence[tuple[Path, ModelManifest]], weights: Sequence[dict[str, torch.Tensor]], config: dict[str, Any]
+) -> None:
+    """Refuse adapters of another shape, scale or template than the first."""
+    first, manifest = found[0]
+    shapes = {name: tensor.shape for name, tensor in weights[0].items()}
+    for (folder, other), tensors in zip(found[1:], weights[1:], strict=True):
+        theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        same = {name: tensor.shape for name, tensor in tensors.items()} == shapes
+        if not same or any(theirs[field] != config[field] for field in SCALE_FIELDS):
+            raise UserError(f"{folder}: its adapter has another shape or scale than that of {first}")
+        if _template(other) != _template(manifest):
+            raise UserError(f"{folder}: trained with another template than {first}")
+
+
+def average(weights: Sequence[dict[str, torch.Tensor]], how: How) -> dict[str, torch.Tensor]:
     """One adapter's tensors from several of the same shapes.
 
     The mean of the updates (1/k) sum B_i A_i is the update of the stacked factors [A_1; ...; A_k] and
     [B_1, ..., B_k] / k, as alpha / r stays what it was. Modules that are trained whole are averaged.
+
+    Args:
+        weights: of each adapter, by name.
+        how: as in `merge_adapters`.
     """
     merged = {}
     for name in weights[0]:
@@ -95,11 +111,22 @@ def average_baselines(fitted: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**fitted[0], "prior": priors.mean(0).tolist()}
 
 
-def _into_base(folder: Path, settings: dict[str, Any]) -> None:
+def _template(manifest: ModelManifest) -> Template:
+    return manifest.text_template(manifest.make_recipe())
+
+
+def _merge_into_base(folder: Path, manifest: ModelManifest) -> None:
     """Replace an adapter's model folder by the whole model's; a quantised base is loaded as it was before."""
-    recipe = make_recipe(dict(settings["recipe"]), ["model.method=lora"])
+    recipe = manifest.make_recipe(["model.method=lora"])
     judge = load_model(folder, recipe, torch.device("cpu"), torch.float32)
     judge.network = judge.network.merge_and_unload()
-    tokenizer = load_saved_tokenizer(folder)
-    whole = make_recipe(dict(settings["recipe"]), ["model.method=full"])
-    save_model(judge, tokenizer, whole, settings["baselines"], folder)
+    save_model(
+        judge,
+        load_saved_tokenizer(folder),
+        manifest.make_recipe(["model.method=full"]),
+        manifest.baselines,
+        folder,
+        in_sample=manifest.in_sample,
+        template=_template(manifest),
+        merged=manifest.merged,
+    )

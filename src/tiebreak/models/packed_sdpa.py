@@ -6,8 +6,10 @@ group, and scattered back. Padding stands on the right, so no real token attends
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 MOST_PADDING = 1.25
@@ -15,7 +17,7 @@ MOST_PADDING = 1.25
 
 
 @dataclass(frozen=True)
-class Group:
+class LengthGroup:
     """Rows attended together: `index` (n, length) into the packed tokens, `lengths` (n,); whether any is shorter."""
 
     index: torch.Tensor
@@ -30,18 +32,18 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Packing:
     """How a packed batch of T tokens falls into groups; `restore` (T,) undoes the gathering.
 
-    `chosen` (n,) int64 are the tokens that the last layer gives, if not all: see `last_layer`.
+    `pooled_tokens` (n,) int64 are the tokens that the last layer returns, if not all: see `last_layer`.
     """
 
-    groups: list[Group]
+    groups: list[LengthGroup]
     restore: torch.Tensor
-    chosen: torch.Tensor | None = None
+    pooled_tokens: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device, chosen: torch.Tensor | None = None) -> "Rows":
+    def of(cls, lengths: list[int], device: torch.device, pooled_tokens: torch.Tensor | None = None) -> "Packing":
         """Group rows of the given lengths, whose tokens stand one after another."""
         starts = torch.tensor([0, *lengths]).cumsum(0)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -60,11 +62,11 @@ class Rows:
             real = torch.tensor([lengths[row] for row in rows])
             offsets = torch.arange(longest).expand(len(rows), longest)
             index = starts[rows][:, None] + torch.minimum(offsets, real[:, None] - 1)
-            groups.append(Group(index.to(device), real.to(device), lengths[rows[0]] < longest))
+            groups.append(LengthGroup(index.to(device), real.to(device), lengths[rows[0]] < longest))
             kept.append(index[offsets < real[:, None]])
         restore = torch.empty(int(starts[-1]), dtype=torch.long)
         restore[torch.cat(kept)] = torch.arange(int(starts[-1]))
-        return cls(groups, restore.to(device), chosen)
+        return cls(groups, restore.to(device), pooled_tokens)
 
     def scatter(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """Per-group results (n, length, ...) -> (T, ...) in the packed order."""
@@ -72,25 +74,35 @@ class Rows:
         return torch.cat(flat)[self.restore]
 
 
-def attend_rows(module, query, key, value, attention_mask, **kwargs):
+def attend_packed(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """A `transformers` attention function for packed batches, exact on any device.
 
     Args:
-        query, key, value: (1, heads, T, head_dim), T the tokens of all rows together.
-        attention_mask: unused, None: rows are told apart by `rows`.
-        kwargs: `rows` (Rows), `scaling`, `dropout`, and where the model has them `softcap` and
+        module: the attention layer.
+        query: (1, heads, T, head_dim), T the tokens of all rows together.
+        key: (1, key heads, T, head_dim).
+        value: as key.
+        attention_mask: unused, None: `packing` says where rows begin and end.
+        kwargs: `packing` (Packing), `scaling`, `dropout`, and where the model has them `softcap` and
             `sliding_window`.
 
     Returns:
         The attended values (1, T, heads, head_dim), and None for the weights.
     """
-    rows: Rows = kwargs["rows"]
+    packing: Packing = kwargs["packing"]
     scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout") or 0.0
     softcap, window = kwargs.get("softcap"), kwargs.get("sliding_window")
     causal = getattr(module, "is_causal", True)
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
-    for group in rows.groups:
+    for group in packing.groups:
         q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
         length = q.shape[-2]
         mask = None if causal else group.real[:, None, None, :]
@@ -105,14 +117,23 @@ def attend_rows(module, query, key, value, attention_mask, **kwargs):
         else:
             attended = _softcapped(q, k, v, mask, causal, scaling, softcap, dropout)
         outputs.append(attended.transpose(1, 2))
-    return rows.scatter(outputs)[None], None
+    return packing.scatter(outputs)[None], None
 
 
-def _softcapped(q, k, v, mask, causal, scaling, softcap, dropout):
+def _softcapped(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    softcap: float,
+    dropout: float,
+) -> torch.Tensor:
     """softcap * tanh(scores / softcap) before the softmax (Gemma 2 report, section 2), softmax in fp32."""
     repeats = q.shape[1] // k.shape[1]
     k, v = (states.repeat_interleave(repeats, dim=1) for states in (k, v))
-    scores = (q @ k.transpose(-1, -2)) * scaling
+    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
     if mask is None and causal:
         length = q.shape[-2]

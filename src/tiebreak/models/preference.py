@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tiebreak.compatibility import find_family
 from tiebreak.models import deberta
-from tiebreak.models.attention import ROWS, Attention
-from tiebreak.models.heads import FeatureHead, SiameseHead, head_of, pool, pooled_tokens
-from tiebreak.models.last_layer import CHOSEN, choose_in_decoder, choose_in_encoder
-from tiebreak.models.packed_sdpa import Rows
+from tiebreak.models.attention import Attention
+from tiebreak.models.heads import FeatureHead, SiameseHead, backbone_of, head_name, heads_of, pool, pooled_tokens
+from tiebreak.models.last_layer import POOLED
+from tiebreak.models.packed_sdpa import Packing
 
 
 class PreferenceModel(nn.Module):
@@ -21,7 +22,11 @@ class PreferenceModel(nn.Module):
         attention: the backend it was loaded with.
         autocast: dtype of the backbone's matrix products, or None for the weights' own.
         pooling: `cls`, `last`, `mean`, or `auto`: the last token of a decoder, the first of an encoder.
-        dropout: on what a linear head sees, while training.
+        dropout: before a linear head, while training.
+
+    Attributes:
+        early: whether the last layer of a packed forward returns the pooled tokens alone
+            (`last_layer.return_pooled_tokens_only`).
     """
 
     def __init__(
@@ -36,11 +41,9 @@ class PreferenceModel(nn.Module):
         self.network: Any = network
         self.attention = attention
         self.autocast = autocast
-        self.decoder = hasattr(self.classifier, "score")
-        self.pooling = pooling if pooling != "auto" else "last" if self.decoder else "cls"
+        self.pooling = pooling if pooling != "auto" else "last" if self.is_decoder else "cls"
         self.dropout = nn.Dropout(dropout)
-        self.early = self._pools_early()
-        """Whether the last layer of a packed forward gives the pooled tokens alone."""
+        self.early = False
 
     @property
     def classifier(self) -> Any:
@@ -48,25 +51,41 @@ class PreferenceModel(nn.Module):
         return self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network
 
     @property
-    def _backbone(self) -> Any:
-        return getattr(self.classifier, self.classifier.base_model_prefix)
+    def backbone(self) -> Any:
+        """What turns tokens into hidden states."""
+        return backbone_of(self.classifier)
 
-    def _pools_early(self) -> bool:
-        if self.pooling == "mean" or not self.attention.packed:
-            return False
-        if self.decoder:
-            return choose_in_decoder(self._backbone.layers)
-        by_rows = self.attention.implementation != "flash_attention_2"
-        return by_rows and choose_in_encoder(self._backbone.encoder.layer)
+    @property
+    def is_decoder(self) -> bool:
+        """Whether attention is causal and the last token is judged."""
+        return find_family(self.classifier.config.model_type).decoder
 
-    def forward(self, tokens: torch.Tensor, lengths: list[int], numbers: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The backbone's transformer layers, the lowest first."""
+        layers = self.backbone.get_submodule(find_family(self.classifier.config.model_type).layers)
+        return list(layers.children())
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """The modules by name that are trained whole under adapters."""
+        return heads_of(self.classifier)
+
+    @property
+    def head(self) -> nn.Module:
+        """The head itself, out of the wrapper that adapters put around what is trained whole."""
+        head: Any = getattr(self.classifier, head_name(self.classifier))
+        inner: nn.Module = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+        return inner
+
+    def forward(self, tokens: torch.Tensor, lengths: list[int], features: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of each row, as the row would get alone.
 
         Args:
             tokens: (T,) int64, the tokens of all texts, one after another.
             lengths: tokens of each text, summing to T: n texts, or under a siamese head 2n, a row's two sides
                 one after the other.
-            numbers: (n, k) float32, the rows' features, for a head that sees them.
+            features: (n, k) float32 of the rows, for a head that sees them.
 
         Returns:
             (n, 3) float32 logits of A, B, tie.
@@ -78,49 +97,48 @@ class PreferenceModel(nn.Module):
                 pooled = hidden.float()
             else:
                 pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
-        classifier = self.classifier
-        head = classifier.score if self.decoder else classifier.classifier
+        classifier, inner = self.classifier, self.head
+        head = getattr(classifier, head_name(classifier))  # with its wrapper, which chooses the adapter's own
         with torch.autocast(device.type, enabled=False):
-            if not self.decoder:
-                pooler = classifier.pooler if hasattr(classifier, "pooler") else self._backbone.pooler
+            if not self.is_decoder:
+                pooler = classifier.pooler if hasattr(classifier, "pooler") else self.backbone.pooler
                 pooled = classifier.dropout(pooler(pooled[:, None]))
             pooled = self.dropout(pooled)
-            inner = head_of(classifier)
             if isinstance(inner.head if isinstance(inner, FeatureHead) else inner, SiameseHead):
                 pooled = pooled.unflatten(0, (-1, 2))
-            return head(pooled, numbers) if isinstance(inner, FeatureHead) else head(pooled)
+            logits: torch.Tensor = head(pooled, features) if isinstance(inner, FeatureHead) else head(pooled)
+            return logits
 
-    def _packed(self, tokens: torch.Tensor, lengths: list[int]):
+    def _packed(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (T, hidden), or of the n pooled tokens alone (n, hidden), and each text's first index."""
         device = tokens.device
         ends = torch.tensor(lengths).cumsum(0)
         starts = ends - torch.tensor(lengths)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
-        chosen = pooled_tokens(starts, torch.tensor(lengths), self.pooling).to(device) if self.early else None
-        if self.attention.implementation == "flash_attention_2":
+        pooled = pooled_tokens(starts, torch.tensor(lengths), self.pooling).to(device) if self.early else None
+        keywords: dict[str, Any] = {POOLED: pooled} if self.is_decoder and self.early else {}
+        if self.attention.backend == "flash":
             bounds = torch.cat([starts[:1], ends]).to(device, torch.int32)
-            told: dict[str, Any] = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
-            told |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+            keywords |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            keywords |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
         else:
-            told = {"rows": Rows.of(lengths, device, chosen)}
-        if self.attention.implementation in (ROWS, "flash_attention_2"):
-            told |= {CHOSEN: chosen} if self.decoder and self.early else {}
-            # A cache or any mask would make transformers build its own idea of the packed rows.
-            output = self._backbone(tokens[None], position_ids=positions, use_cache=False, **told)
-            hidden = output.last_hidden_state
-        else:
-            hidden = deberta.packed_backbone(self._backbone, tokens[None], positions, told["rows"])
-        return hidden[0], starts
+            packing = Packing.of(lengths, device, pooled)
+            if self.attention.backend == "packed-deberta":
+                return deberta.packed_backbone(self.backbone, tokens[None], positions, packing)[0], starts
+            keywords["packing"] = packing
+        # A cache or any mask would make transformers build its own idea of the packed rows.
+        output = self.backbone(tokens[None], position_ids=positions, use_cache=False, **keywords)
+        return output.last_hidden_state[0], starts
 
-    def _padded(self, tokens: torch.Tensor, lengths: list[int]):
+    def _padded(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The same from a batch padded on the right, for backbones that cannot run packed."""
         rows, longest = len(lengths), max(lengths)
         real = torch.arange(longest) < torch.tensor(lengths)[:, None]
         mask = real.to(tokens.device)
         batch = tokens.new_full((rows, longest), self.classifier.config.pad_token_id)
         batch[mask] = tokens
-        extra = {"use_cache": False} if hasattr(self.classifier, "score") else {}
-        hidden = self._backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
+        extra = {"use_cache": False} if self.is_decoder else {}
+        hidden = self.backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
         return hidden.flatten(0, 1), torch.arange(rows) * longest
 
 

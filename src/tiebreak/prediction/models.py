@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.compatibility import Setting, check_compatibility
-from tiebreak.config import Recipe, make_recipe
+from tiebreak.config import Recipe
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.plan import blocks as cut_blocks
 from tiebreak.data.prediction_manifest import (
@@ -27,15 +27,9 @@ from tiebreak.data.prepare import prepare
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
-from tiebreak.models.loading import (
-    choose_precision,
-    find_model_folder,
-    find_model_type,
-    fingerprint,
-    load_saved_tokenizer,
-)
+from tiebreak.models.folder import find_model_folder, fingerprint, load_saved_tokenizer, read_prompts
+from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.switching import LoadedModels
-from tiebreak.models.trained import read_prompts
 from tiebreak.prediction.compute import SwapPolicy, predict_blocks
 from tiebreak.prediction.degenerate import Degenerate, degenerate_outputs, describe_source, find_degenerate
 from tiebreak.prediction.parts import (
@@ -138,7 +132,7 @@ def prepare_models(request: PredictionRequest, ranks: Ranks) -> list[ModelPredic
     files: dict[str, list[Path]] = {}
     models = []
     for (folder, stored), name, model_print in zip(opened, names, prints, strict=True):
-        recipe = make_recipe(stored["recipe"], request.changes)
+        recipe = stored.make_recipe(request.changes)
         for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
             log.info(warning)
         tokens = read_tokens(request, _files(request.data, recipe, files), load_saved_tokenizer(folder), recipe)
@@ -153,16 +147,16 @@ def prepare_models(request: PredictionRequest, ranks: Ranks) -> list[ModelPredic
             update={
                 "fold": None if request.fold is None else "{}/{}".format(*request.fold),
                 "model": str(folder),
-                "class_shares": stored["baselines"]["prior"],
-                "in_sample": stored["in_sample"],
-                "recipe": stored["recipe"]["name"],
-                "recipe_hash": _hash(stored["recipe"]),
+                "class_shares": stored.baselines["prior"],
+                "in_sample": list(stored.in_sample),
+                "recipe": stored.recipe["name"],
+                "recipe_hash": _hash(stored.recipe),
             }
         )
         if request.degenerate is not None and outputs is not None:
             source = describe_source(request.degenerate)
             manifest.degenerate = DegenerateRows(source=source, rows=find_degenerate(tokens), outputs=outputs)
-        out, baselines = request.out / name, stored["baselines"]
+        out, baselines = request.out / name, cast(Baselines, stored.baselines)
         models.append(
             ModelPrediction(name, folder, out, recipe, baselines, precision, tokens, blocks, trained, manifest)
         )

@@ -112,7 +112,7 @@ def predict(
     if wanted():
         look_before_prediction(request.models, request.data, changes, ranks)
     predictions = prepare_models(request, ranks)
-    loaded, keep = LoadedModels(ranks.device, log.info), ranks.first and labels is not None
+    loaded, keep = LoadedModels(ranks.device), ranks.first and labels is not None
     merged = run_prediction(request.out, predictions, loaded, swap, ranks.rank, keep)
     for note in merged.notes:
         log.info(note)

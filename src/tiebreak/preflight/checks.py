@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tiebreak.cluster.machine import gpu_memory
 from tiebreak.cluster.meeting import meet
 from tiebreak.cluster.ranks import Ranks, find_ranks, joined
-from tiebreak.compatibility import Setting, check_compatibility
-from tiebreak.config import Recipe, load_recipe, make_recipe
+from tiebreak.compatibility import Setting, check_compatibility, check_positions
+from tiebreak.config import Recipe, load_recipe
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
@@ -159,13 +159,13 @@ def look_before_prediction(models: Sequence[Path], files: Sequence[Path], change
     """
     if ranks.local_rank:
         return
-    from tiebreak.models.loading import find_model_folder
+    from tiebreak.models.folder import find_model_folder
 
     judges = [find_model_folder(folder) for folder in models]
     tables: Callable[[], Finding] = lambda: check_tables(list(files), "keep", need_labels=False)  # noqa: E731
     findings = [told("data", tables if ranks.first else lambda: _check_there(list(files)))]
     for folder, stored in judges:
-        recipe = make_recipe(stored["recipe"], list(changes))
+        recipe = stored.make_recipe(list(changes))
         findings.append(told("model files", partial(_check_judge, folder, recipe)))
     findings.append(told("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:
@@ -227,9 +227,7 @@ def _check_recipe(job: Job, architecture: dict[str, Any] | None) -> Finding:
     recipe = job.recipe
     known = architecture or find_architecture(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
     warnings = check_compatibility(Setting.of(recipe, known["model_type"], job.device, job.choice.kind))
-    most = known.get("max_position_embeddings")
-    if known["model_type"] == "bert" and most and recipe.data.max_tokens > most:
-        raise UserError(f"data.max_tokens is {recipe.data.max_tokens}, but the base knows {most} positions: lower it")
+    check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)
     text = f"{recipe.name}: {recipe.model.method}, {job.choice.kind}, {job.world} rank{'s' * (job.world > 1)} "
     text += f"on {'GPUs' if job.device == 'cuda' else 'CPUs'}, "
     text += f"{recipe.train.batch_size} rows a step, {recipe.train.tokens_per_micro_batch:,} tokens a micro-batch"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tiebreak.compatibility import FAMILIES
 from tiebreak.config import Recipe
-from tiebreak.models.architectures import ENCODERS, Sizes, count_weights, find_architecture, lora_weights
+from tiebreak.models.architectures import Sizes, count_weights, find_architecture, lora_weights
 
 GIB = 2**30
 NF4 = 4.127 / 8
@@ -18,6 +19,8 @@ LAST = 0.45
 ERROR = 0.15
 """Share by which a peak may miss the estimate: the activations are a fit to one model (see `estimate`), the rest is
 counted and tested to 5 % against the tensors that are there (docs/preflight.md)."""
+PLAIN_SCORES = ("packed-sdpa", "rows", "eager")
+"""Settings of model.attention under which soft-capped scores are formed on a GPU too."""
 Parts = tuple[float, float, float]
 """Bytes of weights, gradients and optimizer states."""
 
@@ -109,7 +112,7 @@ def estimate(
         layer = weights * sizes.linear / sizes.total / architecture["num_hidden_layers"]
         embedding = weights * sizes.embeddings / sizes.total if method == "full" else half * sizes.embeddings
         buffers += _gathered(engine, recipe, ds or {}, weights, embedding + 2 * layer)
-    if engine != "fsdp" or architecture["model_type"] in ENCODERS:
+    if engine != "fsdp" or not FAMILIES[architecture["model_type"]].decoder:
         buffers += copies  # a decoder's FSDP2 gathers in bf16
     on_device, host = _offloaded(cut, engine, recipe, (ds or {}).get("zero_optimization", {}))
     tokens = recipe.train.tokens_per_micro_batch
@@ -191,12 +194,12 @@ def _scores_kept(recipe: Recipe, architecture: dict[str, Any], half: int, device
     """Bytes kept for the backward pass of each head's score of two tokens.
 
     DeBERTa's packed attention (models/deberta.py) keeps 1.3 numbers, 3 with dropout (measured at 256 and 512 tokens).
-    Soft-capped attention without flash-attn (models/rows.py) keeps tanh's output and softmax's in fp32, and a mask.
+    Soft-capped attention without flash-attn (models/packed_sdpa.py) keeps tanh's output, softmax's in fp32 and a mask.
     """
     if architecture["model_type"] == "deberta-v2":
         dropout = recipe.model.dropout
         dropout = architecture.get("attention_probs_dropout_prob", 0.1) if dropout is None else dropout
         return (3 if dropout else 1.3) * half
-    if architecture["model_type"] == "gemma2" and (device == "cpu" or recipe.model.attention in ("rows", "eager")):
+    if architecture["model_type"] == "gemma2" and (device == "cpu" or recipe.model.attention in PLAIN_SCORES):
         return 9
     return 0

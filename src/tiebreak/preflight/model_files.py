@@ -8,8 +8,8 @@ from pathlib import Path
 from tiebreak.config import Recipe, cache_folder
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
-from tiebreak.models.bases import resolve_base
 from tiebreak.models.demo import FAMILIES, VERSION
+from tiebreak.models.folder import resolve_base
 from tiebreak.preflight.findings import FAIL, NOTE, Finding
 
 INDEX = "model.safetensors.index.json"

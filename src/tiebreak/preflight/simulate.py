@@ -49,7 +49,7 @@ def measure(plan: Plan) -> Balance:
 def simulate(options: argparse.Namespace) -> int:
     """The command: print the plan of a job of `options.fake_world` ranks."""
     from tiebreak.data.split import read_rows
-    from tiebreak.models.bases import resolve_base
+    from tiebreak.models.folder import resolve_base
     from tiebreak.models.loading import load_tokenizer
 
     recipe = load_recipe(options.recipe, options.set, options.model)

@@ -10,6 +10,7 @@ there, so that a node's link carries what one rank sends.
 from dataclasses import dataclass
 from typing import Any
 
+from tiebreak.compatibility import FAMILIES
 from tiebreak.config import Recipe
 from tiebreak.models.architectures import count_weights
 from tiebreak.preflight.memory import NF4, trained_weights
@@ -42,7 +43,7 @@ def find_payload(recipe: Recipe, architecture: dict[str, Any]) -> Payload:
     half = 4 if recipe.train.precision == "fp32" else 2
     if method == "full":
         # FSDP2 gathers a decoder's weights in the precision's type, ZeRO-3 in fp32, as they are kept.
-        decoder = architecture["model_type"] not in ("bert", "deberta-v2")
+        decoder = FAMILIES[architecture["model_type"]].decoder
         gathered = {"zero3": 4.0 * sizes.total, "fsdp": (half if decoder else 4.0) * sizes.total}
     else:
         each = half if method == "lora" else NF4 if recipe.model.bits == 4 else 1

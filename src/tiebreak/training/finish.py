@@ -12,8 +12,8 @@ from tiebreak.evaluation.metrics import softmax
 from tiebreak.evaluation.table import compare, render
 from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL
-from tiebreak.models.loading import choose_precision, save_model
-from tiebreak.models.trained import read_prompts
+from tiebreak.models.folder import read_prompts, save_model
+from tiebreak.models.loading import choose_precision
 from tiebreak.preemption import Stopped
 from tiebreak.report.card import leave_card
 from tiebreak.report.curves import leave_curves

@@ -104,7 +104,7 @@ def train(options: argparse.Namespace) -> int:
             f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
             f"{plan.steps:,} steps; {trained:,} trained parameters; "
             f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
-            f"attention: {judge.attention.implementation} ({judge.attention.reason})"
+            f"attention: {judge.attention.backend} ({judge.attention.reason})"
         )
         for note in [*notes, f"run folder: {folder}"]:
             log.say(note)

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from tiebreak.models.last_layer import beyond_attention
-from tiebreak.models.loading import layers
 from tiebreak.models.preference import PreferenceModel
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
@@ -23,12 +22,11 @@ class StepFlops:
     """
 
     def __init__(self, judge: PreferenceModel, checkpointing: bool) -> None:
-        backbone = getattr(judge.classifier, judge.classifier.base_model_prefix)
         config = judge.classifier.config
-        linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
-        heads, every = config.num_attention_heads, layers(judge)
+        linear = [module for module in judge.backbone.modules() if isinstance(module, nn.Linear)]
+        heads, every = config.num_attention_heads, judge.layers
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        causal = hasattr(judge.classifier, "score")
+        causal = judge.is_decoder
         passes = 3 if checkpointing else 2
 
         def cost(modules: list[nn.Linear]) -> float:

@@ -7,7 +7,7 @@ from tiebreak.config import Recipe
 from tiebreak.data.tokens import Tokens
 from tiebreak.evaluation.baselines import fit_logistic
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
-from tiebreak.models.heads import FeatureHead, head_of
+from tiebreak.models.heads import FeatureHead
 from tiebreak.models.loading import build_model
 from tiebreak.models.preference import PreferenceModel
 
@@ -17,7 +17,7 @@ def new_model(
 ) -> PreferenceModel:
     """`build_model`, and where the recipe has features, a linear part fitted on the training rows (m,) of `tokens`."""
     judge = build_model(recipe, tokenizer, device, precision)
-    head = head_of(judge.classifier)
+    head = judge.head
     if isinstance(head, FeatureHead):
         head.start(*fit_numbers(tokens.numbers[rows], tokens.labels[rows], tokens.signs))
     return judge

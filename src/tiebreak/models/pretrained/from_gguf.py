@@ -1,13 +1,21 @@
 """A GGUF file (llama.cpp's format) -> a plain model folder: fp32 weights and a fast tokenizer."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def convert(parts: Path, folder: Path) -> None:
     """Dequantise `parts/model.gguf` into a causal language model's folder.
 
-    transformers reads the file, but refuses to save what it read, since the quantised form cannot be
-    written. The weights in memory are plain fp32, so the note that they were quantised is taken off.
+    transformers reads the file, but refuses to save the model, since the quantised form cannot be written. The weights
+    in memory are plain fp32, so the note that they were quantised is removed.
+
+    Args:
+        parts: folder with the GGUF file.
+        folder: to write to; it exists and is empty.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,8 +32,8 @@ def convert(parts: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _split_digits(tokenizer, path: Path) -> None:
-    """Split a text at its digits before all else, where the file's `smollm` rule says so: transformers does not.
+def _split_digits(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+    """Apply the file's `smollm` rule, which transformers ignores: split a text at its digits first.
 
     Without it "\\n\\n1" is cut into other pieces than in training, in a fifth of real answers.
     """

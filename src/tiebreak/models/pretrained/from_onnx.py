@@ -9,17 +9,20 @@ scale for all of it.
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiebreak.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import DebertaV2Config
+
 HEAD_SIZE = 64
-"""Of every DeBERTa-v3; the weights do not show it."""
+"""Width of an attention head of every DeBERTa-v3; the weights do not show it."""
 PRODUCTS = ("MatMul", "MatMulInteger")
 PASSED = ("Mul", "Cast", "Identity")
-"""What stands between a product of integers and the sum with the bias."""
+"""Operations between a product of integers and the sum with the bias."""
 SUFFIX = "_quantized"
 
 
@@ -27,6 +30,10 @@ def convert(parts: Path, folder: Path) -> None:
     """Write fp32 weights, configuration and tokenizer from `parts/model.onnx` and the tokenizer beside it.
 
     The classification layer is left out: its classes are those of another task. The pooler is kept.
+
+    Args:
+        parts: folder with the ONNX file and the tokenizer's files.
+        folder: to write to; it exists and is empty.
 
     Raises:
         UserError: a weight that a DeBERTa-v3 has is not in the file.
@@ -42,7 +49,7 @@ def convert(parts: Path, folder: Path) -> None:
     kept = {name: tensor for name, tensor in expected.items() if not name.startswith("classifier.")}
     wrong = [name for name, like in kept.items() if name not in tensors or tensors[name].shape != tuple(like.shape)]
     if wrong:
-        raise UserError(f"{parts / 'model.onnx'}: no DeBERTa-v3 as expected; without {', '.join(wrong[:3])}")
+        raise UserError(f"{parts / 'model.onnx'}: not a DeBERTa-v3: {', '.join(wrong[:3])} missing or misshapen")
     state = {name: torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in kept}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config.architectures = ["DebertaV2ForSequenceClassification"]
@@ -65,11 +72,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     def value(name: str) -> np.ndarray:
         base = name.removesuffix(SUFFIX)
         if base == name:
-            return numpy_helper.to_array(stored[name]).astype(np.float32)
+            array: np.ndarray = numpy_helper.to_array(stored[name]).astype(np.float32)
+            return array
         integers, scale, zero = (
             numpy_helper.to_array(stored[part]) for part in (name, f"{base}_scale", f"{base}_zero_point")
         )
-        return (integers.astype(np.float32) - zero.astype(np.float32)) * scale
+        dequantised: np.ndarray = (integers.astype(np.float32) - zero.astype(np.float32)) * scale
+        return dequantised
 
     tensors = {}
     for name in stored:
@@ -83,9 +92,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _matrices(graph: Any, stored: dict, maker: dict) -> dict[str, set[str]]:
-    """The stored matrices that each bias is added after."""
-    found = defaultdict(set)
+def _matrices(graph: Any, stored: dict[str, Any], maker: dict[str, Any]) -> dict[str, set[str]]:
+    """The stored matrices whose product each bias is added to."""
+    matrices = defaultdict(set)
     for node in graph.node:
         if node.op_type != "Add":
             continue
@@ -98,11 +107,11 @@ def _matrices(graph: Any, stored: dict, maker: dict) -> dict[str, set[str]]:
                 while matrix in maker and maker[matrix].op_type == "Identity":
                     matrix = maker[matrix].input[0]
                 if matrix in stored:
-                    found[bias].add(matrix)
-    return found
+                    matrices[bias].add(matrix)
+    return matrices
 
 
-def _config(tensors: dict[str, np.ndarray]):
+def _config(tensors: dict[str, np.ndarray]) -> "DebertaV2Config":
     """The configuration of a DeBERTa-v3 whose sizes are those of the weights."""
     from transformers import DebertaV2Config
 
@@ -111,7 +120,7 @@ def _config(tensors: dict[str, np.ndarray]):
         buckets = len(tensors["deberta.encoder.rel_embeddings.weight"]) // 2
         wide = tensors["deberta.encoder.layer.0.intermediate.dense.weight"].shape[0]
     except KeyError as error:
-        raise UserError(f"model.onnx: no DeBERTa-v3, as it has no {error.args[0]}") from None
+        raise UserError(f"model.onnx: not a DeBERTa-v3: {error.args[0]} is missing") from None
     layers = {name.split(".")[3] for name in tensors if name.startswith("deberta.encoder.layer.")}
     return DebertaV2Config(  # type: ignore[call-arg]  # fields its signature leaves to **kwargs
         vocab_size=vocabulary,

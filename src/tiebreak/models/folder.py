@@ -1,0 +1,247 @@
+"""The model folder: weights, tokenizer, and `tiebreak.json` with all else that its predictions depend on.
+
+Nothing here imports torch at module level.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tiebreak import __version__
+from tiebreak.config import Recipe, make_recipe
+from tiebreak.data.templates import TEMPLATES, Template
+from tiebreak.errors import UserError
+from tiebreak.files import new_folder, sha256, write_atomically
+from tiebreak.labels import CLASSES
+from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
+from tiebreak.models.demo import FAMILIES, demo_folder
+from tiebreak.models.pretrained.weights import WEIGHTS, default_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tiebreak.models.preference import PreferenceModel
+
+MANIFEST_FILE, PROMPTS_FILE = "tiebreak.json", "trained_prompts.npy"
+Loaded = TypeVar("Loaded")
+
+
+class TrainedPrompts(Section):
+    """The record of the prompts a model was trained on; the file beside the manifest holds their hashes."""
+
+    prompts: int
+    """How many distinct ones."""
+    sha256: str
+    """Of the file."""
+
+
+class ModelManifest(Manifest):
+    """What `tiebreak.json` of a model folder says."""
+
+    tiebreak: str = ""
+    """Version of the package that wrote the folder."""
+    classes: tuple[str, ...] = CLASSES
+    """Names of the three logits, in their order."""
+    baselines: dict[str, Any]
+    """Of the training rows (tiebreak.evaluation.baselines); `prior` is the prediction for an unreadable row."""
+    recipe: dict[str, Any]
+    """The recipe as it was when the model was trained, truncation and features included."""
+    template: Template | None = None
+    """The text around prompt and answers, word for word; None in folders of versions that stored its name alone."""
+    trained: TrainedPrompts | None = None
+    in_sample: tuple[str, ...] = ()
+    """What --allow-in-sample allowed: every result repeats it."""
+    merged: list[str] | None = None
+    """The folders whose adapters were averaged."""
+
+    def make_recipe(self, changes: Sequence[str] = ()) -> Recipe:
+        """The recipe, with `key.path=value` changes.
+
+        Raises:
+            UserError: naming every unknown field and every value out of range.
+        """
+        return make_recipe(self.recipe, changes)
+
+    def text_template(self, recipe: Recipe) -> Template:
+        """The template that the model was trained with, word for word, or another one that a change asks for.
+
+        Args:
+            recipe: this manifest's, with changes.
+        """
+        stored = recipe.model.template == self.make_recipe().model.template
+        return self.template if self.template is not None and stored else TEMPLATES[recipe.model.template]
+
+
+def resolve_base(base: str) -> str:
+    """Where a recipe's base lies: a demo model, one of `tiebreak weights`, a local folder, or a hub name as it stands.
+
+    Raises:
+        UserError: weights that were not fetched yet, or a folder without a model.
+    """
+    if base in FAMILIES:
+        return str(demo_folder(base))
+    if base in WEIGHTS and not Path(base).exists():
+        if not (folder := default_folder(base)).is_dir():
+            raise UserError(f"{base}: not fetched yet; `tiebreak weights {base}` does that")
+        return str(folder)
+    if Path(base).exists() and not (Path(base) / "config.json").is_file():
+        raise UserError(f"{base}: not a model folder: config.json is missing")
+    return base
+
+
+def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
+    """The model folder, given itself or by the run folder that holds it as `model`, and its manifest.
+
+    Raises:
+        UserError: there is none, or its manifest cannot be read.
+    """
+    for candidate in (Path(folder), Path(folder) / "model"):
+        if (candidate / MANIFEST_FILE).is_file():
+            return candidate, read_manifest(candidate / MANIFEST_FILE, ModelManifest)
+    raise UserError(f"{folder} is not a tiebreak model folder: {MANIFEST_FILE} is missing here and in {folder}/model")
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the folder's weights and manifest: what its predictions depend on."""
+    files = sorted([*folder.glob("*.safetensors"), folder / MANIFEST_FILE])
+    return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
+
+
+def load_saved_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model folder.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = load_or_refuse(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
+    return tokenizer
+
+
+def read_prompts(folder: Path) -> np.ndarray | None:
+    """Hashes of the prompts, sorted, that the model in this folder was trained on; None where there is no record.
+
+    This record, not a folder's name, decides whether a prediction is out-of-fold.
+
+    Raises:
+        UserError: the record is not the one that was saved with the model.
+    """
+    manifest = folder / MANIFEST_FILE
+    record = read_manifest(manifest, ModelManifest).trained if manifest.is_file() else None
+    if record is None:
+        return None
+    path = folder / PROMPTS_FILE
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise UserError(f"{path}: absent, or not the record that was saved with this model; train again")
+    prompts: np.ndarray = np.load(io.BytesIO(content))
+    return prompts
+
+
+def save_model(
+    judge: "PreferenceModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    recipe: Recipe,
+    baselines: Mapping[str, Any],
+    folder: Path,
+    trained: np.ndarray | None = None,
+    in_sample: Sequence[str] = (),
+    template: Template | None = None,
+    merged: list[str] | None = None,
+) -> None:
+    """Write the model folder; it takes the place of an older one when it is whole.
+
+    Args:
+        judge: with full tensors, not a sharded engine's part of them.
+        tokenizer: with the template's special tokens.
+        recipe: that the model was trained by.
+        baselines: fitted on the training rows (`tiebreak.evaluation.baselines`).
+        folder: to write.
+        trained: prompt hashes (n,) of all rows that were trained on; a prompt may occur several times.
+        in_sample: what was allowed by --allow-in-sample.
+        template: that the model was trained with; None means the one that the recipe names.
+        merged: folders whose adapters this model averages.
+
+    Raises:
+        RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
+    """
+    manifest = ModelManifest(
+        tiebreak=__version__,
+        baselines=dict(baselines),
+        recipe=recipe.model_dump(mode="json"),
+        template=template or TEMPLATES[recipe.model.template],
+        in_sample=tuple(in_sample),
+        merged=merged,
+    )
+    with new_folder(folder, existing="replace") as temporary:
+        judge.network.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if trained is not None:
+            buffer, prompts = io.BytesIO(), np.unique(trained)
+            np.save(buffer, prompts)
+            content = buffer.getvalue()
+            write_atomically(temporary / PROMPTS_FILE, content)
+            manifest.trained = TrainedPrompts(prompts=len(prompts), sha256=hashlib.sha256(content).hexdigest())
+        write_manifest(temporary / MANIFEST_FILE, manifest)
+        _check_tensors(temporary)
+
+
+def _check_tensors(folder: Path) -> None:
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            empty = [name for name in file.keys() if 0 in file.get_slice(name).get_shape()]  # noqa: SIM118
+            if empty or not list(file.keys()):
+                raise RuntimeError(f"{path.name}: saved without content ({', '.join(empty[:3]) or 'no tensors'})")
+
+
+def load_or_refuse(base: str, load: Callable[[], Loaded]) -> Loaded:
+    """Run a loader; raise UserError where the model or tokenizer is not there or not whole."""
+    from safetensors import SafetensorError
+
+    try:
+        return load()
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error
+
+
+def usage(recipe: Mapping[str, Any]) -> str | None:
+    """Python lines for the model card that use the folder through peft and transformers alone.
+
+    Args:
+        recipe: fields of the recipe that the model was trained by.
+
+    Returns:
+        The lines, of which the first names the folder; None for a model that only this package loads: with another
+        head or pooling than transformers has, or with features.
+    """
+    model = recipe["model"]
+    if model["head"] != "linear" or model["pooling"] != "auto" or recipe["data"]["features"]:
+        return None
+    if model["method"] == "full":
+        return (
+            'folder = "."\n'
+            "from transformers import pipeline\n\n"
+            'judge = pipeline("text-classification", model=folder, top_k=None)\n'
+        )
+    return (
+        'folder = "."\n'
+        "from peft import AutoPeftModelForSequenceClassification\n"
+        "from transformers import AutoTokenizer, pipeline\n\n"
+        f"names = {list(CLASSES)}\n"
+        "model = AutoPeftModelForSequenceClassification.from_pretrained(\n"
+        "    folder,\n"
+        "    num_labels=3,\n"
+        "    id2label=dict(enumerate(names)),\n"
+        "    label2id={name: i for i, name in enumerate(names)},\n"
+        ")\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'judge = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)\n'
+    )
