@@ -71,7 +71,7 @@ def test_the_docs_have_the_table():
 def test_refused_before_anything_is_read_or_loaded(options, sentence, tmp_path, capsys, monkeypatch):
     from tiebreak.training import run
 
-    monkeypatch.setattr(run, "read_rows", lambda *arguments: pytest.fail("the table was read first"))
+    monkeypatch.setattr(run, "read_split", lambda *arguments, **settings: pytest.fail("the table was read first"))
     assert main(["train", "--out", str(tmp_path / "run"), *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

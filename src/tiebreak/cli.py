@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
@@ -13,6 +14,9 @@ from tiebreak.files import FULL
 from tiebreak.options import build_parser
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
+
+if TYPE_CHECKING:
+    from tiebreak.training.finish import Run
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +64,35 @@ def _check(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     stop_at_once()
+    from tiebreak.config import load_recipe
+    from tiebreak.data.folds import parse_fold
     from tiebreak.training.run import train
 
-    return train(options)
+    train(
+        load_recipe(options.recipe, options.set, options.model),
+        data=[Path(name) for name in options.data],
+        valid="none" if options.valid == "none" else Path(options.valid) if options.valid else None,
+        fold=parse_fold(options.fold) if options.fold else None,
+        out=Path(options.out) if options.out else None,
+        teachers=options.teachers,
+        extra=[Path(name) for name in options.extra],
+        allow_in_sample=options.allow_in_sample,
+        engine=options.engine,
+        ds=options.ds,
+        resume=options.resume is not None,
+        on_bad_row=options.on_bad_row,
+        on_done=_describe_run,
+    )
+    return 0
+
+
+def _describe_run(run: "Run") -> None:
+    """Add the model card and the training curves to a finished run."""
+    from tiebreak.report.card import leave_card
+    from tiebreak.report.curves import leave_curves
+
+    leave_card(run.folder, log.info)
+    leave_curves(run.folder, log.info)
 
 
 def _preflight(options: argparse.Namespace) -> int:

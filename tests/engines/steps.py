@@ -25,7 +25,7 @@ from tiebreak.data.prepare import prepare
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
-from tiebreak.training.loop import Job, train_step
+from tiebreak.training.loop import TrainingJob, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.speed import StepFlops
@@ -52,9 +52,6 @@ class Records(list):
     def step(self, record: dict) -> None:
         self.append(record)
 
-    def say(self, text: str) -> None:
-        print(text)
-
 
 def ds_file(kind: str) -> Path:
     """The shipped file; under ZeRO-3 with even the smallest parameter cut, as these models have no large ones."""
@@ -67,7 +64,7 @@ def ds_file(kind: str) -> Path:
     return path
 
 
-def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Job:
+def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> TrainingJob:
     """A job without evaluation; NAME:METHOD:ENGINE as above; METHOD `qlora8` has an 8-bit base."""
     name, method, kind = combination.split(":")
     offload = f"fsdp.cpu_offload={kind == 'fsdp_offload'}"
@@ -86,7 +83,7 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Jo
     plan = Plan(
         tokens.lengths, train.batch_size, 1, train.seed, "random", STEPS, ranks.world, train.tokens_per_micro_batch
     )
-    return Job(
+    return TrainingJob(
         recipe=recipe,
         engine=engine,
         plan=plan,

@@ -19,7 +19,7 @@ from tiebreak.cluster.ranks import agree, find_ranks, joined
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim, take_over
-from tiebreak.training.loop import Job, fit
+from tiebreak.training.loop import TrainingJob, fit
 
 KINDS = ("plain", "zero1", "zero2", "zero3", "fsdp")
 
@@ -27,7 +27,7 @@ KINDS = ("plain", "zero1", "zero2", "zero3", "fsdp")
 class StopAfter:
     """Stands in for the request to stop: made during a step, by the count of steps that the log has."""
 
-    def __init__(self, job: Job, steps: int) -> None:
+    def __init__(self, job: TrainingJob, steps: int) -> None:
         self.job, self.steps = job, steps
 
     def __bool__(self) -> bool:

@@ -1,11 +1,15 @@
 """What a training step waits for, and what it logs."""
 
+import sys
+
 import pytest
 import torch
 from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
+from tiebreak.config import load_recipe
 from tiebreak.training import loop
+from tiebreak.training.run import train
 
 
 def test_micro_batches_do_not_wait_for_the_device(sample, tmp_path, monkeypatch):
@@ -74,3 +78,26 @@ def test_logged_rates_are_those_of_real_groups(changes, rates, sample, tmp_path)
     assert main(command) == 0
     for record in steps_of(out):
         assert {name: record[name] for name in ("lr", "head_lr") if name in record} == rates
+
+
+def test_a_program_gets_every_record_and_the_finished_run(sample, tmp_path):
+    recipe = load_recipe("demo-deberta", ["train.max_steps=3", "data.max_tokens=64"])
+    records: list[dict] = []
+    finished = []
+    run = train(recipe, data=[sample], out=tmp_path / "run", on_step=records.append, on_done=finished.append)
+    assert records == steps_of(tmp_path / "run")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert finished == [run]
+    assert (run.steps, run.metrics["best_step"]) == (3, run.best_step)
+    assert (run.model / "model.safetensors").is_file()
+    assert not (run.model / "README.md").exists(), "the card is added by what calls training"
+
+
+def test_messages_are_written_above_the_progress_bar(sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    changes = set_("train.max_steps=2", "train.eval_every=1")
+    assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT[:2], *changes]) == 0
+    out, err = capsys.readouterr()
+    assert "step 2/2  validation log loss" in out and "validation log loss" not in err
+    assert "2/2" in err and "step/s" in err.replace("s/step", "step/s")
+    assert out.count("validation log loss") == 2

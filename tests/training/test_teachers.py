@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,16 @@ import pytest
 import torch
 
 from tiebreak.config import DistillSettings, load_recipe
+from tiebreak.data.folds import parse_fold
 from tiebreak.data.prediction_manifest import PREDICTION_FILE, PredictionManifest, Provenance, write_prediction_manifest
-from tiebreak.data.split import read_rows
+from tiebreak.data.split import read_split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import log_loss, softmax
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.prediction.parts import Part, RowKeys, write_part, write_row_keys
+from tiebreak.process import configure_logging
 from tiebreak.sample.generator import write_sample
 from tiebreak.training.batches import make_batch
 from tiebreak.training.targets import TeacherLogits, best_temperature, centred_log, make_targets
@@ -27,14 +28,14 @@ RECIPE = load_recipe("demo-deberta", ["data.max_tokens=64"])
 
 
 def rows_of(*files: Path, fold: str | None = None, valid: str | None = "none", extra: tuple[Path, ...] = ()):
-    options = Namespace(
-        data=[str(file) for file in files],
-        valid=None if fold else valid,
-        fold=fold,
-        on_bad_row="fail",
-        extra=[str(file) for file in extra],
+    return read_split(
+        RECIPE,
+        load_tokenizer(RECIPE.model.base, "deberta"),
+        data=files,
+        valid_from=None if fold else valid,
+        fold=parse_fold(fold) if fold else None,
+        extra_from=extra,
     )
-    return read_rows(options, RECIPE, load_tokenizer(RECIPE.model.base, "deberta"), lambda text: None)
 
 
 def predicted(
@@ -85,8 +86,8 @@ def logits_of(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def find(words, rows, settings=None, allow=False, say=lambda text: None):
-    return find_teachers([str(word) for word in words], allow, rows, settings or DistillSettings(), say)
+def find(words, rows, settings=None, allow=False):
+    return find_teachers([str(word) for word in words], allow, rows, settings or DistillSettings())
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_loose_folders_of_one_recipe_become_one_teacher_where_their_rows_differ(
     assert found.weights.tolist() == [1, 1, 1]
 
 
-def test_invariant_6_a_prediction_by_a_model_that_saw_the_prompt_is_refused(table, tmp_path):
+def test_invariant_6_a_prediction_by_a_model_that_saw_the_prompt_is_refused(table, tmp_path, capsys):
     rows = rows_of(table)
     groups = rows.tokens.groups
     honest = predicted(tmp_path / "honest", rows.tokens, range(30), trained=groups[30:])
@@ -164,9 +165,9 @@ def test_invariant_6_a_prediction_by_a_model_that_saw_the_prompt_is_refused(tabl
     ]
     assert f"{len(expected)} of its 30 rows" in message and str(leaky) in message and str(honest) not in message
     assert ", ".join(expected[:10]) in message and "--allow-in-sample" in message
-    said = []
-    found = find([f"t={honest},{leaky}"], rows, allow=True, say=said.append)
-    assert any("WARNING" in line and "allow-in-sample" in line for line in said)
+    configure_logging()
+    found = find([f"t={honest},{leaky}"], rows, allow=True)
+    assert any("WARNING" in line and "allow-in-sample" in line for line in capsys.readouterr().out.splitlines())
     assert found.record["teachers"][0]["in_sample_rows"] == len(expected)
     assert found.record["in_sample"] and found.record["in_sample_allowed"]
     assert find([predicted(tmp_path / "clean", rows.tokens)], rows).record["in_sample"] == []

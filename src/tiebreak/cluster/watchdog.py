@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from types import TracebackType
 
 import torch.distributed as dist
 
@@ -56,7 +57,16 @@ class HangWatchdog:
         """The main thread has come this far; costs nothing."""
         self._mine.step, self._mine.stage, self._since = step, stage, time.monotonic()
 
+    def __enter__(self) -> "HangWatchdog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Stop watching."""
         self._ended.set()
 
     def _sign(self) -> None:

@@ -29,9 +29,6 @@ class Augmentation:
     def __init__(self, settings: DataSettings, seed: int, tokens: Tokens, variants: dict[int, list[int]]) -> None:
         self.settings, self.seed, self.tokens, self.variants = settings, seed, tokens, variants
 
-    def __bool__(self) -> bool:
-        return bool(self.settings.drop_turns or self.settings.jitter or self.variants)
-
     def choose(self, row: int, swapped: bool, epoch: int) -> tuple[int, np.random.Generator]:
         """The row itself or one of its paraphrases, and the draws that follow."""
         draws = np.random.default_rng([self.seed, STREAM, epoch, row, int(swapped)])
@@ -58,6 +55,14 @@ class Augmentation:
         separator = self.tokens.fixed["turn"]
         parts = [np.array(join_turns(part, separator), dtype=np.int32) for part in turns]  # type: ignore[arg-type]
         return row, self.tokens.assemble(parts, swapped)
+
+
+def make_augmentation(
+    settings: DataSettings, seed: int, tokens: Tokens, variants: dict[int, list[int]]
+) -> Augmentation | None:
+    """Make the augmentation that these settings ask for; None where they leave every row as it is."""
+    wanted = settings.drop_turns or settings.jitter or variants
+    return Augmentation(settings, seed, tokens, variants) if wanted else None
 
 
 def find_variants(tokens: Tokens, paraphrases: Tokens) -> dict[int, list[int]]:

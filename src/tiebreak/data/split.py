@@ -1,23 +1,29 @@
 """The rows of a run: what it learns from and what it is judged by."""
 
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tiebreak.config import Recipe
 from tiebreak.data.augment import find_variants
-from tiebreak.data.folds import assign_folds, parse_fold
+from tiebreak.data.folds import assign_folds
 from tiebreak.data.prepare import prepare
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
 from tiebreak.sample.generator import sample_file
 
-HOLD_OUT = "0/10"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+HOLD_OUT = (0, 10)
+"""The fold that validates a run which names neither a table nor a fold."""
 
 
 @dataclass(frozen=True)
@@ -47,65 +53,96 @@ class Rows:
         return longest[self.train]
 
 
-def read_rows(options: argparse.Namespace, recipe: Recipe, tokenizer, say: Callable[[str], None]) -> Rows:
-    """Prepare the tables and part what is trained on from what is held out."""
-    if options.valid and options.fold:
+def read_split(
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    data: Sequence[Path] = (),
+    valid_from: Path | Literal["none"] | None = None,
+    fold: tuple[int, int] | None = None,
+    extra_from: Sequence[Path] = (),
+    on_bad_row: str = "fail",
+) -> Rows:
+    """Prepare the tables and split them into training and held-out rows.
+
+    Args:
+        data: labelled tables; none means the embedded sample.
+        valid_from: a table to validate on; `none` trains on every row. fold: (k, n) validates on fold k of n.
+            Without both a tenth of the prompts is held out.
+        extra_from: tables to train on without labels.
+        on_bad_row: `fail` or `skip`.
+
+    Raises:
+        UserError: both a table and a fold to validate on, or tables that cannot be read.
+    """
+    if valid_from and fold:
         raise UserError("--valid and --fold both say what to validate on: give one of them")
-    fold, folds = parse_fold(options.fold or HOLD_OUT)
+    held_out_fold, folds = fold or HOLD_OUT
 
     def prepared(files: list[Path], need_labels: bool = True) -> Tokens:
-        settings = (recipe.model.template, recipe.data, options.on_bad_row)
-        return prepare(files, tokenizer, *settings, need_labels=need_labels, say=say)
+        settings = (recipe.model.template, recipe.data, on_bad_row)
+        return prepare(files, tokenizer, *settings, need_labels=need_labels, say=log.info)
 
-    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
-    if options.data:
-        say(f"data: {', '.join(map(str, files))}")
+    files = list(data) or [sample_file(recipe.data)]
+    if data:
+        log.info(f"data: {', '.join(map(str, files))}")
     else:
-        say(f"data: the embedded sample, as no --data was given ({recipe.data.sample_rows:,} rows)")
+        log.info(f"data: the embedded sample, as no --data was given ({recipe.data.sample_rows:,} rows)")
     tokens = valid = prepared(files)
     everything = np.arange(len(tokens))
     train, held_out = everything, everything[:0]
-    if options.valid and options.valid != "none":
-        valid = prepared([Path(options.valid)])
+    if valid_from and valid_from != "none":
+        valid = prepared([valid_from])
         held_out = np.arange(len(valid))
         if shared := int(np.isin(valid.groups, tokens.groups).sum()):
-            say(f"warning: {shared:,} rows of {options.valid} have a prompt that is also trained on")
-    elif not options.valid:
+            log.info(f"warning: {shared:,} rows of {valid_from} have a prompt that is also trained on")
+    elif not valid_from:
         assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
-        train, held_out = everything[assigned != fold], everything[assigned == fold]
-        if not options.fold:
-            say("validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)")
+        train, held_out = everything[assigned != held_out_fold], everything[assigned == held_out_fold]
+        if not fold:
+            log.info(
+                "validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)"
+            )
     if recipe.data.share < 1:
         kept = max(1, round(recipe.data.share * len(train)))
         train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
     description = {
         "data": [str(path) for path in files],
         "tokens": tokens.folder.name,
-        "valid": options.valid if options.valid == "none" else valid.folder.name,
-        "fold": None if options.valid else f"{fold}/{folds}",
+        "valid": "none" if valid_from == "none" else valid.folder.name,
+        "fold": None if valid_from else f"{held_out_fold}/{folds}",
         "rows_trained": len(train),
         "rows_held_out": len(held_out),
     }
     problems = tokens.problems
-    if options.extra:
-        extra = prepared([Path(name) for name in options.extra], need_labels=False)
+    if extra_from:
+        extra = prepared(list(extra_from), need_labels=False)
         extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
-        say(f"extra: {', '.join(options.extra)}: {len(extra):,} rows whose labels, if any, are not looked at")
-        description |= {"extra": options.extra, "extra_tokens": extra.folder.name, "rows_extra": len(extra)}
+        names = [str(path) for path in extra_from]
+        log.info(f"extra: {', '.join(names)}: {len(extra):,} rows, trained on without labels")
+        description |= {"extra": names, "extra_tokens": extra.folder.name, "rows_extra": len(extra)}
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
-    variants: dict[int, list[int]] = {}
-    if recipe.data.paraphrases:
-        files = [Path(name) for name in recipe.data.paraphrases]
-        others = prepared(files, need_labels=False)
-        trained = set(train.tolist())
-        found = {row: rows for row, rows in find_variants(tokens, others).items() if row in trained}
-        foreign = ~np.isin(others.groups, valid.groups[held_out])
-        variants = {row: [k for k in rows if foreign[k - len(tokens)]] for row, rows in found.items()}
-        used, dropped = (sum(map(len, some.values())) for some in (variants, found))
-        say(f"paraphrases: {', '.join(map(str, files))}: {used:,}, of {len(variants):,} training rows")
-        if dropped > used:
-            say(f"{dropped - used:,} paraphrases have a held-out prompt and are not used")
-        description |= {"paraphrases": others.folder.name}
-        tokens, problems = tokens.join(others), problems + others.problems
-    return Rows(tokens, train, valid, held_out, description, problems, variants)
+    rows = Rows(tokens, train, valid, held_out, description, problems)
+    return _add_paraphrases(rows, recipe, prepared) if recipe.data.paraphrases else rows
+
+
+def _add_paraphrases(rows: Rows, recipe: Recipe, prepared: Callable[[list[Path], bool], Tokens]) -> Rows:
+    """Join the paraphrases of training rows to the table; those with a held-out prompt are not used."""
+    files, count = [Path(name) for name in recipe.data.paraphrases], len(rows.tokens)
+    others = prepared(files, False)
+    trained = set(rows.train.tolist())
+    every = {row: found for row, found in find_variants(rows.tokens, others).items() if row in trained}
+    foreign = ~np.isin(others.groups, rows.valid.groups[rows.held_out])
+    variants = {row: [other for other in found if foreign[other - count]] for row, found in every.items()}
+    used, dropped = (sum(map(len, some.values())) for some in (variants, every))
+    log.info(f"paraphrases: {', '.join(map(str, files))}: {used:,}, of {len(variants):,} training rows")
+    if dropped > used:
+        log.info(f"{dropped - used:,} paraphrases have a held-out prompt and are not used")
+    return replace(
+        rows,
+        tokens=rows.tokens.join(others),
+        description=rows.description | {"paraphrases": others.folder.name},
+        problems=rows.problems + others.problems,
+        variants=variants,
+    )

@@ -43,7 +43,19 @@ def preflight(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set, options.model)
     ranks = find_ranks()
     choice = choose_engine(options.engine, options.ds, recipe.train, _world(options, ranks))
-    job = Job.of(options, recipe, ranks, choice)
+    valid = None if options.valid in (None, "none") else Path(options.valid)
+    job = Job.of(
+        recipe,
+        ranks,
+        choice,
+        data=[Path(name) for name in options.data],
+        valid=valid,
+        out=Path(options.out) if options.out else None,
+        on_bad_row=options.on_bad_row,
+        world=_world(options, ranks),
+        gpus_per_node=options.gpus_per_node,
+        gpu_gib=options.gpu_gib,
+    )
     met = look(job, options.timeout)
     if met is None:
         print("one process and no launcher: the network is not looked at (srun or torchrun tiebreak preflight does)")
@@ -70,16 +82,37 @@ class Job:
     gpu_gib: float | None
 
     @classmethod
-    def of(cls, options: argparse.Namespace, recipe: Recipe, ranks: Ranks, choice: Choice) -> "Job":
-        files = [Path(name) for name in options.data]
-        extra = [Path(name) for name in getattr(options, "extra", [])]
-        if options.valid not in (None, "none"):
-            files.append(Path(options.valid))
-        world, gib = _world(options, ranks), getattr(options, "gpu_gib", None)
-        gpus = gib is not None or bool(getattr(options, "gpus_per_node", None)) or bool(gpu_memory())
-        per_node = getattr(options, "gpus_per_node", None) or _ranks_here(ranks)
-        device, out = "cuda" if gpus else "cpu", Path(options.out or "runs")
-        return cls(recipe, choice, ranks, world, per_node, device, files, extra, out, options.on_bad_row, gib)
+    def of(
+        cls,
+        recipe: Recipe,
+        ranks: Ranks,
+        choice: Choice,
+        *,
+        data: Sequence[Path],
+        valid: Path | None = None,
+        extra: Sequence[Path] = (),
+        out: Path | None = None,
+        on_bad_row: str = "fail",
+        world: int | None = None,
+        gpus_per_node: int | None = None,
+        gpu_gib: float | None = None,
+    ) -> "Job":
+        """Describe a job; what is not given is that of the launcher and of this machine."""
+        files = [*data, *([valid] if valid else [])]
+        gpus = gpu_gib is not None or bool(gpus_per_node) or bool(gpu_memory())
+        return cls(
+            recipe,
+            choice,
+            ranks,
+            world or ranks.world,
+            gpus_per_node or _ranks_here(ranks),
+            "cuda" if gpus else "cpu",
+            files,
+            list(extra),
+            out or Path("runs"),
+            on_bad_row,
+            gpu_gib,
+        )
 
     def estimate(self, architecture: dict[str, Any] | None) -> Estimate | None:
         return estimate(self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)

@@ -3,10 +3,12 @@
 import argparse
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from tiebreak.config import Recipe, load_recipe
+from tiebreak.data.folds import parse_fold
 from tiebreak.data.plan import Plan
 from tiebreak.models.architectures import find_architecture
 from tiebreak.preflight.traffic import ENGINES, LINKS, RATE, bytes_per_step, efficiency, find_payload
@@ -48,14 +50,20 @@ def measure(plan: Plan) -> Balance:
 
 def simulate(options: argparse.Namespace) -> int:
     """The command: print the plan of a job of `options.fake_world` ranks."""
-    from tiebreak.data.split import read_rows
+    from tiebreak.data.split import read_split
     from tiebreak.models.folder import resolve_base
     from tiebreak.models.loading import load_tokenizer
 
     recipe = load_recipe(options.recipe, options.set, options.model)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    options.teachers, options.extra = [], []
-    rows = read_rows(options, recipe, tokenizer, print)
+    rows = read_split(
+        recipe,
+        tokenizer,
+        data=[Path(name) for name in options.data],
+        valid_from="none" if options.valid == "none" else Path(options.valid) if options.valid else None,
+        fold=parse_fold(options.fold) if options.fold else None,
+        on_bad_row=options.on_bad_row,
+    )
     train, world = recipe.train, options.fake_world
     lengths = rows.tokens.lengths[rows.train]
     started = time.perf_counter()

@@ -1,8 +1,11 @@
 """The end of a run: the best checkpoint becomes the model folder."""
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,20 +18,54 @@ from tiebreak.labels import NO_LABEL
 from tiebreak.models.folder import read_prompts, save_model
 from tiebreak.models.loading import choose_precision
 from tiebreak.preemption import Stopped
-from tiebreak.report.card import leave_card
-from tiebreak.report.curves import leave_curves
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.evaluate import predict_rows
-from tiebreak.training.loop import Job, interrupted
+from tiebreak.training.loop import TrainingJob, interrupted
 from tiebreak.training.start import new_model
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[str, Any]) -> None:
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: the run folder. best_step: whose weights are in the model folder. steps: made in all.
+        metrics: what metrics.json holds; `validation` has the scores of the model and the baselines by name.
+    """
+
+    folder: Path
+    best_step: int
+    steps: int
+    metrics: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.folder / "model"
+
+
+def finish(
+    job: TrainingJob,
+    cursor: Cursor,
+    claim: Claim,
+    tokenizer: "PreTrainedTokenizerBase",
+    teachers_record: dict[str, Any],
+    on_done: Callable[[Run], None] | None = None,
+) -> Run:
     """Take the best checkpoint, score it beside the baselines, and leave model/ and metrics.json.
 
     Args:
-        learnt_from: what metrics.json says of the teachers, empty without them.
+        teachers_record: what metrics.json says of the teachers, empty without them.
+        on_done: called on rank 0 when all is written.
+
+    Returns:
+        The run; its metrics are known on rank 0 alone.
     """
     folder = claim.folder
     best = cursor.best_step or cursor.step
@@ -47,30 +84,31 @@ def finish(job: Job, cursor: Cursor, claim: Claim, tokenizer, learnt_from: dict[
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = compare(softmax(logits), labels, chars, fitted, bayes)
     precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
-    judge = job.engine.gathered_model(
+    model = job.engine.gathered_model(
         lambda: new_model(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
     )
     if not job.engine.ranks.first:
-        return
+        return Run(folder, best, cursor.step, {})
     claim.check()
-    save_model(
-        judge, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job), learnt_from.get("in_sample", ())
-    )
-    record = {"best_step": best, "steps": cursor.step, "validation": rows}
-    write_json(folder / "metrics.json", record | learnt_from)
+    in_sample = teachers_record.get("in_sample", ())
+    save_model(model, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job), in_sample)
+    record = {"best_step": best, "steps": cursor.step, "validation": rows} | teachers_record
+    write_json(folder / "metrics.json", record)
     if rows:
-        job.log.say(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")
-    leave_card(folder, job.log.say)
-    leave_curves(folder, job.log.say)
-    job.log.say(f"model: {folder / 'model'}")
+        log.info(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")
+    run = Run(folder, best, cursor.step, record)
+    if on_done is not None:
+        on_done(run)
+    log.info(f"model: {run.model}")
+    return run
 
 
-def trained_prompts(job: Job) -> np.ndarray:
+def trained_prompts(job: TrainingJob) -> np.ndarray:
     """The prompt groups of the rows trained on, their paraphrases, and what the base was trained on, if a judge."""
     rows = job.rows
     if job.augmentation is not None:
         variants = job.augmentation.variants
-        rows = np.array([k for row in rows.tolist() for k in (row, *variants.get(row, []))])
-    mine = job.tokens.groups[rows]
-    before = read_prompts(Path(job.recipe.model.base))
-    return mine if before is None else np.concatenate([mine, before])
+        rows = np.array([seen for row in rows.tolist() for seen in (row, *variants.get(row, []))])
+    groups = job.tokens.groups[rows]
+    of_base = read_prompts(Path(job.recipe.model.base))
+    return groups if of_base is None else np.concatenate([groups, of_base])

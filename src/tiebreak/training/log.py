@@ -1,27 +1,48 @@
-"""What a run says: a line per step in log.jsonl, progress on the terminal, Weights & Biases if asked for."""
+"""Logs of a run: a line per step in log.jsonl, progress on the terminal, Weights & Biases if asked for."""
 
 import json
+import logging
 import secrets
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import Any, TextIO
 
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 
+log = logging.getLogger(__name__)
+
 LINE_EVERY_S = 10.0
 
 
 class RunLog:
-    """Rank 0's log; on other ranks everything is silent."""
+    """Rank 0's log, open as a context; on other ranks everything is silent.
 
-    def __init__(self, folder: Path, recipe: Recipe, steps: int, first: bool, done: int = 0) -> None:
-        self.first, self.steps = first, steps
+    Args:
+        steps: of the whole run. done: steps before this process; later lines of log.jsonl are dropped.
+        on_step: called with the record of every step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        steps: int,
+        first: bool,
+        done: int = 0,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.first, self.steps, self._on_step = first, steps, on_step
         self._file: TextIO | None = None
-        self._bar = self._wandb = None
-        self._said = 0.0
+        self._bar: Any = None
+        self._wandb: Any = None
+        self._open = ExitStack()
+        self._last_line = 0.0
         self._started: tuple[float, int] | None = None
         self._tokens, self._seconds = 0, 0.0  # since the last line
         if not first:
@@ -32,14 +53,26 @@ class RunLog:
             self._wandb = _start_wandb(folder, recipe)
         if sys.stderr.isatty():
             from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
 
-            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+            self._open.enter_context(logging_redirect_tqdm([logging.getLogger("tiebreak")]))  # lines above the bar
+            self._bar = self._open.enter_context(tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True))
 
-    def step(self, record: dict) -> None:
-        """A finished step: to the file always, to the terminal now and then."""
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Log a finished step: to the file always, to the terminal every 10 s."""
         if not self.first:
             return
         self._write(record)
+        if self._on_step is not None:
+            self._on_step(record)
         self._tokens += record["tokens"]
         self._seconds += record["seconds"]
         shown = f"loss {record['loss']:.4f}  {self._tokens / self._seconds:,.0f} tokens/s"
@@ -50,37 +83,30 @@ class RunLog:
         now = time.monotonic()
         if self._started is None:
             self._started = (now - record["seconds"], record["step"] - 1)
-        if now - self._said >= LINE_EVERY_S or record["step"] == self.steps:
-            self._said = now
+        if now - self._last_line >= LINE_EVERY_S or record["step"] == self.steps:
+            self._last_line = now
             self._tokens, self._seconds = 0, 0.0
             began, before = self._started
             left = (now - began) / (record["step"] - before) * (self.steps - record["step"])
-            print(f"step {record['step']}/{self.steps}  {shown}  {left:.0f} s left", flush=True)
+            log.info(f"step {record['step']}/{self.steps}  {shown}  {left:.0f} s left")
 
-    def evaluation(self, record: dict) -> None:
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Log an evaluation of the held-out rows."""
         self._write(record)
-        self.say(
+        log.info(
             f"step {record['step']}/{self.steps}  validation log loss {record['validation_log_loss']:.4f}  "
             f"accuracy {record['validation_accuracy']:.3f}" + ("  (best)" if record["best"] else "")
         )
 
-    def say(self, text: str) -> None:
-        if not self.first:
-            return
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
-
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        """Close the progress bar, the file and the wandb run."""
+        self._open.close()
         if self._file is not None:
             self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _write(self, record: dict) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
         if self._wandb is not None:
@@ -95,7 +121,7 @@ def _forget_after(path: Path, step: int) -> None:
         write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
-def _start_wandb(folder: Path, recipe: Recipe):
+def _start_wandb(folder: Path, recipe: Recipe) -> Any:
     """One wandb run per run folder: its id is kept there, so a requeued job goes on in it."""
     try:
         import wandb

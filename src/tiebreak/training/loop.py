@@ -1,5 +1,6 @@
 """The one training loop: every model, every engine, every kind of loss."""
 
+import logging
 import math
 import resource
 import time
@@ -27,6 +28,8 @@ from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor, set_learning_rates
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
 
+log = logging.getLogger(__name__)
+
 SHOWN_IDS = 40
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
 """Logits (n, 3) and their batch -> the sum of the rows' losses."""
@@ -43,8 +46,8 @@ class StepTotals(NamedTuple):
 
 
 @dataclass
-class Job:
-    """All that a run needs once everything is loaded.
+class TrainingJob:
+    """All that the loop needs once everything is loaded.
 
     `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
     (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
@@ -69,7 +72,7 @@ class Job:
     augmentation: Augmentation | None = None
 
 
-def fit(job: Job, cursor: Cursor) -> Cursor:
+def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
     """Run the plan from the cursor to its end, or to early stopping.
 
     Raises:
@@ -77,7 +80,7 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
     """
     train, plan = job.recipe.train, job.plan
     job.engine.module.train()
-    stopped = not evaluate_if_due(job, cursor)  # a run stopped at an evaluation has left it out, and begins with it
+    stopped = not evaluate_if_due(job, cursor)  # a run stopped during an evaluation repeats it first
     while not stopped and cursor.step < plan.steps and not out_of_patience(job, cursor):
         stopped = train_step(job, plan.step(cursor.step), cursor.step)
         cursor.step += 1
@@ -92,32 +95,33 @@ def fit(job: Job, cursor: Cursor) -> Cursor:
         if job.engine.ranks.first:
             job.stop.clear()
         folder = job.saver.folder.parent
-        job.log.say(f"asked to stop: step {cursor.step} is saved; --out {folder} --resume auto goes on")
+        log.info(f"stopped as requested: step {cursor.step} is saved; resume with --out {folder} --resume auto")
         raise Stopped
     return cursor
 
 
-def settle(job: Job) -> None:
-    """Until the last checkpoint is on disk, for all ranks."""
+def settle(job: TrainingJob) -> None:
+    """Wait on every rank until the last checkpoint is on disk."""
     job.saver.wait()
     job.engine.gather(None)  # a barrier: the ranks that read it next wait for the one that writes it
 
 
-def is_due(job: Job, cursor: Cursor) -> bool:
-    """Whether the step just done ends with an evaluation and a checkpoint: every so many, and the last."""
+def is_due(job: TrainingJob, cursor: Cursor) -> bool:
+    """Whether to evaluate and save now: every `eval_every` steps and after the last."""
     return cursor.step > 0 and (cursor.step % job.eval_every == 0 or cursor.step == job.plan.steps)
 
 
-def out_of_patience(job: Job, cursor: Cursor) -> bool:
+def out_of_patience(job: TrainingJob, cursor: Cursor) -> bool:
+    """Whether `train.early_stopping` evaluations in a row brought no gain."""
     patience = job.recipe.train.early_stopping
     if patience is None or cursor.without_gain < patience:
         return False
-    job.log.say(f"no better log loss in {cursor.without_gain} evaluations: stopped early")
+    log.info(f"no better log loss in {cursor.without_gain} evaluations: stopped early")
     return True
 
 
-def train_step(job: Job, step: Step, index: int) -> bool:
-    """One optimizer step on this rank's share of the step's rows; returns whether to stop after it."""
+def train_step(job: TrainingJob, step: Step, index: int) -> bool:
+    """Make one optimizer step on this rank's share of the step's rows; return whether to stop after it."""
     engine, train, started = job.engine, job.recipe.train, time.monotonic()
     ranks = engine.ranks
     rates = set_learning_rates(engine.optimizer, lr_factor(index, job.plan.steps, train.warmup, train.schedule))
@@ -145,7 +149,7 @@ def train_step(job: Job, step: Step, index: int) -> bool:
     return totals.stop_requests > 0
 
 
-def accumulate(job: Job, step: Step, index: int) -> tuple[list[torch.Tensor], StepTotals]:
+def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Tensor], StepTotals]:
     """Add up the gradients of this rank's share of a step.
 
     Nothing here waits for the device: what the losses are is looked at once, when the step is done.
@@ -186,7 +190,9 @@ def sum_over_ranks(engine: Engine, losses: list[torch.Tensor], mine: StepTotals)
     return StepTotals(*engine.sum(totals).tolist())
 
 
-def raise_non_finite(job: Job, step: Step, index: int, loss: float, norm: float, losses: list[torch.Tensor]) -> None:
+def raise_non_finite(
+    job: TrainingJob, step: Step, index: int, loss: float, norm: float, losses: list[torch.Tensor]
+) -> None:
     """End the run on every rank, with the rows at fault; nothing of this step is saved.
 
     Args:
@@ -196,7 +202,7 @@ def raise_non_finite(job: Job, step: Step, index: int, loss: float, norm: float,
     faulty = [members for members, one in zip(micro_batches, losses, strict=True) if not torch.isfinite(one)]
     suspects = [job.tokens.ids[row] for members in faulty for row in job.rows[step.rows[members]]]
     gathered = job.engine.gather(suspects)
-    ids = [name for part in gathered for name in part]
+    ids = [row_id for suspects in gathered for row_id in suspects]
     job.saver.wait()
     newest, _ = find_checkpoint(job.saver.folder)
     raise UserError(
@@ -206,8 +212,8 @@ def raise_non_finite(job: Job, step: Step, index: int, loss: float, norm: float,
     )
 
 
-def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
-    """Score the held-out rows and note the best; returns False if asked to stop meanwhile."""
+def evaluate_if_due(job: TrainingJob, cursor: Cursor) -> bool:
+    """Score the held-out rows if it is time, and note the best; return False if a stop was requested meanwhile."""
     if not is_due(job, cursor) or str(cursor.step) in cursor.evaluated:
         return True
     if len(job.held_out) == 0:
@@ -217,25 +223,25 @@ def evaluate_if_due(job: Job, cursor: Cursor) -> bool:
     logits = predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, cursor.step))
     if logits is None:
         return False
-    found = scores(softmax(logits), job.valid.labels[job.held_out])
-    best = found["log_loss"] < cursor.best_loss
+    measured = scores(softmax(logits), job.valid.labels[job.held_out])
+    best = measured["log_loss"] < cursor.best_loss
     cursor.without_gain = 0 if best else cursor.without_gain + 1
     if best:
-        cursor.best_loss, cursor.best_step = found["log_loss"], cursor.step
-    cursor.evaluated[str(cursor.step)] = found
+        cursor.best_loss, cursor.best_step = measured["log_loss"], cursor.step
+    cursor.evaluated[str(cursor.step)] = measured
     record = {"step": cursor.step, "best": best}
-    job.log.evaluation(record | {f"validation_{name}": value for name, value in found.items() if name != "rows"})
+    job.log.evaluation(record | {f"validation_{name}": value for name, value in measured.items() if name != "rows"})
     return True
 
 
-def interrupted(job: Job, step: int) -> bool:
-    """Between two blocks of an evaluation: whether any rank was asked to stop."""
+def interrupted(job: TrainingJob, step: int) -> bool:
+    """Whether any rank was asked to stop; called between two blocks of an evaluation."""
     job.watch.at(step, "evaluating")
     return bool(job.engine.sum(torch.tensor(float(bool(job.stop)), device=job.engine.ranks.device)) > 0)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory so far: of the GPU's allocator, else of this process."""
+    """Peak memory so far: of the GPU's allocator, or without a GPU of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

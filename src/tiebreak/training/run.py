@@ -1,135 +1,301 @@
-"""A training run from the command line to the model folder."""
+"""A training run, from a recipe and tables to the model folder."""
 
-import argparse
+import logging
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tiebreak.cluster.ranks import agree, find_ranks, joined, settle_process
+from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
 from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.compatibility import Setting, check_compatibility
-from tiebreak.config import load_recipe
-from tiebreak.data.augment import Augmentation
+from tiebreak.config import Recipe
+from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
-from tiebreak.data.split import read_rows
-from tiebreak.engines.choose import choose_engine, make_engine
+from tiebreak.data.split import Rows, read_split
+from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
 from tiebreak.models.preference import count_parameters
 from tiebreak.preemption import StopRequest
-from tiebreak.preflight.checks import Job as Preflight
+from tiebreak.preflight.checks import Job as PreflightJob
 from tiebreak.preflight.checks import look, look_at_network, wanted
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
-from tiebreak.training.finish import finish
+from tiebreak.training.claim import Claim
+from tiebreak.training.finish import Run, finish
 from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.log import RunLog
-from tiebreak.training.loop import Job, Loss, fit
+from tiebreak.training.loop import Loss, TrainingJob, fit
 from tiebreak.training.losses import cross_entropy, distillation
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.speed import StepFlops
 from tiebreak.training.start import new_model
-from tiebreak.training.teachers import find_teachers
+from tiebreak.training.teachers import Teachers, find_teachers
 
-WATCH_FIRST_S = 60
-"""The watch speaks this long before a collective times out: it knows who is at fault."""
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+WATCHDOG_FIRST_S = 60
+"""How long before a collective times out the watchdog reports: it knows which rank is at fault."""
 
 
-def train(options: argparse.Namespace) -> int:
-    """Train a judge as the command line says, from labels and, if there are any, teachers; returns the exit code."""
-    recipe = load_recipe(options.recipe, options.set, options.model)
-    if options.resume and not options.out:
-        raise UserError("--resume auto needs --out, the run folder to go on with")
-    if options.out and not options.resume:
-        refuse_used(Path(options.out))
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known of a run before weights are loaded and ranks are joined.
+
+    Attributes:
+        description: names tables, split and teachers; a resumed run must have the same.
+        preflight, store: of the preflight, if it ran; the ranks have met in `store`.
+    """
+
+    recipe: Recipe
+    ranks: Ranks
+    choice: Choice
+    tokenizer: "PreTrainedTokenizerBase"
+    rows: Rows
+    teachers: Teachers | None
+    loss: Loss
+    plan: Plan
+    description: dict[str, Any]
+    preflight: PreflightJob | None
+    store: "dist.Store | None"
+
+    @property
+    def teachers_record(self) -> dict[str, Any]:
+        """What metrics.json and environment.json say of the teachers; empty without them."""
+        return self.teachers.record if self.teachers else {}
+
+    def join(self) -> AbstractContextManager[None]:
+        """The process group around the job's work."""
+        always = self.choice.kind not in ("single", "ddp")
+        timeout_s = self.recipe.train.timeout_s + WATCHDOG_FIRST_S
+        return joined(self.ranks, timeout_s, always=always, met=self.store)
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run folder that this process holds, and where the run in it stands.
+
+    Attributes:
+        checkpoint: to go on from, if there is one. notes: for the log, once the run begins.
+    """
+
+    folder: Path
+    claim: Claim
+    checkpoint: Path | None
+    cursor: Cursor
+    notes: list[str]
+    log: RunLog
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data: Sequence[Path] = (),
+    valid: Path | Literal["none"] | None = None,
+    fold: tuple[int, int] | None = None,
+    out: Path | None = None,
+    teachers: Sequence[str] = (),
+    extra: Sequence[Path] = (),
+    allow_in_sample: bool = False,
+    engine: str = "auto",
+    ds: Path | None = None,
+    resume: bool = False,
+    on_bad_row: str = "fail",
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_done: Callable[[Run], None] | None = None,
+) -> Run:
+    """Train a judge from labels and, if there are any, teachers.
+
+    Under a launcher every rank calls this, and a job of several ranks ends its processes instead of returning.
+
+    Args:
+        recipe: what to train, and how.
+        data: labelled tables; none means the embedded sample.
+        valid: a table to validate on; `none` trains on every row. fold: (k, n) validates on fold k of n. Without both
+            a tenth of the prompts is held out.
+        out: the run folder; by default a new one in runs/.
+        teachers: each `FOLDER`, `NAME=FOLDER,FOLDER` (predictions) or `bayes`, the embedded sample's own law.
+        extra: tables to train on without labels. allow_in_sample: accept teachers that were trained on these rows.
+        engine: auto, ddp, fsdp or deepspeed. ds: DeepSpeed's configuration.
+        resume: go on from the newest whole checkpoint in `out`.
+        on_bad_row: `fail` or `skip`.
+        on_step: called on rank 0 with the record of every step, as log.jsonl has it.
+        on_done: called on rank 0 once the model folder is written, before the ranks part.
+
+    Raises:
+        UserError: what the user can mend, in one message.
+        Stopped: asked to stop; the same call with `resume` goes on.
+    """
+    if resume and out is None:
+        raise UserError("--resume auto needs --out, the run folder to resume")
+    if out is not None and not resume:
+        refuse_used(out)
+    prepared = prepare(
+        recipe,
+        data=data,
+        valid=valid,
+        fold=fold,
+        out=out,
+        teachers=teachers,
+        extra=extra,
+        allow_in_sample=allow_in_sample,
+        choice=choose_engine(engine, ds, recipe.train, find_ranks().world),
+        on_bad_row=on_bad_row,
+    )
+    with prepared.join(), open_run(prepared, out, resume, on_step) as run:
+        job = build_job(prepared, run)
+        with job.watch:
+            cursor = fit(job, run.cursor)
+            return finish(job, cursor, run.claim, prepared.tokenizer, prepared.teachers_record, on_done)
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    data: Sequence[Path],
+    valid: Path | Literal["none"] | None,
+    fold: tuple[int, int] | None,
+    out: Path | None,
+    teachers: Sequence[str],
+    extra: Sequence[Path],
+    allow_in_sample: bool,
+    choice: Choice,
+    on_bad_row: str,
+) -> Prepared:
+    """Check that the run can start, and read its tables and teachers; no weights are loaded yet."""
     ranks = find_ranks()
     settle_process()
-    say = print if ranks.first else (lambda text: None)
-    choice = choose_engine(options.engine, options.ds, recipe.train, ranks.world)
-    preflight = Preflight.of(options, recipe, ranks, choice) if wanted() else None
-    met = look(preflight) if preflight else None
+    preflight = None
+    if wanted():
+        table = None if valid == "none" else valid
+        preflight = PreflightJob.of(
+            recipe, ranks, choice, data=data, valid=table, extra=extra, out=out, on_bad_row=on_bad_row
+        )
+    store = look(preflight) if preflight else None
+    tokenizer = check_recipe(recipe, ranks, choice)
+    rows = read_split(
+        recipe, tokenizer, data=data, valid_from=valid, fold=fold, extra_from=extra, on_bad_row=on_bad_row
+    )
+    found = find_teachers(teachers, allow_in_sample, rows, recipe.distill) if teachers else None
+    return Prepared(
+        recipe=recipe,
+        ranks=ranks,
+        choice=choice,
+        tokenizer=tokenizer,
+        rows=rows,
+        teachers=found,
+        loss=choose_loss(recipe, found),
+        plan=make_plan(recipe, rows, ranks),
+        description=rows.description | (found.description if found else {}),
+        preflight=preflight,
+        store=store,
+    )
+
+
+def check_recipe(recipe: Recipe, ranks: Ranks, choice: Choice) -> "PreTrainedTokenizerBase":
+    """Refuse settings that do not go together, warn of others, and load the tokenizer."""
     model_type = find_model_type(recipe.model.base)
     for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind)):
-        say(warning)
+        log.info(warning)
+    return load_tokenizer(recipe.model.base, recipe.model.template)
 
-    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    rows = read_rows(options, recipe, tokenizer, say)
-    teachers = None
-    loss: Loss = partial(cross_entropy, smoothing=recipe.train.label_smoothing)
-    if options.teachers:
-        teachers = find_teachers(options.teachers, options.allow_in_sample, rows, recipe.distill, say)
-        rows.description.update(teachers.description)
-        weights = torch.tensor(teachers.weights, dtype=torch.float32)
-        smoothing = recipe.train.label_smoothing
-        loss = partial(distillation, settings=recipe.distill, teacher_weights=weights, smoothing=smoothing)
-    learnt_from = teachers.record if teachers else {}
 
-    timeout_s = recipe.train.timeout_s
-    with joined(ranks, timeout_s + WATCH_FIRST_S, always=choice.kind not in ("single", "ddp"), met=met):
-        if preflight and met:
-            look_at_network(preflight, met)
-        folder = agree(Path(options.out) if options.out else default_folder(recipe))
-        resume = options.resume is not None
-        claim, found, notes = open_folder(folder, recipe, rows.description, resume, ranks)
-        precision = choose_precision(recipe.train.precision, ranks.device)
-        judge = new_model(recipe, tokenizer, ranks.device, precision, rows.tokens, rows.train)
-        parameters, trained = count_parameters(judge)
-        flops = StepFlops(judge, recipe.train.gradient_checkpointing)
-        engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
-        plan = Plan(
-            rows.longest,
-            recipe.train.batch_size,
-            recipe.train.epochs,
-            recipe.train.seed,
-            recipe.data.swap,
-            max_steps=recipe.train.max_steps,
-            world=ranks.world,
-            tokens=recipe.train.tokens_per_micro_batch,
-        )
-        cursor = Cursor()
-        if resume and found is None:
-            notes.append("no checkpoint to resume from: this run starts at the first step")
-        if found is not None:
-            cursor = load_cursor(found)
-            load_weights(found, engine)
-            load_optimizer(found, engine)
-            notes.append(f"resumed from {found.name}")
-        if ranks.first:
-            sizes = {"parameters": parameters, "trained_parameters": trained}
-            describe(folder, engine, sizes | rows.description | learnt_from)
-            notes += keep_problems(folder, rows.problems)
-        log = RunLog(folder, recipe, plan.steps, ranks.first, cursor.step)
-        log.say(
-            f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
-            f"{plan.steps:,} steps; {trained:,} trained parameters; "
-            f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
-            f"attention: {judge.attention.backend} ({judge.attention.reason})"
-        )
-        for note in [*notes, f"run folder: {folder}"]:
-            log.say(note)
-        job = Job(
-            recipe=recipe,
-            engine=engine,
-            plan=plan,
-            tokens=rows.tokens,
-            rows=rows.train,
-            valid=rows.valid,
-            held_out=rows.held_out,
-            loss=loss,
-            saver=Saver(folder / CHECKPOINTS, engine, recipe.train.keep, claim, timeout_s),
-            log=log,
-            stop=StopRequest(folder),
-            watch=HangWatchdog(ranks, timeout_s),
-            flops=flops,
-            eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
-            targets=teachers.targets if teachers else None,
-            augmentation=Augmentation(recipe.data, recipe.train.seed, rows.tokens, rows.variants) or None,
-        )
-        try:
-            cursor = fit(job, cursor)
-            finish(job, cursor, claim, tokenizer, learnt_from)
-        finally:
-            job.watch.close()
-            log.close()
-    return 0
+def choose_loss(recipe: Recipe, teachers: Teachers | None) -> Loss:
+    """The loss of a batch: cross-entropy, or with teachers distillation."""
+    smoothing = recipe.train.label_smoothing
+    if teachers is None:
+        return partial(cross_entropy, smoothing=smoothing)
+    weights = torch.tensor(teachers.weights, dtype=torch.float32)
+    return partial(distillation, settings=recipe.distill, teacher_weights=weights, smoothing=smoothing)
+
+
+def make_plan(recipe: Recipe, rows: Rows, ranks: Ranks) -> Plan:
+    """Lay the training rows out as steps.
+
+    Raises:
+        UserError: a row is longer than a micro-batch.
+    """
+    train = recipe.train
+    return Plan(
+        rows.longest,
+        train.batch_size,
+        train.epochs,
+        train.seed,
+        recipe.data.swap,
+        max_steps=train.max_steps,
+        world=ranks.world,
+        tokens=train.tokens_per_micro_batch,
+    )
+
+
+@contextmanager
+def open_run(
+    prepared: Prepared, out: Path | None, resume: bool, on_step: Callable[[dict[str, Any]], None] | None
+) -> Iterator[OpenRun]:
+    """Claim the run folder, find its newest checkpoint and open its log; every rank must call this."""
+    recipe, ranks = prepared.recipe, prepared.ranks
+    if prepared.preflight and prepared.store:
+        look_at_network(prepared.preflight, prepared.store)
+    folder = agree(out or default_folder(recipe))
+    claim, checkpoint, notes = open_folder(folder, recipe, prepared.description, resume, ranks)
+    if checkpoint is not None:
+        notes.append(f"resumed from {checkpoint.name}")
+    elif resume:
+        notes.append("no checkpoint to resume from: this run starts at the first step")
+    cursor = Cursor() if checkpoint is None else load_cursor(checkpoint)
+    if ranks.first:
+        notes += keep_problems(folder, prepared.rows.problems)
+    with RunLog(folder, recipe, prepared.plan.steps, ranks.first, cursor.step, on_step) as run_log:
+        yield OpenRun(folder, claim, checkpoint, cursor, notes, run_log)
+
+
+def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
+    """Load model, engine and checkpoint; every rank must call this."""
+    recipe, ranks, rows, plan = prepared.recipe, prepared.ranks, prepared.rows, prepared.plan
+    precision = choose_precision(recipe.train.precision, ranks.device)
+    model = new_model(recipe, prepared.tokenizer, ranks.device, precision, rows.tokens, rows.train)
+    parameters, trained = count_parameters(model)
+    flops = StepFlops(model, recipe.train.gradient_checkpointing)
+    engine = make_engine(model, partial(build_optimizer, train=recipe.train), ranks, recipe, prepared.choice)
+    if run.checkpoint is not None:
+        load_weights(run.checkpoint, engine)
+        load_optimizer(run.checkpoint, engine)
+    teachers = prepared.teachers
+    if ranks.first:
+        sizes = {"parameters": parameters, "trained_parameters": trained}
+        describe(run.folder, engine, sizes | prepared.description | prepared.teachers_record)
+    log.info(
+        f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
+        f"{plan.steps:,} steps; {trained:,} trained parameters; "
+        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
+        f"attention: {model.attention.backend} ({model.attention.reason})"
+    )
+    for note in [*run.notes, f"run folder: {run.folder}"]:
+        log.info(note)
+    return TrainingJob(
+        recipe=recipe,
+        engine=engine,
+        plan=plan,
+        tokens=rows.tokens,
+        rows=rows.train,
+        valid=rows.valid,
+        held_out=rows.held_out,
+        loss=prepared.loss,
+        saver=Saver(run.folder / CHECKPOINTS, engine, recipe.train.keep, run.claim, recipe.train.timeout_s),
+        log=run.log,
+        stop=StopRequest(run.folder),
+        watch=HangWatchdog(ranks, recipe.train.timeout_s),
+        flops=flops,
+        eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
+        targets=teachers.targets if teachers else None,
+        augmentation=make_augmentation(recipe.data, recipe.train.seed, rows.tokens, rows.variants),
+    )

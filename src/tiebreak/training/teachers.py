@@ -5,7 +5,8 @@ is never taken for it. A prediction is out-of-fold if the record that came with 
 normalised prompt; folders' names and orders count for nothing.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.prediction.finished import read_finished
 from tiebreak.prediction.parts import read_row_keys
 from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
+
+log = logging.getLogger(__name__)
 
 BAYES = "bayes"
 SHOWN_IDS = 10
@@ -62,10 +65,8 @@ class Findings:
     leaked: dict[str, int] = field(default_factory=dict)
 
 
-def find_teachers(
-    words: Sequence[str], allow_in_sample: bool, rows: Rows, settings: DistillSettings, say: Callable[[str], None]
-) -> Teachers:
-    """The teachers that the command line names, as targets for the training rows.
+def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, settings: DistillSettings) -> Teachers:
+    """Read the named teachers and make targets for the training rows of their logits.
 
     Args:
         words: each `NAME=FOLDER,...`, `FOLDER,...` or `bayes`. Folders without a name become one teacher where their
@@ -85,7 +86,7 @@ def find_teachers(
             views.append(view_of(name, predictions, tokens, train, findings))
     check_extra(rows, findings)
     if findings.faults:
-        raise UserError("\n  ".join(["these teachers cannot teach these rows:", *findings.faults]))
+        raise UserError("\n  ".join(["teacher predictions do not match the training rows:", *findings.faults]))
     if findings.leaks and not allow_in_sample:
         raise UserError(
             "\n  ".join(["not out-of-fold:", *findings.leaks])
@@ -93,7 +94,7 @@ def find_teachers(
             "--fold K/N), or give --allow-in-sample, which every result will then mention"
         )
     for leak in findings.leaks:
-        say(f"WARNING, allowed by --allow-in-sample: {leak}")
+        log.info(f"WARNING, allowed by --allow-in-sample: {leak}")
 
     made, told = make_targets(views, tokens.labels[train], settings)
     targets = np.zeros((len(views), 2, len(tokens), 3), dtype=np.float32)
@@ -105,11 +106,11 @@ def find_teachers(
         loss = "" if entry["log_loss"] is None else f", log loss {entry['log_loss']:.4f}"
         heated = f", temperature {entry['temperature']:.3f}" if settings.calibrate else ""
         orders = "both orders" if entry["both_orders"] else "one order, its columns exchanged for the other"
-        say(f"teacher {view.name}: {len(train):,} rows, {orders}{heated}{loss}, weight {entry['weight']:.3f}")
+        log.info(f"teacher {view.name}: {len(train):,} rows, {orders}{heated}{loss}, weight {entry['weight']:.3f}")
     if seen:
-        say(
+        log.info(
             f"note: the teachers were trained on the prompts of {seen:,} of the {len(rows.held_out):,} held-out rows, "
-            "so validation is a little too good; a table that no teacher has seen tells better"
+            "so the validation score is optimistic; judge the student on a table no teacher was trained on"
         )
     identity = [[name, *(p.manifest.parts for p in predictions or [])] for name, predictions in named.items()]
     record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
