@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from tiebreak.cli import main as tiebreak
-from tiebreak.data.prepare import prompt_group
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.table import read_table
 
 FOLDS = 2

@@ -29,6 +29,7 @@ import torch
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.prediction.compute import SwapPolicy, forward, run_blocks
 from tiebreak.sample.generator import write_sample
@@ -73,7 +74,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict:
     )
     write_sample(folder / "table.csv", options.rows, seed=11, profile="arena")
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([folder / "table.csv"], tokenizer, recipe.model.template, recipe.data)
+    tokens = prepare([folder / "table.csv"], tokenizer, TEMPLATES[recipe.model.template], recipe.data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judge = build_model(recipe, tokenizer, device, torch.float32).eval()
     # The peer gets transformers' own attention, from the same weights.
@@ -82,7 +83,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict:
 
     plain = AutoModelForSequenceClassification.from_pretrained(folder / "peer").to(device).eval()
     plain.config.pad_token_id = tokenizer.pad_token_id
-    rows = [{"input_ids": tokens.row(k).tolist(), "labels": 0} for k in range(len(tokens))]
+    rows = [{"input_ids": tokens.input_ids(k)[0].tolist(), "labels": 0} for k in range(len(tokens))]
     arguments = TrainingArguments(
         str(folder / "trainer"),
         per_device_eval_batch_size=8,

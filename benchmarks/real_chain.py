@@ -24,9 +24,9 @@ import yaml
 
 from tiebreak.cli import main as tiebreak
 from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.features import measure
+from tiebreak.data.encode import prompt_group
+from tiebreak.data.features import extract_features
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import Pair, read_table
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import CLIP, softmax
@@ -134,8 +134,8 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     fitted = baselines.fit(chars, taught)
     found["prior"] = baselines.prior(fitted, len(held_out))
     found["length"] = baselines.length(fitted, held_chars)
-    weights, intercepts = baselines.fit_logistic(measure(known, NUMBERS), taught)
-    found["all numbers"] = softmax(measure(held_out, NUMBERS) @ weights.T + intercepts)
+    weights, intercepts = baselines.fit_logistic(extract_features(known, NUMBERS), taught)
+    found["all numbers"] = softmax(extract_features(held_out, NUMBERS) @ weights.T + intercepts)
     found["TF-IDF and length"] = baselines.fit_text(texts, chars, taught)(held_texts, held_chars)
     for name in (*TEACHERS, *JUDGES):
         folder = chain / name if name == "average" else chain / name / "test"

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import load_recipe
+from tiebreak.data.encode import PIECES
 from tiebreak.data.plan import blocks
 from tiebreak.data.prediction_manifest import read_merge_manifest
-from tiebreak.data.prepare import PIECES, cache_columns
-from tiebreak.data.tokens import PARTS, Tokens
+from tiebreak.data.tokens import MANIFEST, PARTS, SKIPPED, TokenManifest, Tokens, token_schema
+from tiebreak.manifests import write_manifest
 from tiebreak.prediction.compute import SwapPolicy, run_blocks
 from tiebreak.prediction.models import ModelPrediction, make_manifest
 from tiebreak.prediction.predict import merge_once, stamp
@@ -47,26 +48,26 @@ def build(folder: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir()
     one = [[1]] * CHUNK
-    with ArrowWriter(path=str(folder / "data.arrow"), features=cache_columns()) as writer:
+    features = datasets.Features.from_arrow_schema(token_schema())
+    with ArrowWriter(path=str(folder / "data.arrow"), features=features) as writer:
         for start in range(0, rows, CHUNK):
             count = min(CHUNK, rows - start)
             columns: dict = {name: one[:count] for name in (*PARTS, "turns")}
-            columns["numbers"] = [[]] * count
+            columns["features"] = [[]] * count
             columns["id"] = [str(3_000_000_000 + start + k) for k in range(count)]
             columns["label"] = np.full(count, -1, dtype=np.int8)
             columns["group"] = rng.integers(0, 2**62, count)
             columns["length"] = np.minimum(rng.lognormal(MEAN_LOG, SIGMA, count), LONGEST).astype(np.int32) + 1
-            columns["unreadable"] = np.zeros(count, dtype=bool)
+            columns |= {name: np.zeros(count, dtype=bool) for name in ("unreadable", "truncated")}
             columns |= {f"chars_{side}": rng.integers(0, 9_000, count) for side in "ab"}
             columns |= {f"bayes_{k}": np.full(count, np.nan) for k in range(3)}
             writer.write_batch(columns)
         writer.finalize()
     datasets.Dataset.from_file(str(folder / "data.arrow")).save_to_disk(str(folder / "table"))
     (folder / "data.arrow").unlink()
-    meta = {"fixed": {name: [] for name in PIECES}}
-    meta |= {"sides": False, "counts": {}, "truncated": 0, "features": []}
-    (folder / "table" / "tiebreak.json").write_text(json.dumps(meta))
-    (folder / "table" / "skipped_rows.jsonl").touch()
+    manifest = TokenManifest(pieces={name: [] for name in PIECES}, sides=False, features=[])
+    write_manifest(folder / "table" / MANIFEST, manifest)
+    (folder / "table" / SKIPPED).touch()
 
 
 def constant(rows: np.ndarray, swapped: bool) -> np.ndarray:
@@ -78,7 +79,7 @@ def predict(folder: Path, number: int, told) -> None:
     began, base, most = time.monotonic(), own_memory(), [0.0]
     threading.Thread(target=watch, args=(most,), daemon=True).start()
     recipe, swap, out = load_recipe("demo-llama2"), SwapPolicy(True), folder / "out"
-    tokens = Tokens(folder / "cache" / "table")
+    tokens = Tokens.read(folder / "cache" / "table")
     cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)
     manifest = make_manifest(tokens, cut, recipe, swap, "float32", "0" * 64)
     none: Any = None

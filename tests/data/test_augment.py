@@ -10,6 +10,7 @@ from tiebreak.config import DataSettings
 from tiebreak.data.augment import Augmentation, find_variants
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 
@@ -19,7 +20,7 @@ EPOCHS = 6
 def prepared(files, template="llama2", **changes):
     settings = DataSettings(**{"max_tokens": 160} | changes)
     tokenizer = load_tokenizer("demo-deberta" if template == "siamese" else f"demo-{template}", template)
-    return settings, prepare(files, tokenizer, template, settings, say=lambda text: None)
+    return settings, prepare(files, tokenizer, TEMPLATES[template], settings)
 
 
 @pytest.mark.parametrize("policy", ["spread", "right"])
@@ -34,7 +35,7 @@ def test_turns_are_the_parts_without_separators(template, policy, sample):
         assert len({len(part) for part in turns}) == 1
         several += len(turns[0]) > 1
         parts = [np.array(sum(([*separator, *turn] for turn in part[1:]), list(part[0]))) for part in turns]
-        for one, other in zip(tokens.assemble(parts, row % 2 == 1), tokens.texts(row, row % 2 == 1), strict=True):
+        for one, other in zip(tokens.assemble(parts, row % 2 == 1), tokens.input_ids(row, row % 2 == 1), strict=True):
             np.testing.assert_array_equal(one, other)
     assert several > 20 and tokens.truncated > 10
 
@@ -44,7 +45,7 @@ def test_draws_depend_on_seed_epoch_row_and_order_alone(sample):
     one, again, other = (Augmentation(settings, seed, tokens, {}) for seed in (0, 0, 1))
 
     def seen(augmentation, row, swapped=False, epoch=0):
-        return np.concatenate(augmentation.texts(row, swapped, epoch)[1]).tolist()
+        return np.concatenate(augmentation.input_ids(row, swapped, epoch)[1]).tolist()
 
     forth = [seen(one, row) for row in range(40)]
     assert forth[::-1] == [seen(again, row) for row in reversed(range(40))], "the order of asking does not count"
@@ -63,7 +64,7 @@ def test_earlier_turns_are_dropped_from_all_parts_alike(sample):
     for row in rows:
         turns = tokens.turns(row)
         for epoch in range(EPOCHS):
-            _, texts = augmentation.texts(row, False, epoch)
+            _, texts = augmentation.input_ids(row, False, epoch)
             fits = []
             for left in ([2], [0, 2], [1, 2]):
                 separator = tokens.fixed["turn"]
@@ -77,7 +78,7 @@ def test_earlier_turns_are_dropped_from_all_parts_alike(sample):
             kept.update(fits)
     assert kept == {(2,), (0, 2), (1, 2)}
     single = next(row for row in range(len(tokens)) if len(tokens.turns(row)[0]) == 1)
-    np.testing.assert_array_equal(augmentation.texts(single, False, 0)[1][0], tokens.texts(single)[0])
+    np.testing.assert_array_equal(augmentation.input_ids(single, False, 0)[1][0], tokens.texts(single)[0])
 
 
 def test_jitter_cuts_both_answers_to_a_like_share_and_leaves_the_prompt(sample):
@@ -90,7 +91,7 @@ def test_jitter_cuts_both_answers_to_a_like_share_and_leaves_the_prompt(sample):
             continue
         around = len(tokens.fixed["head"]) + len(turns[0][0]) + len(tokens.fixed["before_first"])
         around += len(tokens.fixed["tail"])
-        whole, cut = tokens.texts(row), augmentation.texts(row, False, 0)[1]
+        whole, cut = tokens.input_ids(row), augmentation.texts(row, False, 0)[1]
         for one, other in zip(whole, cut, strict=True):
             np.testing.assert_array_equal(one[: around - 1], other[: around - 1])
         a, b = ((len(other) - around) / (len(one) - around) for one, other in zip(whole, cut, strict=True))
@@ -122,11 +123,11 @@ def test_paraphrases_are_joined_by_id_and_take_their_rows_place(sample, paraphra
     assert variants == {0: [400, 403], 1: [401], 2: [402]}
     joined = tokens.join(others)
     augmentation = Augmentation(settings, 0, joined, variants)
-    seen = {row: [augmentation.texts(row, False, epoch)[0] for epoch in range(60)] for row in (0, 1, 3)}
+    seen = {row: [augmentation.input_ids(row, False, epoch)[0] for epoch in range(60)] for row in (0, 1, 3)}
     assert set(seen[0]) == {0, 400, 403} and set(seen[1]) == {1, 401} and set(seen[3]) == {3}
     assert 15 < seen[1].count(401) < 45, "half of 60, four standard deviations"
-    texts = next(made for epoch in range(9) if (made := augmentation.texts(1, True, epoch))[0] == 401)[1]
-    np.testing.assert_array_equal(texts[0], others.texts(1, swapped=True)[0])
+    texts = next(made for epoch in range(9) if (made := augmentation.input_ids(1, True, epoch))[0] == 401)[1]
+    np.testing.assert_array_equal(texts[0], others.input_ids(1, swapped=True)[0])
 
 
 def test_a_paraphrase_of_no_row_is_refused(sample, paraphrases):

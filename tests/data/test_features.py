@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tiebreak.config import DataSettings, load_recipe
-from tiebreak.data.features import NAMES, compare_lengths, measure, reading_ease, signs
+from tiebreak.data.features import NAMES, compare_lengths, extract_features, reading_ease, swap_signs
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import Pair, read_table
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 
@@ -25,7 +26,7 @@ def named(values: np.ndarray, groups: list[str]) -> dict[str, float]:
 
 def test_style_counts_what_it_says():
     """log(1 + count in A) - log(1 + count in B), B being empty."""
-    found = np.expm1(measure([pair(RICH, "")], ["style"])[0])
+    found = np.expm1(extract_features([pair(RICH, "")], ["style"])[0])
     expected = {"lines": 4, "list items": 3, "bold": 2, "headings": 1, "code blocks": 0, "digits": 3, "questions": 2}
     expected |= {"capitals": 5, "refusals": 2, "first person": 2}
     assert named(found, ["style"]) == pytest.approx({f"style: {k}": v for k, v in expected.items()}, abs=1e-4)
@@ -39,7 +40,9 @@ def test_reading_ease_is_fleschs():
 
 
 def test_readability_and_turns():
-    found = named(measure([pair("Go on. Go on.", "Go")], ["readability", "turns"])[0], ["readability", "turns"])
+    found = named(
+        extract_features([pair("Go on. Go on.", "Go")], ["readability", "turns"])[0], ["readability", "turns"]
+    )
     assert found["readability: words a sentence"] == pytest.approx(np.log(3 / 2))
     assert found["readability: letters a word"] == pytest.approx(0)
     assert found["readability: distinct words"] == pytest.approx(0.5 - 1)
@@ -50,14 +53,14 @@ def test_readability_and_turns():
 def test_a_swap_changes_the_signs_of_what_compares_the_answers(group, sample):
     pairs = read_table([sample]).pairs[:50]
     swapped = [Pair(p.id, p.prompt, p.response_b, p.response_a) for p in pairs]
-    there, back = measure(pairs, [group]), measure(swapped, [group])
-    np.testing.assert_allclose(back, there * signs([group]), atol=1e-5)  # float32 of numbers up to 100
+    there, back = extract_features(pairs, [group]), extract_features(swapped, [group])
+    np.testing.assert_allclose(back, there * swap_signs([group]), atol=1e-5)  # float32 of numbers up to 100
     assert there.any() and np.isfinite(there).all()
-    assert (signs([group]) == 1).all() == (group == "turns")
+    assert (swap_signs([group]) == 1).all() == (group == "turns")
 
 
 def test_lengths_are_those_of_the_baseline():
-    found = measure([pair("abc" * 40, "")], ["length"])
+    found = extract_features([pair("abc" * 40, "")], ["length"])
     np.testing.assert_allclose(found, compare_lengths(np.array([[120, 0]])), rtol=1e-6)
 
 
@@ -65,17 +68,19 @@ def test_the_column_follows_order_selection_and_joining(sample):
     tokenizer = load_tokenizer("demo-llama2", "llama2")
 
     def made(**changes):
-        return prepare([sample], tokenizer, "llama2", DataSettings(max_tokens=96, **changes), say=lambda text: None)
+        return prepare([sample], tokenizer, TEMPLATES["llama2"], DataSettings(max_tokens=96, **changes))
 
     plain, tokens = made(), made(features=["turns", "length"])
-    assert plain.folder != tokens.folder and plain.numbers_of(np.arange(3), np.zeros(3, bool)) is None
-    expected = measure(read_table([sample]).pairs, ["turns", "length"])
-    np.testing.assert_array_equal(tokens.numbers, expected)
+    assert plain.folder != tokens.folder and plain.features_of(np.arange(3), np.zeros(3, bool)) is None
+    expected = extract_features(read_table([sample]).pairs, ["turns", "length"])
+    np.testing.assert_array_equal(tokens.features, expected)
     rows, swapped = np.array([7, 7, 9]), np.array([False, True, True])
-    found = tokens.numbers_of(rows, swapped)
-    np.testing.assert_array_equal(found, expected[rows] * np.where(swapped[:, None], signs(["turns", "length"]), 1))
+    found = tokens.features_of(rows, swapped)
+    np.testing.assert_array_equal(
+        found, expected[rows] * np.where(swapped[:, None], swap_signs(["turns", "length"]), 1)
+    )
     both = tokens.select(np.array([5, 3])).join(tokens)
-    np.testing.assert_array_equal(both.numbers[:3], expected[[5, 3, 0]])
+    np.testing.assert_array_equal(both.features[:3], expected[[5, 3, 0]])
 
 
 def test_a_group_twice_or_unknown_is_refused():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds, parse_fold
-from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.sample.generator import write_sample

@@ -9,8 +9,7 @@ from handmade import HEADER, good_row
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.labels import read_labels
-from tiebreak.data.table import read_table
+from tiebreak.data.table import read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
 

@@ -11,10 +11,11 @@ import pytest
 from handmade import write_csv
 
 from tiebreak.config import DataSettings, cache_folder
-from tiebreak.data.prepare import encode_texts, fixed_pieces, prepare
+from tiebreak.data.encode import encode_pairs, encode_texts, fixed_pieces
+from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.data.tokens import Tokens
+from tiebreak.data.tokens import COLUMNS, Tokens
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.sample.generator import write_sample
@@ -44,23 +45,23 @@ def sample(tmp_path_factory):
     return path
 
 
-def quietly(files, tokenizer, family, settings=None, **options) -> Tokens:
-    return prepare(files, tokenizer, family, settings or DataSettings(), say=lambda text: None, **options)
+def cached(files, tokenizer, family, settings=None, **options) -> Tokens:
+    return prepare(files, tokenizer, TEMPLATES[family], settings or DataSettings(), **options)
 
 
 @pytest.mark.parametrize("policy", ["spread", "tail-trim", "right"])
 def test_no_row_exceeds_the_limit(tokenizers, family, sample, policy):
     settings = DataSettings(max_tokens=128, truncation=policy, prompt_cap=40)
-    tokens = quietly([sample], tokenizers[family], family, settings)
+    tokens = cached([sample], tokenizers[family], family, settings)
     assert len(tokens) == ROWS
     assert tokens.lengths.max() <= 128
-    assert [len(tokens.row(k)) for k in range(ROWS)] == tokens.lengths.tolist()
+    assert [len(tokens.input_ids(k)[0]) for k in range(ROWS)] == tokens.lengths.tolist()
     assert ROWS // 2 < tokens.truncated <= ROWS
 
 
 def test_a_swapped_row_holds_the_same_tokens_in_another_order(tokenizers, family, sample):
-    tokens = quietly([sample], tokenizers[family], family, DataSettings(max_tokens=128))
-    rows = [(tokens.row(k), tokens.row(k, swapped=True)) for k in range(ROWS)]
+    tokens = cached([sample], tokenizers[family], family, DataSettings(max_tokens=128))
+    rows = [(tokens.input_ids(k)[0], tokens.input_ids(k, swapped=True)[0]) for k in range(ROWS)]
     assert all(Counter(row.tolist()) == Counter(swapped.tolist()) for row, swapped in rows)
     assert any((row != swapped).any() for row, swapped in rows)
 
@@ -68,7 +69,7 @@ def test_a_swapped_row_holds_the_same_tokens_in_another_order(tokenizers, family
 def test_a_row_that_fits_is_template_and_texts(tokenizers, family, tmp_path):
     tokenizer, template = tokenizers[family], TEMPLATES[family]
     path = write_csv(tmp_path / "table.csv", {})
-    row = quietly([path], tokenizer, family).row(0)
+    row = cached([path], tokenizer, family).input_ids(0)[0]
     prompt, a, b = encode_texts(["question 1", "yes, it is", "no"], tokenizer)
     fixed = fixed_pieces(tokenizer, template)
     between = [*fixed["head"], *prompt, *fixed["before_first"], *a, *fixed["before_second"], *b, *fixed["tail"]]
@@ -77,7 +78,7 @@ def test_a_row_that_fits_is_template_and_texts(tokenizers, family, tmp_path):
 
 
 def test_what_is_known_of_the_rows_is_kept_beside_the_tokens(tokenizers, sample):
-    tokens = quietly([sample], tokenizers["llama2"], "llama2", need_labels=True)
+    tokens = cached([sample], tokenizers["llama2"], "llama2", need_labels=True)
     pairs = read_table([sample]).pairs
     assert tokens.ids == [pair.id for pair in pairs]
     assert tokens.labels.tolist() == [pair.label for pair in pairs]
@@ -89,32 +90,32 @@ def test_what_is_known_of_the_rows_is_kept_beside_the_tokens(tokenizers, sample)
 
 def test_a_table_that_is_no_sample_has_no_law(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", {}, {"winner_model_a": "", "winner_model_b": "", "winner_tie": ""})
-    tokens = quietly([path], tokenizers["llama2"], "llama2")
+    tokens = cached([path], tokenizers["llama2"], "llama2")
     assert tokens.bayes is None
     assert tokens.labels.tolist() == [0, -1]
 
 
 def test_models_named_like_the_samples_make_no_sample(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", dict.fromkeys(("model_a", "model_b"), "sample-efficient-7b"))
-    assert quietly([path], tokenizers["llama2"], "llama2", need_labels=True).bayes is None
+    assert cached([path], tokenizers["llama2"], "llama2", need_labels=True).bayes is None
 
 
 def test_prompts_that_differ_in_case_and_spacing_are_one_group(tokenizers, tmp_path):
     prompts = ['["What is it?"]', '["WHAT  is it? "]', '["What is that?"]']
     path = write_csv(tmp_path / "table.csv", *({"prompt": prompt} for prompt in prompts))
-    first, second, third = quietly([path], tokenizers["llama2"], "llama2").groups
+    first, second, third = cached([path], tokenizers["llama2"], "llama2").groups
     assert first == second != third
 
 
-def test_the_second_time_the_cache_is_read(tokenizers, sample):
-    said = []
+def test_the_second_time_the_cache_is_read(tokenizers, sample, caplog):
+    caplog.set_level("INFO")
     settings = DataSettings(max_tokens=100)
-    first = prepare([sample], tokenizers["llama2"], "llama2", settings, say=said.append)
+    first = cached([sample], tokenizers["llama2"], "llama2", settings)
     before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
-    second = prepare([sample], tokenizers["llama2"], "llama2", settings, say=said.append)
+    second = cached([sample], tokenizers["llama2"], "llama2", settings)
     assert second.folder == first.folder
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
-    assert len(said) == 1 and said[0].startswith(f"{ROWS} rows tokenised in ")
+    assert [message.partition(" in ")[0] for message in caplog.messages] == [f"{ROWS} rows tokenised"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_the_second_time_the_cache_is_read(tokenizers, sample):
 def test_other_settings_have_another_cache(tokenizers, sample, change):
     base = DataSettings(max_tokens=200)
     folders = [
-        quietly([sample], tokenizers["llama2"], "llama2", settings).folder
+        cached([sample], tokenizers["llama2"], "llama2", settings).folder
         for settings in (base, base.model_copy(update=change))
     ]
     assert folders[0] != folders[1]
@@ -134,16 +135,16 @@ def test_other_settings_have_another_cache(tokenizers, sample, change):
 def test_other_contents_templates_and_tokenizers_have_another_cache(tokenizers, tmp_path):
     tokenizer = tokenizers["llama2"]
     path = write_csv(tmp_path / "table.csv", {})
-    folders = [quietly([path], tokenizer, "llama2").folder, quietly([path], tokenizer, "plain").folder]
-    folders.append(quietly([path], tokenizers["gemma2"], "plain").folder)
+    folders = [cached([path], tokenizer, "llama2").folder, cached([path], tokenizer, "plain").folder]
+    folders.append(cached([path], tokenizers["gemma2"], "plain").folder)
     write_csv(path, {"prompt": '["changed"]'})
-    folders.append(quietly([path], tokenizer, "llama2").folder)
+    folders.append(cached([path], tokenizer, "llama2").folder)
     assert len(set(folders)) == 4
 
 
 def test_settings_that_change_no_token_share_the_cache(tokenizers, sample):
     folders = [
-        quietly([sample], tokenizers["llama2"], "llama2", DataSettings(max_tokens=100, swap=swap)).folder
+        cached([sample], tokenizers["llama2"], "llama2", DataSettings(max_tokens=100, swap=swap)).folder
         for swap in ("never", "both")
     ]
     assert folders[0] == folders[1]
@@ -154,12 +155,13 @@ import sys
 from pathlib import Path
 from tiebreak.config import DataSettings
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.loading import load_tokenizer
 
 tokenizer = load_tokenizer("demo-llama2", "llama2")
 print("ready", flush=True)
 sys.stdin.readline()
-tokens = prepare([Path(sys.argv[1])], tokenizer, "llama2", DataSettings(max_tokens=96), say=lambda text: None)
+tokens = prepare([Path(sys.argv[1])], tokenizer, TEMPLATES["llama2"], DataSettings(max_tokens=96))
 print(tokens.folder.name, len(tokens), int(tokens.lengths.sum()))
 """
 
@@ -215,7 +217,9 @@ def test_a_forged_boundary_in_a_table_leaves_the_rows_boundaries_alone(tokenizer
     ]
     tokenizer = tokenizers[family]
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    plain, other = ([t for t in quietly([file], tokenizer, family).row(0).tolist() if t in special] for file in files)
+    plain, other = (
+        [t for t in cached([file], tokenizer, family).input_ids(0)[0].tolist() if t in special] for file in files
+    )
     assert plain == other
 
 
@@ -225,12 +229,12 @@ def test_a_limit_below_the_template_is_told(tokenizers, family, sample):
     needed = sum(len(tokens) for name, tokens in fixed.items() if name != "turn")
     settings = DataSettings.model_construct(**DataSettings().model_dump() | {"max_tokens": needed + 2})
     with pytest.raises(UserError, match=rf"data\.max_tokens is {needed + 2}, but the template alone takes {needed} "):
-        quietly([sample], tokenizer, family, settings)
+        cached([sample], tokenizer, family, settings)
 
 
 def test_a_table_that_is_not_there_is_told(tokenizers, tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
-        quietly([tmp_path / "none.csv"], tokenizers["llama2"], "llama2")
+        cached([tmp_path / "none.csv"], tokenizers["llama2"], "llama2")
 
 
 BAD = {"prompt": "no array", "response_a": '["kept for mending"]'}
@@ -238,16 +242,16 @@ BAD = {"prompt": "no array", "response_a": '["kept for mending"]'}
 
 def test_a_bad_row_fails_and_leaves_no_cache(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", {}, BAD, {})
-    quietly([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
+    cached([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
     before = set((cache_folder() / "tokens").iterdir())
     with pytest.raises(UserError, match=r"table\.csv, row 2 \(id 2\)"):
-        quietly([path], tokenizers["llama2"], "llama2", on_bad_row="fail")
+        cached([path], tokenizers["llama2"], "llama2", on_bad_row="fail")
     assert set((cache_folder() / "tokens").iterdir()) == before
 
 
 def test_skipped_rows_are_written_to_a_file(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", {}, BAD, {})
-    tokens = quietly([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
+    tokens = cached([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
     assert tokens.ids == ["1", "3"]
     lines = (tokens.folder / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()
     (problem,) = map(json.loads, lines)
@@ -260,13 +264,13 @@ def test_skipped_rows_are_written_to_a_file(tokenizers, tmp_path):
 def test_skipped_rows_that_are_not_utf8_are_written_too(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", {}, {})
     path.write_bytes(path.read_bytes().replace(b"question 2", b"question \xff"))
-    tokens = quietly([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
+    tokens = cached([path], tokenizers["llama2"], "llama2", on_bad_row="skip")
     assert tokens.problems[0]["reason"] == "prompt: bytes that are not UTF-8"
 
 
 def test_an_unreadable_row_under_keep_has_its_place_and_flag(tokenizers, tmp_path):
     path = write_csv(tmp_path / "table.csv", {}, BAD, {})
-    tokens = quietly([path], tokenizers["llama2"], "llama2", on_bad_row="keep", keep_ids=True)
+    tokens = cached([path], tokenizers["llama2"], "llama2", on_bad_row="keep", keep_ids=True)
     assert tokens.ids == ["1", "2", "3"]
     assert tokens.unreadable.tolist() == [False, True, False]
     assert tokens.labels.tolist() == [0, -1, 0]
@@ -279,10 +283,65 @@ def test_rows_are_read_back_across_the_builders_batches(tokenizers, tmp_path):
     path = tmp_path / "sample.csv"
     write_sample(path, 2_300, seed=6, profile="short")
     tokenizer = tokenizers["llama2"]
-    tokens = quietly([path], tokenizer, "llama2", DataSettings(max_tokens=512))
+    tokens = cached([path], tokenizer, "llama2", DataSettings(max_tokens=512))
     pairs = read_table([path]).pairs
     head = tokens.fixed["head"]
     for k in (0, 999, 1_000, 1_999, 2_000, 2_299):
         (prompt,) = encode_texts([pairs[k].prompt[0]], tokenizer)
-        assert tokens.row(k)[len(head) : len(head) + len(prompt)].tolist() == prompt
+        assert tokens.input_ids(k)[0][len(head) : len(head) + len(prompt)].tolist() == prompt
     assert len(tokens) == 2_300
+
+
+ROWS_OF_ALL_KINDS = (
+    {"prompt": '["first","second"]', "response_a": '["yes",null]', "response_b": '["no","' + "long words " * 60 + '"]'},
+    {"response_a": "[]", "response_b": "[null]"},
+    {"prompt": "no array"},
+    {"winner_model_a": "", "winner_model_b": "", "winner_tie": ""},
+    {"prompt": '["a","b","c"]', "response_a": '["1","2","3"]', "response_b": '["😊","<s>","[SEP]"]'},
+)
+
+
+@pytest.mark.parametrize("template", ["llama2", "siamese"])
+def test_tokens_in_memory_are_those_of_the_cache(tokenizers, template, tmp_path, sample):
+    """Several turns, nulls, empty answers, an unreadable row, a forgery, features; more rows than one batch."""
+    tokenizer = load_tokenizer("demo-deberta", template) if template == "siamese" else tokenizers[template]
+    settings = DataSettings(max_tokens=96, features=["length", "style", "turns"])
+    long = tmp_path / "long.csv"
+    write_sample(long, 1_100, seed=4, profile="short")
+    for path in (sample, long, write_csv(tmp_path / "table.csv", *ROWS_OF_ALL_KINDS)):
+        from_cache = cached([path], tokenizer, template, settings, on_bad_row="keep", keep_ids=True)
+        entries = set((cache_folder() / "tokens").iterdir())
+        pairs = read_table([path], on_bad_row="keep", keep_ids=True).pairs
+        in_memory = encode_pairs(pairs, tokenizer, TEMPLATES[template], settings)
+        assert set((cache_folder() / "tokens").iterdir()) == entries
+        assert (in_memory.folder, in_memory.key, in_memory.problems) == (None, "", [])
+        assert in_memory.ids == from_cache.ids and len(in_memory) == len(pairs)
+        assert (in_memory.fixed, in_memory.sides) == (from_cache.fixed, from_cache.sides)
+        assert in_memory.truncated == from_cache.truncated > 0
+        for name in (*COLUMNS, "swap_signs", "bayes"):
+            one, other = getattr(in_memory, name), getattr(from_cache, name)
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_array_equal(one, other)
+                assert one.dtype == other.dtype
+        for row in range(len(pairs)):
+            for swapped in (False, True):
+                for one, other in zip(
+                    in_memory.input_ids(row, swapped), from_cache.input_ids(row, swapped), strict=True
+                ):
+                    np.testing.assert_array_equal(one, other)
+            for one, other in zip(in_memory.turns(row), from_cache.turns(row), strict=True):
+                assert [part.tolist() for part in one] == [part.tolist() for part in other]
+    assert from_cache.unreadable.sum() == 1
+
+
+def test_no_pairs_are_no_rows(tokenizers):
+    assert len(encode_pairs([], tokenizers["llama2"], TEMPLATES["llama2"], DataSettings(features=["length"]))) == 0
+
+
+def test_a_cache_entry_of_an_earlier_version_is_made_again(tokenizers, tmp_path):
+    path = write_csv(tmp_path / "table.csv", {}, {})
+    tokens = cached([path], tokenizers["llama2"], "llama2")
+    (tokens.folder / "cache.json").rename(tokens.folder / "tiebreak.json")
+    assert cached([path], tokenizers["llama2"], "llama2").folder == tokens.folder
+    assert (tokens.folder / "cache.json").is_file() and not (tokens.folder / "tiebreak.json").exists()

@@ -4,12 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.truncation import head_and_tail, share, truncate
+from tiebreak.data.truncation import cut_turns, head_and_tail, join_turns, share
 
 FUZZ = settings(deadline=None, max_examples=300, derandomize=True)
 POLICIES = ("spread", "tail-trim", "right")
 LEAST_BUDGET = 30
 SEPARATOR = 0
+
+
+def truncate(parts, budget, policy, turn, prompt_cap):
+    """The parts cut, each with the separator between its turns."""
+    return [join_turns(part, turn) for part in cut_turns(parts, budget, policy, turn, prompt_cap)]
 
 
 @st.composite

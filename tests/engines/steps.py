@@ -22,6 +22,7 @@ from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
@@ -75,7 +76,7 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Tr
     ds = ds_file(kind) if kind.startswith("zero") else None
     choice = choose_engine("fsdp" if kind.startswith("fsdp") else "auto", ds, recipe.train, ranks.world)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([table], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([table], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, ranks.device, choose_precision(recipe.train.precision, ranks.device))
     flops = StepFlops(judge, recipe.train.gradient_checkpointing)
     engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)

@@ -13,6 +13,7 @@ from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import fit_text
 from tiebreak.evaluation.folded import NAMES, cross_validate, render
@@ -88,7 +89,7 @@ def test_folds_are_those_of_training(sample):
     """Fold K here is what `train --fold K/N` holds out, so a judge and the baselines are compared on equal rows."""
     recipe = load_recipe("demo-llama2")
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     trained = assign_folds(tokens.labels, tokens.groups, 4, recipe.data.folds_seed)
     found = cross_validate([sample], folds=4, say=lambda text: None)
     assert np.array_equal(found.folds, trained)

@@ -11,6 +11,7 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.folder import save_model
 from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
@@ -31,7 +32,7 @@ def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample,
     cpu = torch.device("cpu")
     recipe = load_recipe(name, [f"model.method={method}"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, cpu, torch.float32).eval()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -39,7 +40,7 @@ def test_every_backend_gives_the_logits_of_fp32_on_the_cpu(name, method, sample,
             if "lora_B" in parameter_name:
                 parameter.normal_(0, 0.05)
     save_model(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, tmp_path / "model")
-    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(24)]
+    rows = [torch.from_numpy(tokens.input_ids(k)[0]).long() for k in range(24)]
     flat, lengths = torch.cat(rows), [len(row) for row in rows]
     with torch.no_grad():
         expected = judge(flat, lengths)

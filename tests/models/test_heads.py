@@ -6,6 +6,7 @@ import torch
 
 from tiebreak.config import load_recipe, make_recipe
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.folder import save_model
 from tiebreak.models.heads import FeatureHead, SiameseHead, pool
@@ -27,13 +28,13 @@ KINDS = {
 def made(name, changes, sample, attention="auto"):
     recipe = load_recipe(name, [*changes, f"model.attention={attention}", "data.max_tokens=128"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     return recipe, tokenizer, tokens, build_model(recipe, tokenizer, CPU, torch.float32).eval()
 
 
 def logits_of(judge, tokens, rows, swapped=False):
-    texts = [text for row in rows for text in tokens.texts(row, swapped)]
-    found = tokens.numbers_of(np.array(rows), np.full(len(rows), swapped))
+    texts = [text for row in rows for text in tokens.input_ids(row, swapped)]
+    found = tokens.features_of(np.array(rows), np.full(len(rows), swapped))
     numbers = None if found is None else torch.from_numpy(found)
     with torch.no_grad():
         return judge(torch.from_numpy(np.concatenate(texts)).long(), [len(text) for text in texts], numbers)
@@ -110,12 +111,12 @@ def test_invariant_7_a_siamese_head_swaps_with_its_sides(kind, sample):
 
 def test_the_sides_of_a_siamese_row_hold_the_prompt_with_each_answer(sample):
     _, tokenizer, tokens, _ = made("demo-deberta", SIAMESE, sample)
-    texts = [tokenizer.decode(text) for text in tokens.texts(0)]
+    texts = [tokenizer.decode(text) for text in tokens.input_ids(0)]
     assert len(texts) == 2
     prompts = {text.split("[ANSWER]")[0] for text in texts}
     assert len(prompts) == 1 and prompts.pop().startswith("[CLS][PROMPT]")
-    assert texts[::-1] == [tokenizer.decode(text) for text in tokens.texts(0, swapped=True)]
-    assert [len(tokens.row(row)) for row in range(400)] == tokens.lengths.tolist()
+    assert texts[::-1] == [tokenizer.decode(text) for text in tokens.input_ids(0, swapped=True)]
+    assert [sum(map(len, tokens.input_ids(row))) for row in range(400)] == tokens.lengths.tolist()
     assert tokens.lengths.max() <= 128
 
 
@@ -149,14 +150,14 @@ def test_a_judge_with_features_starts_as_their_logistic_model(kind, method, samp
     recipe, tokenizer, tokens, _ = made("demo-deberta", changes, sample)
     rows = np.arange(0, 400, 2)
     judge = new_model(recipe, tokenizer, CPU, torch.float32, tokens, rows).eval()
-    numbers, labels, signs = tokens.numbers[rows], tokens.labels[rows], tokens.signs
+    numbers, labels, signs = tokens.features[rows], tokens.labels[rows], tokens.swap_signs
     mean = np.where(signs > 0, numbers.mean(0), 0)
     scale = np.sqrt(((numbers - mean) ** 2).mean(0))
     scaled = (numbers - mean) / scale
     model = LogisticRegression(max_iter=1_000)
     model.fit(np.concatenate([scaled, scaled * signs]), np.concatenate([labels, np.array([1, 0, 2])[labels]]))
     chosen = np.arange(1, 60, 2)
-    inputs = np.clip((tokens.numbers[chosen] - mean) / scale, -5, 5)
+    inputs = np.clip((tokens.features[chosen] - mean) / scale, -5, 5)
     found, swapped = (logits_of(judge, tokens, chosen, order).numpy() for order in (False, True))
     # Both orders were fitted to the optimizer's tolerance, so the model itself is antisymmetric to about 1e-3.
     np.testing.assert_allclose(log_softmax(found, 1), model.predict_log_proba(inputs), atol=5e-3)

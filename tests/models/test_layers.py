@@ -5,6 +5,7 @@ import torch
 
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.folder import save_model
@@ -48,8 +49,8 @@ def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp
         assert torch.equal(parameter, theirs[origin]), key
     assert sum(f"{prefix}.1." in key for key in mine) > 4
 
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(5)]
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
+    rows = [torch.from_numpy(tokens.input_ids(k)[0]).long() for k in range(5)]
     with torch.no_grad():
         before = student(torch.cat(rows), [len(row) for row in rows])
         assert (before - whole(torch.cat(rows), [len(row) for row in rows])).abs().max() > 1e-3

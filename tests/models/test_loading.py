@@ -11,6 +11,7 @@ from tiny import tiny_folder
 
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.folder import find_model_folder, fingerprint, save_model
@@ -54,13 +55,13 @@ def saved(name, method, sample, folder):
     base = str(tiny_folder(name, folder / "base")) if name == "bert" else None
     recipe = load_recipe("demo-deberta" if name == "bert" else name, [f"model.method={method}", "train.seed=11"], base)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     with torch.no_grad():
         for parameter in judge.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
-    rows = [tokens.row(k).tolist() for k in range(6)]
+    rows = [tokens.input_ids(k)[0].tolist() for k in range(6)]
     with torch.no_grad():
         before = judge(*packed(rows)).numpy()
     save_model(judge, tokenizer, recipe, {"prior": [0.4, 0.4, 0.2]}, folder / "model")

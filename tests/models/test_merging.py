@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.folder import find_model_folder, save_model
 from tiebreak.models.loading import build_model, load_model, load_tokenizer
 from tiebreak.models.merging import WEIGHTS, average
@@ -29,8 +30,8 @@ def folds(sample, tmp_path_factory):
                 if parameter.requires_grad:
                     parameter.add_(0.05 * torch.randn_like(parameter))
         save_model(judge, tokenizer, recipe, {"prior": [0.2 + 0.1 * k, 0.3, 0.5 - 0.1 * k]}, root / f"fold-{k}")
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
-    texts = [tokens.row(row) for row in range(6)]
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
+    texts = [tokens.input_ids(row)[0] for row in range(6)]
     return root, torch.from_numpy(np.concatenate(texts)).long(), [len(text) for text in texts]
 
 

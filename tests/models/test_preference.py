@@ -6,6 +6,7 @@ from tiny import WINDOW, tiny_folder
 
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_model, load_tokenizer
@@ -25,14 +26,14 @@ def loaded(request, sample, tmp_path_factory):
     base = str(tiny_folder(name, tmp_path_factory.mktemp(name))) if name in TWINS else None
     recipe = load_recipe(TWINS.get(name, name), [f"model.method={method}"], base)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter_name, parameter in judge.named_parameters():
             if "lora_B" in parameter_name:
                 parameter.normal_(0, 0.05)
-    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(24)]
+    rows = [torch.from_numpy(tokens.input_ids(k)[0]).long() for k in range(24)]
     return judge, tokenizer, rows
 
 
@@ -149,9 +150,9 @@ def test_flash_attention_is_told_where_rows_end(name, sample):
     AttentionInterface.register("flash_twin", twin)
     recipe = load_recipe(name, ["model.method=full"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
-    rows = [torch.from_numpy(tokens.row(k)).long() for k in range(8)]
+    rows = [torch.from_numpy(tokens.input_ids(k)[0]).long() for k in range(8)]
     lengths = [len(row) for row in rows]
     with torch.no_grad():
         expected = judge(torch.cat(rows), lengths)

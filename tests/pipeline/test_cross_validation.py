@@ -9,8 +9,8 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.models.folder import read_prompts

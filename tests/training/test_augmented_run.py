@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.prepare import prompt_group
 from tiebreak.data.table import read_table
 from tiebreak.models.folder import read_prompts
 

@@ -7,6 +7,7 @@ import torch
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.training.batches import make_batch
 
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 def prepared(sample):
     recipe = load_recipe("demo-deberta", ["data.max_tokens=400"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    return tokenizer, prepare([sample], tokenizer, recipe.model.template, recipe.data, need_labels=True)
+    return tokenizer, prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
 
 
 def test_invariant_7_swapping_the_answers_swaps_the_first_two_classes(prepared, sample):
@@ -30,7 +31,7 @@ def test_invariant_7_swapping_the_answers_swaps_the_first_two_classes(prepared, 
     assert swapped.labels.tolist() == [{0: 1, 1: 0, 2: 2}[label] for label in plain.labels.tolist()]
     assert swapped.lengths == plain.lengths
     pair = read_table([sample]).pairs[7]
-    text = tokenizer.decode(tokens.row(7, swapped=True))
+    text = tokenizer.decode(tokens.input_ids(7, swapped=True)[0])
     first, second = pair.response_b[0][:25], pair.response_a[0][:25]
     assert 0 < text.index(first) < text.index("[ANSWER_B]") < text.index(second)
 

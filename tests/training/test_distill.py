@@ -126,12 +126,14 @@ def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
 def test_a_distilled_student_loads_in_plain_transformers_with_equal_logits(table, run, tmp_path):
     from tiebreak.config import load_recipe
     from tiebreak.data.prepare import prepare
+    from tiebreak.data.templates import TEMPLATES
     from tiebreak.models.loading import load_model, load_tokenizer
 
     assert main(student(table, tmp_path / "s", "bayes")) == 0
     recipe = load_recipe("distill-demo", ["data.max_tokens=96"])
-    tokens = prepare([table], load_tokenizer("demo-deberta", "deberta"), "deberta", recipe.data, need_labels=True)
-    rows = [tokens.row(k).tolist() for k in range(6)]
+    tokenizer = load_tokenizer("demo-deberta", "deberta")
+    tokens = prepare([table], tokenizer, TEMPLATES["deberta"], recipe.data, need_labels=True)
+    rows = [tokens.input_ids(k)[0].tolist() for k in range(6)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     judge = load_model(tmp_path / "s" / "model", recipe, torch.device("cpu"), torch.float32)
     with torch.no_grad():

@@ -259,7 +259,9 @@ def test_extra_rows_have_no_labels_and_are_checked_like_the_others(table, tmp_pa
     assert (rows.tokens.labels[60:] == NO_LABEL).all() and (rows.tokens.labels[:60] != NO_LABEL).all()
     alone = rows_of(extra).tokens
     for k in range(25):
-        np.testing.assert_array_equal(rows.tokens.row(60 + k, swapped=k % 2 == 1), alone.row(k, swapped=k % 2 == 1))
+        np.testing.assert_array_equal(
+            rows.tokens.input_ids(60 + k, swapped=k % 2 == 1)[0], alone.input_ids(k, swapped=k % 2 == 1)[0]
+        )
     one = predicted(tmp_path / "one", rows.valid)
     two = predicted(tmp_path / "two", alone, seed=1)
     found = find([f"t={one},{two}"], rows)

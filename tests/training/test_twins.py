@@ -12,6 +12,7 @@ from tiebreak.cli import main
 from tiebreak.config import load_recipe, shipped
 from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.evaluation.metrics import log_loss, softmax
 from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
 from tiebreak.models.loading import load_model
@@ -78,7 +79,7 @@ def test_twin_learns_and_is_reloaded_with_equal_logits(name, tables, runs, monke
     recipe = load_recipe(name, changes)
     assert stored.recipe == recipe.model_dump(mode="json")
     tokens = prepare(
-        [Path(held_out)], load_saved_tokenizer(folder), recipe.model.template, recipe.data, need_labels=True
+        [Path(held_out)], load_saved_tokenizer(folder), TEMPLATES[recipe.model.template], recipe.data, need_labels=True
     )
     judge = load_model(folder, recipe, torch.device("cpu"), torch.float32)
     # In the batches of training: an 8-bit base's outliers, and so its rounding, depend on what stands beside a row.

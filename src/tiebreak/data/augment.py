@@ -37,12 +37,12 @@ class Augmentation:
             row = variants[int(draws.integers(len(variants)))]
         return row, draws
 
-    def texts(self, row: int, swapped: bool, epoch: int) -> tuple[int, list[np.ndarray]]:
-        """What `Tokens.texts` gives, changed, and the row that it was made from."""
+    def input_ids(self, row: int, swapped: bool, epoch: int) -> tuple[int, list[np.ndarray]]:
+        """What `Tokens.input_ids` gives, changed, and the row that it was made from."""
         row, draws = self.choose(row, swapped, epoch)
         drop, jitter = self.settings.drop_turns, self.settings.jitter
         if not drop and not jitter:
-            return row, self.tokens.texts(row, swapped)
+            return row, self.tokens.input_ids(row, swapped)
         turns = self.tokens.turns(row)
         count = len(turns[0])
         if count > 1 and draws.random() < drop:

@@ -20,7 +20,7 @@ class CellError(ValueError):
     """A cell that cannot be read; the message says what is wrong with it."""
 
 
-def decode_json_cell(cell: str, counts: Counter | None = None) -> list[str | None]:
+def decode_json_cell(cell: object, counts: Counter[str] | None = None) -> list[str | None]:
     """Decode a Kaggle cell into its turns; `None` stands for a `null` turn.
 
     Numbers and booleans inside the array, and a bare literal such as `True`, `1` or `null` in
@@ -30,6 +30,8 @@ def decode_json_cell(cell: str, counts: Counter | None = None) -> list[str | Non
     Raises:
         CellError: anything else that is not an array of strings.
     """
+    if not isinstance(cell, str):
+        raise CellError(f"{type(cell).__name__} instead of text")
     text = cell.strip()
     if not text.startswith("["):
         if text.lower() in BARE_LITERALS or NUMBER.fullmatch(text):
@@ -44,7 +46,7 @@ def decode_json_cell(cell: str, counts: Counter | None = None) -> list[str | Non
     return [_turn_text(turn, counts) for turn in turns]
 
 
-def _turn_text(turn: object, counts: Counter | None) -> str | None:
+def _turn_text(turn: object, counts: Counter[str] | None) -> str | None:
     if turn is None:
         return None
     if isinstance(turn, bool):
@@ -54,26 +56,33 @@ def _turn_text(turn: object, counts: Counter | None) -> str | None:
     raise CellError(f"a turn is a JSON {'object' if isinstance(turn, dict) else 'array'}, not a string")
 
 
-def decode_plain_cell(cell: object, counts: Counter | None = None) -> list[str | None]:
-    """Decode a cell of a table of plain text (or of native lists, in Parquet and JSON Lines)."""
+def decode_plain_cell(cell: object, counts: Counter[str] | None = None) -> list[str | None]:
+    """Decode a cell of a table of plain text, or of native lists in Parquet, JSON Lines and Python.
+
+    Raises:
+        CellError: an object, or a list that holds other than text.
+    """
     if cell is None:
         return [None]
     if isinstance(cell, list):
         return [_turn_text(turn if not isinstance(turn, (int, float)) else str(turn), counts) for turn in cell]
     if isinstance(cell, dict):
         raise CellError("the cell is an object, not text")
-    return [replace_lone_surrogates(cell if isinstance(cell, str) else json.dumps(cell), counts)]
+    try:
+        return [replace_lone_surrogates(cell if isinstance(cell, str) else json.dumps(cell), counts)]
+    except TypeError:
+        raise CellError(f"{type(cell).__name__} instead of text") from None
 
 
-def replace_lone_surrogates(text: str, counts: Counter | None = None) -> str:
+def replace_lone_surrogates(text: str, counts: Counter[str] | None = None) -> str:
     """Replace code points that no UTF-8 writer accepts by U+FFFD, counting them."""
     try:
         text.encode("utf-8")
         return text
     except UnicodeEncodeError:
-        text, found = LONE_SURROGATE.subn("\ufffd", text)
+        text, replaced = LONE_SURROGATE.subn("\ufffd", text)
         if counts is not None:
-            counts["lone surrogates"] += found
+            counts["lone surrogates"] += replaced
         return text
 
 

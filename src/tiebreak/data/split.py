@@ -12,6 +12,8 @@ from tiebreak.config import Recipe
 from tiebreak.data.augment import find_variants
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.prepare import prepare
+from tiebreak.data.table import OnBadRow
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
@@ -41,7 +43,7 @@ class Rows:
     valid: Tokens
     held_out: np.ndarray
     description: dict[str, Any]
-    problems: list[dict]
+    problems: list[dict[str, Any]]
     variants: dict[int, list[int]] = field(default_factory=dict)
 
     @property
@@ -61,7 +63,7 @@ def read_split(
     valid_from: Path | Literal["none"] | None = None,
     fold: tuple[int, int] | None = None,
     extra_from: Sequence[Path] = (),
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> Rows:
     """Prepare the tables and split them into training and held-out rows.
 
@@ -80,8 +82,8 @@ def read_split(
     held_out_fold, folds = fold or HOLD_OUT
 
     def prepared(files: list[Path], need_labels: bool = True) -> Tokens:
-        settings = (recipe.model.template, recipe.data, on_bad_row)
-        return prepare(files, tokenizer, *settings, need_labels=need_labels, say=log.info)
+        template = TEMPLATES[recipe.model.template]
+        return prepare(files, tokenizer, template, recipe.data, on_bad_row=on_bad_row, need_labels=need_labels)
 
     files = list(data) or [sample_file(recipe.data)]
     if data:
@@ -108,8 +110,8 @@ def read_split(
         train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
     description = {
         "data": [str(path) for path in files],
-        "tokens": tokens.folder.name,
-        "valid": "none" if valid_from == "none" else valid.folder.name,
+        "tokens": tokens.key,
+        "valid": "none" if valid_from == "none" else valid.key,
         "fold": None if valid_from else f"{held_out_fold}/{folds}",
         "rows_trained": len(train),
         "rows_held_out": len(held_out),
@@ -120,7 +122,7 @@ def read_split(
         extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
         names = [str(path) for path in extra_from]
         log.info(f"extra: {', '.join(names)}: {len(extra):,} rows, trained on without labels")
-        description |= {"extra": names, "extra_tokens": extra.folder.name, "rows_extra": len(extra)}
+        description |= {"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)}
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
     rows = Rows(tokens, train, valid, held_out, description, problems)
@@ -142,7 +144,7 @@ def _add_paraphrases(rows: Rows, recipe: Recipe, prepared: Callable[[list[Path],
     return replace(
         rows,
         tokens=rows.tokens.join(others),
-        description=rows.description | {"paraphrases": others.folder.name},
+        description=rows.description | {"paraphrases": others.key},
         problems=rows.problems + others.problems,
         variants=variants,
     )

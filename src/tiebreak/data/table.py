@@ -1,12 +1,11 @@
-"""Preference tables: CSV, Parquet or JSON Lines with Kaggle or WSDM columns -> pairs."""
+"""Preference tables: rows of raw cells, with Kaggle or WSDM columns -> pairs, or labels alone."""
 
-import csv
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from tiebreak.data.cells import (
     LONE_SURROGATE,
@@ -15,6 +14,7 @@ from tiebreak.data.cells import (
     decode_plain_cell,
     replace_lone_surrogates,
 )
+from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
 
@@ -22,9 +22,12 @@ TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
 WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": TIE}
 ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
-UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
-SNIFFED_ROWS = 100
 SHOWN_PROBLEMS = 10
+NO_LABEL_REASON = "no label (the winner columns are absent or empty)"
+
+OnBadRow = Literal["fail", "skip", "keep"]
+Decoder = Callable[[object, Counter[str] | None], list[str | None]]
+"""Raw cell -> turns, counting unusual encodings."""
 
 
 @dataclass(slots=True)
@@ -57,15 +60,11 @@ class Problem:
     row: int
     id: str | None
     reason: str
-    cells: dict = field(default_factory=dict)
+    cells: Cells = field(default_factory=dict)
 
     def __str__(self) -> str:
         who = f" (id {self.id})" if self.id else ""
         return replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}")
-
-
-class NotUTF8(str):
-    """A cell whose bytes are not UTF-8, as far as it could be read."""
 
 
 @dataclass(slots=True)
@@ -74,17 +73,18 @@ class Table:
 
     pairs: list[Pair] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    counts: Counter = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def read_table(
-    paths: Iterable[str | Path], on_bad_row: str = "fail", need_labels: bool = False, keep_ids: bool = False
+    paths: Iterable[str | Path], on_bad_row: OnBadRow = "fail", need_labels: bool = False, keep_ids: bool = False
 ) -> Table:
     """Read one or more files into one table, in order.
 
     Args:
-        on_bad_row: `fail` tells all bad rows at once and stops; `skip` moves them to `problems`;
-            `keep` (prediction) also leaves a pair with empty texts in their place.
+        paths: files, read in this order.
+        on_bad_row: `fail` raises one error that lists the bad rows; `skip` moves them to `problems`;
+            `keep` (prediction) also puts a pair with empty texts in their place.
         need_labels: a row without a label is a bad row.
         keep_ids: an id that occurs in two files is an error. Otherwise (training) the second
             becomes `file:id`, since ids are only names there.
@@ -93,31 +93,18 @@ def read_table(
         UserError: an unusable file, or bad rows under `fail`.
     """
     table = Table()
-    first_seen: dict[str, str] = {}
+    first_files: dict[str, Path] = {}
     for path in map(Path, paths):
-        for item in read_rows(path, table.counts):
-            if isinstance(item, Pair) and need_labels and item.label is None:
-                item = Problem(item.file, item.row, item.id, "no label (the winner columns are absent or empty)")
-            if isinstance(item, Pair) and first_seen.get(item.id, str(path)) != str(path) and not keep_ids:
-                short = f"{path.name}:{item.id}"
-                item.id = short if short not in first_seen else f"{path}:{item.id}"
-                table.counts["ids renamed"] += 1
-            if isinstance(item, Pair) and item.id in first_seen:
-                item = Problem(
-                    item.file, item.row, item.id, f"the id occurs already in {Path(first_seen[item.id]).name}"
-                )
-            if isinstance(item, Pair):
-                first_seen[item.id] = str(path)
-                table.pairs.append(item)
-                continue
-            table.problems.append(item)
-            if on_bad_row == "keep":
-                if item.id is None or item.id in first_seen:
-                    raise UserError(f"{item}. A prediction needs a unique id in every row")
-                first_seen[item.id] = str(path)
-                table.pairs.append(
-                    Pair(item.id, [""], [""], [""], file=item.file, row=item.row, unreadable=item.reason)
-                )
+        for row in read_rows(path, table.counts):
+            if isinstance(row, Pair):
+                row = _accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
+            if isinstance(row, Problem):
+                table.problems.append(row)
+                if on_bad_row != "keep":
+                    continue
+                row = _stand_in(row, first_files)
+            first_files[row.id] = path
+            table.pairs.append(row)
     if table.problems and on_bad_row == "fail":
         raise UserError(describe_problems(table.problems))
     if not table.pairs:
@@ -125,7 +112,35 @@ def read_table(
     return table
 
 
+def _accept(
+    pair: Pair, path: Path, first_files: Mapping[str, Path], counts: Counter[str], *, need_labels: bool, keep_ids: bool
+) -> Pair | Problem:
+    """Check a pair against the rows before it; in training a second file's id is renamed where it is taken.
+
+    Args:
+        first_files: the file of each id so far.
+    """
+    if need_labels and pair.label is None:
+        return Problem(pair.file, pair.row, pair.id, NO_LABEL_REASON)
+    if not keep_ids and first_files.get(pair.id, path) != path:
+        short = f"{path.name}:{pair.id}"
+        pair.id = f"{path}:{pair.id}" if short in first_files else short
+        counts["ids renamed"] += 1
+    if pair.id in first_files:
+        reason = f"the id occurs already in {first_files[pair.id].name}"
+        return Problem(pair.file, pair.row, pair.id, reason)
+    return pair
+
+
+def _stand_in(problem: Problem, first_files: Mapping[str, Path]) -> Pair:
+    """A pair with empty texts that keeps a bad row's id in a prediction."""
+    if problem.id is None or problem.id in first_files:
+        raise UserError(f"{problem}. A prediction needs a unique id in every row")
+    return Pair(problem.id, [""], [""], [""], file=problem.file, row=problem.row, unreadable=problem.reason)
+
+
 def describe_problems(problems: list[Problem]) -> str:
+    """One message about bad rows: the first of them, and what to do."""
     shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])
     more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     return (
@@ -135,34 +150,36 @@ def describe_problems(problems: list[Problem]) -> str:
     )
 
 
-def read_rows(path: Path, counts: Counter) -> Iterator[Pair | Problem]:
-    """Stream the rows of one file; raises UserError where the file as a whole is unusable."""
+def read_rows(path: Path, counts: Counter[str]) -> Iterator[Pair | Problem]:
+    """Stream the rows of one file.
+
+    Args:
+        path: of the file.
+        counts: gets the numbers of unusual encodings, by kind.
+
+    Raises:
+        UserError: the file as a whole is unusable.
+    """
     columns, rows = open_rows(path)
     check_columns(path, columns)
     head = list(itertools.islice(rows, SNIFFED_ROWS))
-    decode = decode_json_cell if _holds_json_arrays(head) else decode_plain_cell
-    total = 0
-    for total, (number, cells) in enumerate(itertools.chain(head, rows), 1):  # noqa: B007
-        yield _read_row(path.name, number, cells, decode, counts)
-    if total == 0:
+    if not head:
         raise UserError(f"{path}: the table has a header but no rows")
-
-
-def open_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
-    """The column names and a stream of (row number, cells by column name | what is wrong)."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"{path}: unknown format {path.suffix!r}; tables end in {', '.join(readers)}")
-    return reader(path)
+    decode = choose_decoder([cells for _, cells in head if not isinstance(cells, str)])
+    for number, cells in itertools.chain(head, rows):
+        yield (
+            Problem(path.name, number, None, cells)
+            if isinstance(cells, str)
+            else read_pair(path.name, number, cells, decode, counts)
+        )
 
 
 def check_columns(path: Path, columns: list[str]) -> None:
-    """Raise UserError unless the names are unique, the required are there, and the winners whole."""
+    """Check that names are unique, the required ones present, and the winner columns complete.
+
+    Raises:
+        UserError: they are not.
+    """
     doubled = [name for name, count in Counter(columns).items() if count > 1]
     if doubled:
         raise UserError(f"{path}: column {', '.join(map(repr, doubled))} occurs more than once")
@@ -174,8 +191,8 @@ def check_columns(path: Path, columns: list[str]) -> None:
         raise UserError(f"{path}: missing column {', '.join(missing)}; the file has {', '.join(columns) or 'none'}")
 
 
-def read_label(cells: dict) -> int | None:
-    """Class 0, 1 or 2 from one-hot winner columns or a `winner` column; None where unlabelled.
+def read_label(cells: Cells) -> int | None:
+    """Read class 0, 1 or 2 from one-hot winner columns or a `winner` column; None where unlabelled.
 
     Raises:
         CellError: columns that name no class, or more than one.
@@ -193,35 +210,55 @@ def read_label(cells: dict) -> int | None:
     if any(value not in ONE | ZERO for value in values) or sum(value in ONE for value in values) != 1:
         shown = replace_lone_surrogates(", ".join(values))
         raise CellError(f"the winner columns are {shown}; exactly one must be 1 and the others 0")
-    return next(k for k, value in enumerate(values) if value in ONE)
+    return next(label for label, value in enumerate(values) if value in ONE)
 
 
-def _holds_json_arrays(head: list[tuple[int, dict | str]]) -> bool:
-    """Whether most text cells of the first rows look like JSON arrays: then the odd one out is an error."""
-    cells = [row.get(name) for _, row in head if isinstance(row, dict) for name in TEXT_COLUMNS]
-    arrays = sum(isinstance(c, str) and c.strip().startswith("[") and c.strip().endswith("]") for c in cells)
-    return arrays * 2 > len(cells)
+def choose_decoder(head: Iterable[Cells]) -> Decoder:
+    """The JSON decoder if most text cells of a table's first rows look like arrays, else the one for plain text."""
+    texts = [cells.get(name) for cells in head for name in TEXT_COLUMNS]
+    arrays = sum(isinstance(c, str) and c.strip().startswith("[") and c.strip().endswith("]") for c in texts)
+    return decode_json_cell if arrays * 2 > len(texts) else decode_plain_cell
 
 
-def _read_row(file: str, number: int, cells: dict | str, decode, counts: Counter) -> Pair | Problem:
-    if isinstance(cells, str):
-        return Problem(file, number, None, cells)
+def read_pair(file: str, number: int, cells: Cells, decode: Decoder, counts: Counter[str]) -> Pair | Problem:
+    """Read one row.
+
+    Args:
+        file: name of the table, for messages.
+        number: of the row, from 1.
+        cells: raw values by column name.
+        decode: for the text columns.
+        counts: gets the numbers of unusual encodings, by kind.
+    """
     if absent := [name for name in REQUIRED if name not in cells]:
-        return Problem(file, number, _name(cells.get("id")), f"no {', '.join(absent)}", cells)
+        return Problem(file, number, _text(cells.get("id")), f"no {', '.join(absent)}", cells)
     row_id = "" if cells["id"] is None else str(cells["id"]).strip()
     if not row_id or LONE_SURROGATE.search(row_id):
         return Problem(file, number, None, "the id has bytes that are not UTF-8" if row_id else "no id", cells)
-    texts = []
+    try:
+        prompt, response_a, response_b = _read_texts(cells, decode, counts)
+        label = read_label(cells)
+    except CellError as error:
+        return Problem(file, number, row_id, str(error), cells)
+    model_a, model_b, language = (_text(cells.get(column)) for column in ("model_a", "model_b", "language"))
+    return Pair(row_id, prompt, response_a, response_b, label, model_a, model_b, language, file, number)
+
+
+def _read_texts(cells: Cells, decode: Decoder, counts: Counter[str]) -> list[list[str]]:
+    """The turns of prompt and answers, equally many each.
+
+    Raises:
+        CellError: a text that cannot be read, or unequal numbers of turns.
+    """
+    texts: list[list[str | None]] = []
     for name in TEXT_COLUMNS:
+        raw = cells[name]
         try:
-            raw = cells[name]
             if isinstance(raw, NotUTF8):
                 raise CellError("bytes that are not UTF-8")
             texts.append(decode(raw, counts))
         except CellError as error:
-            return Problem(file, number, row_id, f"{name}: {error}", cells)
-        except (AttributeError, TypeError):
-            return Problem(file, number, row_id, f"{name}: {type(cells[name]).__name__} instead of text", cells)
+            raise CellError(f"{name}: {error}") from None
     turns = max(1, len(texts[0]))
     for name, text in zip(TEXT_COLUMNS, texts, strict=True):
         counts["null turns"] += text.count(None)
@@ -229,107 +266,42 @@ def _read_row(file: str, number: int, cells: dict | str, decode, counts: Counter
             counts["empty arrays"] += 1
             text.extend([None] * turns)
         if len(text) != turns:
-            return Problem(
-                file, number, row_id, f"{name} has {len(text)} turns, the prompt {turns}: they must be equal", cells
-            )
-    try:
-        label = read_label(cells)
-    except CellError as error:
-        return Problem(file, number, row_id, str(error), cells)
-    prompt, response_a, response_b = ([turn or "" for turn in text] for text in texts)
-    model_a, model_b, language = (_name(cells.get(column)) for column in ("model_a", "model_b", "language"))
-    return Pair(row_id, prompt, response_a, response_b, label, model_a, model_b, language, file, number)
+            raise CellError(f"{name} has {len(text)} turns, the prompt {turns}: they must be equal")
+    return [[turn or "" for turn in text] for text in texts]
 
 
-def _name(value: object) -> str | None:
+def _text(value: object) -> str | None:
     return replace_lone_surrogates(str(value)) if value not in (None, "") else None
 
 
-def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
-    csv.field_size_limit(2**31 - 1)
-    handle = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115
-    if handle.read(2) in UTF_16:
-        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
-    handle.seek(0)
-    reader = csv.reader(handle, strict=True)
-
-    def rows(columns: list[str]) -> Iterator[tuple[int, dict | str]]:
-        number = 0
-        with handle:
-            for values in _told(path, reader):
-                if not values:
-                    continue
-                number += 1
-                if len(values) != len(columns):
-                    yield number, f"{len(values)} fields, the header has {len(columns)} (line {reader.line_num})"
-                else:
-                    yield number, dict(zip(columns, map(_marked, values), strict=True))
-
-    columns = [replace_lone_surrogates(name.strip()) for name in next(_told(path, reader), [])]
-    return columns, rows(columns)
+def has_labels(path: Path) -> bool:
+    """Whether the table has winner columns."""
+    columns, _ = open_rows(path)
+    return "winner" in columns or set(CLASSES) <= set(columns)
 
 
-def _marked(cell: str) -> str:
-    return NotUTF8(cell) if not cell.isascii() and LONE_SURROGATE.search(cell) else cell
+def read_labels(path: Path) -> dict[str, int]:
+    """Read the class 0, 1 or 2 of each labelled id, from any table with `id` and the winner columns.
 
-
-def _told(path: Path, reader) -> Iterator[list[str]]:
-    """The reader's rows, with a broken quote told as the user's mistake."""
-    while True:
+    Raises:
+        UserError: no id or winner columns, or a row whose winner cannot be read.
+    """
+    columns, rows = open_rows(path)
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: a column occurs more than once ({', '.join(columns)})")
+    if "id" not in columns or not has_labels(path):
+        raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
+    labels: dict[str, int] = {}
+    for number, cells in rows:
         try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: broken CSV ({error}); check the quotes there") from None
-
-
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def damaged(error: Exception) -> UserError:
-        return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})")
-
-    faults = (pa.ArrowException, OSError, UnicodeDecodeError)
-    try:
-        file = pq.ParquetFile(path)
-    except faults as error:
-        raise damaged(error) from None
-
-    def rows() -> Iterator[tuple[int, dict | str]]:
-        number = 0
-        try:
-            for batch in file.iter_batches(batch_size=1024):
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield number, cells
-        except faults as error:
-            raise damaged(error) from None
-
-    return file.schema_arrow.names, rows()
-
-
-def _jsonl_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, dict | str]]]:
-    def lines() -> Iterator[tuple[int, dict | str]]:
-        number = 0
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
-            for line in handle:
-                if not line.strip():
-                    continue
-                number += 1
-                if _marked(line) is not line:
-                    yield number, "bytes that are not UTF-8"
-                    continue
-                try:
-                    cells = json.loads(line, parse_int=str, parse_float=str)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    yield number, f"not a JSON object ({getattr(error, 'msg', 'nested too deeply')})"
-                    continue
-                yield number, cells if isinstance(cells, dict) else "not a JSON object"
-
-    stream = lines()
-    head = list(itertools.islice(stream, SNIFFED_ROWS))
-    columns = list(dict.fromkeys(name for _, cells in head if isinstance(cells, dict) for name in cells))
-
-    return columns, itertools.chain(head, stream)
+            if isinstance(cells, str):
+                raise CellError(cells)
+            label = read_label(cells)
+        except CellError as error:
+            raise UserError(f"{path}, row {number}: {error}") from None
+        row_id = str(cells.get("id") or "").strip()
+        if not row_id or row_id in labels:
+            raise UserError(f"{path}, row {number}: " + (f"the id {row_id} occurs twice" if row_id else "no id"))
+        if label is not None:
+            labels[row_id] = label
+    return labels

@@ -1,102 +1,151 @@
-"""Tokens of a table, read from an Arrow cache through a mapped file; `prepare` makes it."""
+"""A token table: what the model reads of each row, from an Arrow table in memory or a mapped file of the cache."""
 
 import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
-from tiebreak.data.features import signs
-from tiebreak.data.plan import index_type
+from tiebreak.data.features import swap_signs
+from tiebreak.manifests import Manifest, read_manifest
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST, SKIPPED = "cache.json", "skipped_rows.jsonl"
 ID_ROWS = 65_536
 PARTS = ("prompt", "response_a", "response_b")
-COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars", "numbers")
+COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars", "features")
+
+
+class TokenManifest(Manifest):
+    """What a token table was made with."""
+
+    pieces: dict[str, list[int]]
+    """Token ids of the template's fixed pieces, by name."""
+    sides: bool
+    """Whether a row is two texts, one for each answer."""
+    features: list[str]
+    """Groups of numeric features beside the tokens."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Unusual encodings of the source tables that were handled, by kind."""
+
+
+def token_schema() -> "pa.Schema":
+    """Columns of a token table and their types."""
+    import pyarrow as pa
+
+    columns: dict[str, pa.DataType] = {name: pa.list_(pa.int32()) for name in (*PARTS, "turns")}
+    columns |= {"features": pa.list_(pa.float32()), "id": pa.string(), "label": pa.int8(), "group": pa.int64()}
+    columns |= {"length": pa.int32(), "unreadable": pa.bool_(), "truncated": pa.bool_()}
+    columns |= {"chars_a": pa.int64(), "chars_b": pa.int64()}
+    columns |= {f"bayes_{column}": pa.float64() for column in range(3)}
+    return pa.schema(columns)
 
 
 class Tokens:
     """A prepared table. Arrays have one entry per row, in the table's order.
 
+    Args:
+        table: the columns of `token_schema`.
+        manifest: what they were made with.
+        folder: of the cache, None for a table in memory.
+
     Attributes:
-        labels: int8 (n,), -1 where there is none. groups: int64 (n,), equal
-        for equal normalised prompts. lengths: int32 (n,), tokens of the assembled row. unreadable:
-        bool (n,). chars: int64 (n, 2), characters of the two answers. numbers: float32 (n, k), the
-        features asked for, and signs (k,), theirs under a swap. bayes: float64 (n, 3), the sample's
-        law, or None for other tables. problems: the rows left out.
+        labels: int8 (n,), -1 where there is none.
+        groups: int64 (n,), equal for equal normalised prompts.
+        lengths: int32 (n,), tokens of the assembled row.
+        unreadable: bool (n,).
+        chars: int64 (n, 2), characters of the two answers.
+        features: float32 (n, k), the numeric features asked for.
+        swap_signs: float32 (k,), what the features are multiplied with when A and B change places.
+        bayes: float64 (n, 3), the sample's law, or None for other tables.
+        truncated: rows that did not fit whole.
     """
 
-    def __init__(self, folder: Path) -> None:
-        import datasets
-
+    def __init__(self, table: "pa.Table", manifest: TokenManifest, folder: Path | None = None) -> None:
         self.folder = folder
-        self._dataset = datasets.load_from_disk(str(folder))
-        meta = json.loads((folder / "tiebreak.json").read_text(encoding="utf-8"))
-        self.fixed: dict[str, list[int]] = meta["fixed"]
-        self.sides: bool = meta["sides"]
-        self.counts: dict[str, int] = meta["counts"]
-        self.truncated: int = meta["truncated"]
-        self.signs = signs(meta["features"])
-        table = self._dataset.data.table
-        self._id_chunks = table["id"].chunks
+        self.fixed, self.sides, self.counts = manifest.pieces, manifest.sides, manifest.counts
+        self.swap_signs = swap_signs(manifest.features)
+        self._id_chunks: list[pa.Array] = table["id"].chunks
         self._ids: list[str] | None = None
         self.labels, self.groups, self.lengths, self.unreadable, chars_a, chars_b = (
             table[name].to_numpy() for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
         )
+        self.truncated = int(table["truncated"].to_numpy().sum())
         self.chars = np.stack([chars_a, chars_b], axis=1)
-        known = not any(np.isnan(chunk.to_numpy()).any() for chunk in table["bayes_0"].chunks)
-        self.bayes = np.stack([table[f"bayes_{k}"].to_numpy() for k in range(3)], axis=1) if known else None
-        self.numbers = np.empty((len(self.labels), 0), dtype=np.float32)
-        if len(self.signs):
-            self.numbers = table["numbers"].combine_chunks().flatten().to_numpy().reshape(-1, len(self.signs))
+        self.bayes: np.ndarray | None = None
+        if not any(np.isnan(chunk.to_numpy()).any() for chunk in table["bayes_0"].chunks):
+            self.bayes = np.stack([table[f"bayes_{column}"].to_numpy() for column in range(3)], axis=1)
+        self.features = np.empty((len(self.labels), 0), dtype=np.float32)
+        if len(self.swap_signs):
+            flat = table["features"].combine_chunks().flatten()
+            self.features = flat.to_numpy().reshape(-1, len(self.swap_signs))
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in (*PARTS, "turns")}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
-        self._places = np.arange(len(self.labels), dtype=index_type(len(self.labels)))
+        # int32 where it can count the rows: the positions of 100 million take half the memory.
+        self._places = np.arange(len(self.labels), dtype=np.int32 if len(self.labels) < 2**31 else np.int64)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Tokens":
+        """Open a folder of the token cache; its tokens stay in the mapped file."""
+        import datasets
+
+        table = datasets.load_from_disk(str(folder)).data.table
+        return cls(table, read_manifest(folder / MANIFEST, TokenManifest), folder)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def key(self) -> str:
+        """Name of the cache entry, which stands for the whole contents; empty for a table in memory."""
+        return self.folder.name if self.folder else ""
+
+    @property
     def ids(self) -> list[str]:
-        """All ids, listed when first asked for: large tables are better gone through by `iter_ids`."""
+        """All ids, listed at the first call; for large tables use `iter_ids`."""
         if self._ids is None:
-            self._ids = [name for names in self.iter_ids() for name in names]
+            self._ids = [row_id for ids in self.iter_ids() for row_id in ids]
         return self._ids
 
     def iter_ids(self) -> Iterator[list[str]]:
         """The ids in order, some thousands at a time, without a list of all."""
         for start in range(0, len(self), ID_ROWS):
             places = self._places[start : start + ID_ROWS]
-            of = np.searchsorted(self._starts, places, side="right") - 1
-            runs = np.flatnonzero(np.diff(of) | (np.diff(places) != 1)) + 1
-            names: list[str] = []
+            chunks = np.searchsorted(self._starts, places, side="right") - 1
+            runs = np.flatnonzero(np.diff(chunks) | (np.diff(places) != 1)) + 1
+            ids: list[str] = []
             for first, end in zip([0, *runs], [*runs, len(places)], strict=True):
-                chunk = of[first]
-                names += self._id_chunks[chunk].slice(places[first] - self._starts[chunk], end - first).to_pylist()
-            yield names
+                chunk = chunks[first]
+                ids += self._id_chunks[chunk].slice(places[first] - self._starts[chunk], end - first).to_pylist()
+            yield ids
 
-    def texts(self, index: int, swapped: bool = False) -> list[np.ndarray]:
-        """The tokens, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
-        chunk, local = self._find(index)
+    def input_ids(self, index: int, swapped: bool = False) -> list[np.ndarray]:
+        """Token ids, int32, of one row's text, or of its two sides; in the order A, B or, swapped, B, A."""
+        chunk, local = self._locate(index)
         return self.assemble([_list_at(self._parts[name][chunk], local) for name in PARTS], swapped)
 
     def turns(self, index: int) -> list[list[np.ndarray]]:
-        """The tokens of each turn of prompt, A and B, equally many each, without separators."""
-        chunk, local = self._find(index)
-        lengths = _list_at(self._parts["turns"][chunk], local).reshape(len(PARTS), -1)
+        """Token ids of each turn of prompt, A and B, equally many each, without separators."""
+        chunk, local = self._locate(index)
+        turn_lengths = _list_at(self._parts["turns"][chunk], local).reshape(len(PARTS), -1)
         separator, parts = len(self.fixed["turn"]), []
-        for name, mine in zip(PARTS, lengths, strict=True):
+        for name, lengths in zip(PARTS, turn_lengths, strict=True):
             tokens = _list_at(self._parts[name][chunk], local)
-            ends = np.cumsum(mine) + separator * np.arange(len(mine))
-            parts.append([tokens[end - length : end] for end, length in zip(ends, mine, strict=True)])
+            ends = np.cumsum(lengths) + separator * np.arange(len(lengths))
+            parts.append([tokens[end - length : end] for end, length in zip(ends, lengths, strict=True)])
         return parts
 
     def assemble(self, parts: Sequence[np.ndarray], swapped: bool) -> list[np.ndarray]:
-        """The text, or the two sides, of a prompt and two answers, each with its separators."""
+        """Join a prompt and two answers, each with its separators, to the text or two sides that the model reads."""
         prompt, a, b = parts
         first, second = (b, a) if swapped else (a, b)
         fixed = self.fixed
-        begin: list = [fixed["head"], prompt, fixed["before_first"]]
+        begin: list[Sequence[int] | np.ndarray] = [fixed["head"], prompt, fixed["before_first"]]
         if self.sides:
             pieces = [[*begin, answer, fixed["tail"]] for answer in (first, second)]
         else:
@@ -105,28 +154,24 @@ class Tokens:
 
     def answers_equal(self, index: int) -> bool:
         """Whether both answers of a row have the same tokens."""
-        chunk, place = self._find(index)
-        a, b = (_list_at(self._parts[name][chunk], place) for name in PARTS[1:])
+        chunk, local = self._locate(index)
+        a, b = (_list_at(self._parts[name][chunk], local) for name in PARTS[1:])
         return np.array_equal(a, b)
 
-    def numbers_of(self, rows: np.ndarray, swapped: np.ndarray) -> np.ndarray | None:
-        """The features (m, k) of rows (m,) in the given orders (m,); None where there are none."""
-        if not len(self.signs):
+    def features_of(self, rows: np.ndarray, swapped: np.ndarray) -> np.ndarray | None:
+        """Features (m, k) of rows (m,) in the given orders (m,); None where the table has none."""
+        if not len(self.swap_signs):
             return None
-        return np.where(swapped[:, None], self.numbers[rows] * self.signs, self.numbers[rows])
+        return np.where(swapped[:, None], self.features[rows] * self.swap_signs, self.features[rows])
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         """A row's chunk, and its place in it."""
         place = int(self._places[index])
         chunk = int(np.searchsorted(self._starts, place, side="right")) - 1
         return chunk, place - int(self._starts[chunk])
 
-    def row(self, index: int, swapped: bool = False) -> np.ndarray:
-        """All tokens (length,) int32 of one row."""
-        return np.concatenate(self.texts(index, swapped))
-
     def select(self, rows: np.ndarray) -> "Tokens":
-        """These rows (m,) alone, as a table of their own."""
+        """Take these rows (m,) alone, as a table of their own."""
         part = copy.copy(self)
         part._ids = None
         for name in (*COLUMNS, "_places"):
@@ -135,30 +180,34 @@ class Tokens:
         return part
 
     def join(self, other: "Tokens") -> "Tokens":
-        """These rows and then the other's, made with the same tokenizer and template, as one table."""
+        """Append the rows of another table, made with the same tokenizer and template."""
         both = copy.copy(self)
         both._id_chunks, both._ids = self._id_chunks + other._id_chunks, None
         for name in COLUMNS:
             setattr(both, name, np.concatenate([getattr(self, name), getattr(other, name)]))
-        known = self.bayes is not None and other.bayes is not None
-        both.bayes = np.concatenate([self.bayes, other.bayes]) if known else None  # type: ignore[list-item]
+        both.bayes = None
+        if self.bayes is not None and other.bayes is not None:
+            both.bayes = np.concatenate([self.bayes, other.bayes])
         both._places = np.concatenate([self._places, self._starts[-1] + other._places])
         both._parts = {name: chunks + other._parts[name] for name, chunks in self._parts.items()}
         both._starts = np.concatenate([self._starts, self._starts[-1] + other._starts[1:]])
         return both
 
     @property
-    def problems(self) -> list[dict]:
-        """What was left out, each with file, row, id, reason and raw cells."""
-        with open(self.folder / "skipped_rows.jsonl", encoding="utf-8") as lines:
+    def problems(self) -> list[dict[str, Any]]:
+        """Rows of the source tables that could not be used, each with file, row, id, reason and raw cells."""
+        if self.folder is None:
+            return []
+        with open(self.folder / SKIPPED, encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
 
 
-def _list_views(chunk) -> tuple[np.ndarray, np.ndarray]:
+def _list_views(chunk: "pa.ListArray") -> tuple[np.ndarray, np.ndarray]:
     """Offsets and values of an Arrow list array, without a copy of the memory-mapped file."""
     return chunk.offsets.to_numpy(), chunk.values.to_numpy()
 
 
 def _list_at(views: tuple[np.ndarray, np.ndarray], index: int) -> np.ndarray:
+    """The values of one list."""
     offsets, values = views
     return values[offsets[index] : offsets[index + 1]]

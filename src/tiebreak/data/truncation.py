@@ -41,11 +41,6 @@ def head_and_tail(tokens: Sequence[int], limit: int) -> Sequence[int]:
     return [*tokens[: limit - tail], *tokens[len(tokens) - tail :]]
 
 
-def truncate(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[int], prompt_cap: int) -> list[list[int]]:
-    """`cut_turns`, and each part's turns with the separator between them."""
-    return [join_turns(part, turn) for part in cut_turns(parts, budget, policy, turn, prompt_cap)]
-
-
 def cut_turns(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[int], prompt_cap: int) -> list[Turns]:
     """Cut a row's parts to `budget` tokens together, turn separators included.
 

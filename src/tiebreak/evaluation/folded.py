@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds
-from tiebreak.data.prepare import prompt_group
-from tiebreak.data.table import read_table
+from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import log_loss
@@ -46,7 +46,7 @@ def cross_validate(
     files: Sequence[Path],
     folds: int = 5,
     classes: int | None = None,
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> Folded:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.data.cells import normalise_prompt
-from tiebreak.data.labels import read_labels
+from tiebreak.data.containers import open_rows
 from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.data.table import REQUIRED, Pair, Problem, open_rows, read_table
+from tiebreak.data.table import REQUIRED, OnBadRow, Pair, Problem, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.self_enhancement import family_of
 
@@ -57,7 +57,7 @@ class Rows:
         return np.array(sizes, dtype=np.int64)
 
 
-def read_rows(path: Path, on_bad_row: str = "fail") -> Rows:
+def read_rows(path: Path, on_bad_row: OnBadRow = "fail") -> Rows:
     """The labelled rows of a table, with texts where it has them.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tiebreak.compatibility import find_family
 from tiebreak.config import ModelSettings
-from tiebreak.data.features import signs
+from tiebreak.data.features import swap_signs
 from tiebreak.labels import CLASSES, SWAPPED_CLASS
 
 HEADS = ("score", "classifier", "pooler")
@@ -37,7 +37,7 @@ def attach_head(classifier: Any, settings: ModelSettings, groups: Sequence[str] 
     elif settings.head == "siamese":
         setattr(classifier, name, SiameseHead(width, settings.head_hidden or width, dropout))
     if groups:
-        setattr(classifier, name, FeatureHead(getattr(classifier, name), torch.from_numpy(signs(groups))))
+        setattr(classifier, name, FeatureHead(getattr(classifier, name), torch.from_numpy(swap_signs(groups))))
 
 
 def mlp(width: int, hidden: int, dropout: float, out: int = len(CLASSES)) -> nn.Sequential:

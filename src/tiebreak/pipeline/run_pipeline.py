@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tiebreak.data.labels import has_labels
+from tiebreak.data.table import has_labels
 from tiebreak.errors import UserError
 from tiebreak.files import sha256, write_json
 from tiebreak.pipeline.cross_validation import fold_stages

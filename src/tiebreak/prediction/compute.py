@@ -127,10 +127,10 @@ def run_blocks(compute: Forward, lengths: np.ndarray, blocks: Sequence[np.ndarra
 
 def forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
     """Compute the logits (n, 3) float32 of rows (n,) in one order, by one forward pass."""
-    texts = [text for row in rows for text in tokens.texts(int(row), swapped)]
+    texts = [text for row in rows for text in tokens.input_ids(int(row), swapped)]
     device = next(model.parameters()).device
     flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
-    values = tokens.numbers_of(rows, np.full(len(rows), swapped))
+    values = tokens.features_of(rows, np.full(len(rows), swapped))
     features = None if values is None else torch.from_numpy(values).to(device)
     with torch.inference_mode():
         logits: torch.Tensor = model(flat, [len(text) for text in texts], features)

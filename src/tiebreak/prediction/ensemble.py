@@ -11,6 +11,7 @@ import numpy as np
 
 from tiebreak.data.prediction_manifest import PREDICTION_FILE
 from tiebreak.data.predictions import TableFormat, in_chunks, read_predictions, write_table
+from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import (
     CALIBRATIONS,
@@ -98,7 +99,7 @@ def ensemble(
     calibrate: Calibration | None = None,
     space: Space = "probabilities",
     format: TableFormat = "kaggle",
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> Ensemble:
     """Average predictions of the same rows, aligned by id, into one table.
 
@@ -193,7 +194,7 @@ def choose_blend(
     fit: Path,
     calibrate: Calibration | None,
     space: Space,
-    on_bad_row: str,
+    on_bad_row: OnBadRow,
 ) -> FittedBlend:
     """Choose equal or fitted weights, calibrated or not: what is fitted must gain on rows that it was not fitted on.
 

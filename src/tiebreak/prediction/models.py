@@ -24,6 +24,8 @@ from tiebreak.data.prediction_manifest import (
     write_prediction_manifest,
 )
 from tiebreak.data.prepare import prepare
+from tiebreak.data.table import OnBadRow
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
@@ -62,7 +64,7 @@ class PredictionRequest:
     swap: SwapPolicy
     degenerate: Degenerate | None
     changes: Sequence[str]
-    on_bad_row: str
+    on_bad_row: OnBadRow
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,11 @@ def read_tokens(
     request: PredictionRequest, files: Sequence[Path], tokenizer: "PreTrainedTokenizerBase", recipe: Recipe
 ) -> Tokens:
     """Tokenise the rows to predict: all of the tables, or those of a fold, the tables read as training reads them."""
-    common = (files, tokenizer, recipe.model.template, recipe.data)
+    common = (files, tokenizer, TEMPLATES[recipe.model.template], recipe.data)
     if request.fold is None:
-        return prepare(*common, "keep", keep_ids=True, say=log.info)
+        return prepare(*common, on_bad_row="keep", keep_ids=True)
     fold, folds = request.fold
-    tokens = prepare(*common, request.on_bad_row, need_labels=True, say=log.info)
+    tokens = prepare(*common, on_bad_row=request.on_bad_row, need_labels=True)
     if left_out := len(tokens.problems):
         log.info(f"{left_out} bad rows are in no fold and were left out")
     assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
@@ -209,7 +211,7 @@ def make_manifest(
     table = hashlib.sha256(ids.encode())
     for column in (tokens.groups, tokens.chars):
         table.update(np.ascontiguousarray(column).data)
-    depends = [tokens.folder.name, recipe.predict.tokens_per_block, len(blocks), swap.enabled, swap.margin, precision]
+    depends = [tokens.key, recipe.predict.tokens_per_block, len(blocks), swap.enabled, swap.margin, precision]
     provenance = Provenance(model=fingerprint, table=table.hexdigest(), settings=_hash(depends))
     unreadable = np.flatnonzero(tokens.unreadable).tolist()
     return PredictionManifest(

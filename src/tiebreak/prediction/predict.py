@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.cluster.ranks import find_ranks, settle_process
-from tiebreak.data.labels import read_labels
 from tiebreak.data.prediction_manifest import (
     MERGE_FILE,
     VERSION,
@@ -25,6 +24,7 @@ from tiebreak.data.prediction_manifest import (
     write_prediction_manifest,
 )
 from tiebreak.data.predictions import FORMATS, read_predictions, round_probabilities
+from tiebreak.data.table import OnBadRow, read_labels
 from tiebreak.errors import UserError
 from tiebreak.evaluation.table import compare
 from tiebreak.files import TEMPORARY, sha256, write_json
@@ -79,7 +79,7 @@ def predict(
     degenerate: Degenerate | None = None,
     labels: Path | str | None = None,
     changes: Sequence[str] = (),
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> PredictionRun:
     """Predict a table with one model, or with the average of several, into a folder.
 

@@ -58,11 +58,11 @@ def make_batch(
     texts, seen = [], rows.copy()
     for k, (row, swap) in enumerate(zip(rows.tolist(), swapped.tolist(), strict=True)):
         if augmentation is None:
-            texts += tokens.texts(row, swap)
+            texts += tokens.input_ids(row, swap)
         else:
-            seen[k], made = augmentation.texts(row, swap, epoch)
+            seen[k], made = augmentation.input_ids(row, swap, epoch)
             texts += made
-    numbers = tokens.numbers_of(seen, swapped)
+    numbers = tokens.features_of(seen, swapped)
     known = tokens.labels[rows].astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[known], known)
     labels[(known == NO_LABEL) | (not labelled)] = NO_LABEL

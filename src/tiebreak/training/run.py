@@ -18,6 +18,7 @@ from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
 from tiebreak.data.split import Rows, read_split
+from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
@@ -109,7 +110,7 @@ def train(
     engine: str = "auto",
     ds: Path | None = None,
     resume: bool = False,
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
     on_step: Callable[[dict[str, Any]], None] | None = None,
     on_done: Callable[[Run], None] | None = None,
 ) -> Run:
@@ -169,7 +170,7 @@ def prepare(
     extra: Sequence[Path],
     allow_in_sample: bool,
     choice: Choice,
-    on_bad_row: str,
+    on_bad_row: OnBadRow,
 ) -> Prepared:
     """Check that the run can start, and read its tables and teachers; no weights are loaded yet."""
     ranks = find_ranks()

@@ -19,7 +19,7 @@ def new_model(
     judge = build_model(recipe, tokenizer, device, precision)
     head = judge.head
     if isinstance(head, FeatureHead):
-        head.start(*fit_numbers(tokens.numbers[rows], tokens.labels[rows], tokens.signs))
+        head.start(*fit_numbers(tokens.features[rows], tokens.labels[rows], tokens.swap_signs))
     return judge
 
 

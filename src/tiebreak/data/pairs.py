@@ -1,0 +1,89 @@
+"""Pairs from Python objects: dicts, tuples, a pandas DataFrame or a `datasets.Dataset`."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tiebreak.data.cells import decode_plain_cell
+from tiebreak.data.table import REQUIRED, TEXT_COLUMNS, Decoder, Pair, Problem, choose_decoder, read_pair
+from tiebreak.errors import UserError
+from tiebreak.labels import CLASSES
+
+OPTIONAL = ("model_a", "model_b", "language", "winner", *CLASSES)
+
+
+def as_pairs(objects: Iterable[object]) -> list[Pair]:
+    """Read comparisons from Python objects.
+
+    Args:
+        objects: any mix of dicts with `prompt`, `response_a` and `response_b`, tuples (prompt, answer A, answer B) and
+            `Pair`; or a pandas DataFrame or a `datasets.Dataset` with these columns. A text is a string, or a list with
+            one string (or None) for each turn. A table's text columns may also hold Kaggle's JSON arrays, as its files
+            do. Optional: `id` (else the position, from 0), `winner` or the three one-hot winner columns, `model_a`,
+            `model_b`, `language`.
+
+    Returns:
+        One pair for each object, in the same order.
+
+    Raises:
+        UserError: an object that is not a comparison, or an id that occurs twice; names the position.
+
+    Example:
+        >>> pair, = as_pairs([{"prompt": "2+2?", "response_a": "4", "response_b": "5", "winner": "model_a"}])
+        >>> pair.id, pair.prompt, pair.label
+        ('0', ['2+2?'], 0)
+    """
+    if isinstance(objects, (str, bytes, Mapping)):
+        raise UserError(
+            f"pairs are a {type(objects).__name__}: give a list of dicts or of tuples (prompt, answer A, answer B), "
+            "a DataFrame or one split of a Dataset"
+        )
+    if not isinstance(objects, Iterable):
+        raise UserError(f"pairs are of type {type(objects).__name__}, which cannot be iterated over")
+    is_frame = hasattr(objects, "to_dict") and hasattr(objects, "iloc")
+    rows: list[Any] = list(objects.to_dict("records") if is_frame else objects)  # type: ignore[attr-defined]
+    is_table = is_frame or hasattr(objects, "column_names")
+    decode: Decoder = decode_plain_cell
+    if is_table:
+        rows = [_plain_row(row) for row in rows]
+        decode = choose_decoder(rows[:100])
+    first: dict[str, int] = {}
+    pairs = [_as_pair(row, position, decode) for position, row in enumerate(rows)]
+    for position, pair in enumerate(pairs):
+        if (earlier := first.setdefault(pair.id, position)) < position:
+            raise UserError(f"pairs[{position}]: its id {pair.id} occurs already in pairs[{earlier}]")
+    return pairs
+
+
+def _as_pair(row: object, position: int, decode: Decoder) -> Pair:
+    if isinstance(row, Pair):
+        return row
+    if isinstance(row, (tuple, list)):
+        if len(row) != len(TEXT_COLUMNS):
+            raise UserError(f"pairs[{position}]: {len(row)} values instead of prompt, answer A and answer B")
+        row = dict(zip(TEXT_COLUMNS, row, strict=True))
+    if not isinstance(row, Mapping):
+        raise UserError(f"pairs[{position}]: a {type(row).__name__} instead of a dict or a tuple")
+    cells = _plain_row({"id": position} | {name: row[name] for name in (*REQUIRED, *OPTIONAL) if name in row})
+    for name in TEXT_COLUMNS:
+        if not isinstance(cells.get(name, ""), (str, list, type(None))):
+            kind = type(row[name]).__name__
+            raise UserError(f"pairs[{position}]: {name} is a {kind} instead of a string or a list of strings")
+    pair = read_pair("", position, cells, decode, Counter())
+    if isinstance(pair, Problem):
+        raise UserError(f"pairs[{position}]: {pair.reason}")
+    return pair
+
+
+def _plain_row(row: Mapping[str, Any]) -> dict[str, object]:
+    """Values as a table file gives them: lists for arrays and tuples, None for a missing value of pandas."""
+    return {name: _plain_value(value) for name, value in row.items()}
+
+
+def _plain_value(value: Any) -> object:
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(turn) for turn in value]
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    return None if missing else value
