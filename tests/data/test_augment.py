@@ -78,7 +78,7 @@ def test_earlier_turns_are_dropped_from_all_parts_alike(sample):
             kept.update(fits)
     assert kept == {(2,), (0, 2), (1, 2)}
     single = next(row for row in range(len(tokens)) if len(tokens.turns(row)[0]) == 1)
-    np.testing.assert_array_equal(augmentation.input_ids(single, False, 0)[1][0], tokens.texts(single)[0])
+    np.testing.assert_array_equal(augmentation.input_ids(single, False, 0)[1][0], tokens.input_ids(single)[0])
 
 
 def test_jitter_cuts_both_answers_to_a_like_share_and_leaves_the_prompt(sample):
@@ -91,7 +91,7 @@ def test_jitter_cuts_both_answers_to_a_like_share_and_leaves_the_prompt(sample):
             continue
         around = len(tokens.fixed["head"]) + len(turns[0][0]) + len(tokens.fixed["before_first"])
         around += len(tokens.fixed["tail"])
-        whole, cut = tokens.input_ids(row), augmentation.texts(row, False, 0)[1]
+        whole, cut = tokens.input_ids(row), augmentation.input_ids(row, False, 0)[1]
         for one, other in zip(whole, cut, strict=True):
             np.testing.assert_array_equal(one[: around - 1], other[: around - 1])
         a, b = ((len(other) - around) / (len(one) - around) for one, other in zip(whole, cut, strict=True))
