@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
-from tiebreak.files import FULL
+from tiebreak.files import FULL, write_atomically
 from tiebreak.options import build_parser
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
@@ -59,7 +59,14 @@ def _sample(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tiebreak.data.check import check
 
-    return check(options.files, options.test, options.out, options.on_bad_row == "skip")
+    result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
+    print(result)
+    if result.problems and options.on_bad_row == "fail":
+        raise UserError(f"{len(result.problems):,} bad rows; mend them, or train with --on-bad-row=skip")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.out, f"{result}\n")
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:

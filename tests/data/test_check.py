@@ -56,7 +56,7 @@ def test_turns_and_lengths(check, write_table):
 def test_oddities_are_listed(check, write_table):
     odd = {"response_a": '["\\ud83d"]', "response_b": "[]"}
     _, out, _ = check(write_table(odd, {"response_a": "[null]"}))
-    assert "oddities read as they are meant: empty arrays 1, lone surrogates 1, null turns 1" in out
+    assert "unusual encodings that were handled: empty arrays 1, lone surrogates 1, null turns 1" in out
 
 
 def test_every_problem_is_told_by_row_and_fails(check, write_table):

@@ -68,12 +68,12 @@ def reading_ease(text: str) -> float:
 
 def _length(pair: Pair) -> list[float]:
     chars = [[sum(map(len, answer)) for answer in (pair.response_a, pair.response_b)]]
-    return compare_lengths(np.array(chars))[0].tolist()
+    return list(compare_lengths(np.array(chars))[0])
 
 
 def _style(pair: Pair) -> list[float]:
     a, b = (_counts("\n".join(answer)) for answer in (pair.response_a, pair.response_b))
-    return (np.log1p(a) - np.log1p(b)).tolist()
+    return list(np.log1p(a) - np.log1p(b))
 
 
 def _counts(text: str) -> list[int]:
@@ -86,7 +86,7 @@ def _counts(text: str) -> list[int]:
 
 def _readability(pair: Pair) -> list[float]:
     a, b = (_read("\n".join(answer)) for answer in (pair.response_a, pair.response_b))
-    return (np.array(a) - b).tolist()
+    return list(np.array(a) - b)
 
 
 def _read(text: str) -> list[float]:
@@ -97,7 +97,7 @@ def _read(text: str) -> list[float]:
 
 
 def _turns(pair: Pair) -> list[float]:
-    return np.log1p([len(pair.prompt), sum(map(len, pair.prompt))]).tolist()
+    return list(np.log1p([len(pair.prompt), sum(map(len, pair.prompt))]))
 
 
 def _sentences(text: str) -> int:

@@ -99,6 +99,9 @@ def lay_out(lengths: np.ndarray, batch_size: int, world: int, tokens: int) -> tu
 
     Args:
         lengths: tokens per example (n,), step after step; the last step may be short.
+        batch_size: examples per step.
+        world: ranks.
+        tokens: most tokens of a micro-batch, unless it is one example.
 
     Returns:
         The bin of each example (steps, batch_size), where bin = micro-batch * world + rank, and the

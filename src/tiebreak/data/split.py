@@ -49,10 +49,10 @@ class Rows:
     @property
     def longest(self) -> np.ndarray:
         """Most tokens with which each row of `train` may be seen."""
-        longest = self.tokens.lengths.copy()
+        longest: np.ndarray = self.tokens.lengths.copy()
         for row, variants in self.variants.items():
             longest[row] = longest[[row, *variants]].max()
-        return longest[self.train]
+        return np.take(longest, self.train)
 
 
 def read_split(
@@ -68,9 +68,11 @@ def read_split(
     """Prepare the tables and split them into training and held-out rows.
 
     Args:
+        recipe: its `data` and `model.template` are used.
+        tokenizer: of the model, with the template's added tokens.
         data: labelled tables; none means the embedded sample.
-        valid_from: a table to validate on; `none` trains on every row. fold: (k, n) validates on fold k of n.
-            Without both a tenth of the prompts is held out.
+        valid_from: a table to validate on; `none` trains on every row.
+        fold: (k, n) validates on fold k of n. Without it and `valid_from` a tenth of the prompts is held out.
         extra_from: tables to train on without labels.
         on_bad_row: `fail` or `skip`.
 

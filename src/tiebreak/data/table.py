@@ -115,10 +115,9 @@ def read_table(
 def _accept(
     pair: Pair, path: Path, first_files: Mapping[str, Path], counts: Counter[str], *, need_labels: bool, keep_ids: bool
 ) -> Pair | Problem:
-    """Check a pair against the rows before it; in training a second file's id is renamed where it is taken.
+    """Check a pair against the rows before it; `first_files` holds the file of each id so far.
 
-    Args:
-        first_files: the file of each id so far.
+    In training an id that an earlier file has is renamed.
     """
     if need_labels and pair.label is None:
         return Problem(pair.file, pair.row, pair.id, NO_LABEL_REASON)

@@ -162,7 +162,8 @@ class Tokens:
         """Features (m, k) of rows (m,) in the given orders (m,); None where the table has none."""
         if not len(self.swap_signs):
             return None
-        return np.where(swapped[:, None], self.features[rows] * self.swap_signs, self.features[rows])
+        features: np.ndarray = self.features[rows]
+        return np.where(swapped[:, None], features * self.swap_signs, features)
 
     def _locate(self, index: int) -> tuple[int, int]:
         """A row's chunk, and its place in it."""

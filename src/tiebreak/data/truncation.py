@@ -12,7 +12,7 @@ LEAST_PER_TURN = 8
 
 
 def share(budget: int, needs: Sequence[int], weights: Sequence[int] | None = None) -> list[int]:
-    """Share a budget over parts by weight; what a part does not need is handed on to the others.
+    """Share a budget over parts by weight; what a part does not need goes to the others.
 
     Equal needs with equal weights get equal shares; up to `len(needs) - 1` tokens stay unused for that.
     """
@@ -34,7 +34,7 @@ def share(budget: int, needs: Sequence[int], weights: Sequence[int] | None = Non
 
 
 def head_and_tail(tokens: Sequence[int], limit: int) -> Sequence[int]:
-    """The first and last tokens of a text, `limit` together: openings and conclusions tell most."""
+    """Keep the first and last tokens of a text, `limit` together: openings and conclusions matter most."""
     if len(tokens) <= limit:
         return tokens
     tail = limit // 2
@@ -46,11 +46,13 @@ def cut_turns(parts: Sequence[Turns], budget: int, policy: str, turn: Sequence[i
 
     Args:
         parts: prompt, first and second answer.
+        budget: most tokens of the three together, at least 3.
         policy: `spread` shares the budget 1:2:2 over prompt and answers, then equally over each
             part's turns, and keeps the head and tail of a turn that is too long; `tail-trim` caps the
             prompt, then trims the end of the longer answer; `right` shares as `spread` and keeps the
             beginning of each part.
         turn: the separator's tokens, between two turns of a part.
+        prompt_cap: most tokens of the prompt under `tail-trim`.
 
     Returns:
         The turns that are kept of prompt, first and second answer, equally many each, without separators.
@@ -97,6 +99,7 @@ def _keep_beginning(part: Turns, limit: int) -> Turns:
 
 
 def join_turns(part: Turns, turn: Sequence[int]) -> list[int]:
+    """Join a part's turns with the separator `turn` between them."""
     joined = list(part[0]) if part else []
     for tokens in part[1:]:
         joined += [*turn, *tokens]
