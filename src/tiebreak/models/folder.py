@@ -212,36 +212,38 @@ def load_or_refuse(base: str, load: Callable[[], Loaded]) -> Loaded:
         raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error
 
 
-def usage(recipe: Mapping[str, Any]) -> str | None:
-    """Python lines for the model card that use the folder through peft and transformers alone.
+def usage(manifest: ModelManifest) -> str | None:
+    """Python lines for the model card: score one pair with peft and transformers alone.
 
     Args:
-        recipe: fields of the recipe that the model was trained by.
+        manifest: of the model folder.
 
     Returns:
         The lines, of which the first names the folder; None for a model that only this package loads: with another
         head or pooling than transformers has, or with features.
     """
-    model = recipe["model"]
-    if model["head"] != "linear" or model["pooling"] != "auto" or recipe["data"]["features"]:
+    recipe = manifest.make_recipe()
+    if recipe.model.head != "linear" or recipe.model.pooling != "auto" or recipe.data.features:
         return None
-    if model["method"] == "full":
-        return (
-            'folder = "."\n'
-            "from transformers import pipeline\n\n"
-            'judge = pipeline("text-classification", model=folder, top_k=None)\n'
+    template = manifest.text_template(recipe)
+    if recipe.model.method == "full":
+        imports, load = "", 'judge = pipeline("text-classification", model=folder, top_k=None)\n'
+    else:
+        imports = "from peft import AutoPeftModelForSequenceClassification\n"
+        load = (
+            f"names = {list(manifest.classes)}\n"
+            "ids = {name: i for i, name in enumerate(names)}\n"
+            "model = AutoPeftModelForSequenceClassification.from_pretrained(\n"
+            "    folder, num_labels=3, id2label=dict(enumerate(names)), label2id=ids\n"
+            ")\n"
+            "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+            'judge = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)\n'
         )
     return (
-        'folder = "."\n'
-        "from peft import AutoPeftModelForSequenceClassification\n"
-        "from transformers import AutoTokenizer, pipeline\n\n"
-        f"names = {list(CLASSES)}\n"
-        "model = AutoPeftModelForSequenceClassification.from_pretrained(\n"
-        "    folder,\n"
-        "    num_labels=3,\n"
-        "    id2label=dict(enumerate(names)),\n"
-        "    label2id={name: i for i, name in enumerate(names)},\n"
-        ")\n"
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        'judge = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)\n'
+        f'folder = "."  # the folder of this card\n{imports}'
+        f"from transformers import {'AutoTokenizer, ' if imports else ''}pipeline\n\n{load}"
+        'prompt, a, b = "What is 2 + 2?", "4", "5"\n'
+        f"text = {template.head!r} + prompt + {template.before_first!r} + a\n"
+        f"text += {template.before_second!r} + b + {template.tail!r}\n"
+        "print(judge([text], add_special_tokens=False)[0])\n"
     )
