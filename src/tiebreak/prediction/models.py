@@ -25,7 +25,7 @@ from tiebreak.data.prediction_manifest import (
 )
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import OnBadRow
-from tiebreak.data.templates import TEMPLATES
+from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
@@ -137,7 +137,8 @@ def prepare_models(request: PredictionRequest, ranks: Ranks) -> list[ModelPredic
         recipe = stored.make_recipe(request.changes)
         for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
             log.info(warning)
-        tokens = read_tokens(request, _files(request.data, recipe, files), load_saved_tokenizer(folder), recipe)
+        paths, template = _files(request.data, recipe, files), stored.text_template(recipe)
+        tokens = read_tokens(request, paths, load_saved_tokenizer(folder), template, recipe)
         trained = read_prompts(folder)
         if trained is not None and (seen := int(np.isin(tokens.groups, trained).sum())):
             which = f"model {name}" if name else "the model"
@@ -189,10 +190,14 @@ def name_models(folders: Sequence[Path]) -> list[str]:
 
 
 def read_tokens(
-    request: PredictionRequest, files: Sequence[Path], tokenizer: "PreTrainedTokenizerBase", recipe: Recipe
+    request: PredictionRequest,
+    files: Sequence[Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    recipe: Recipe,
 ) -> Tokens:
     """Tokenise the rows to predict: all of the tables, or those of a fold, the tables read as training reads them."""
-    common = (files, tokenizer, TEMPLATES[recipe.model.template], recipe.data)
+    common = (files, tokenizer, template, recipe.data)
     if request.fold is None:
         return prepare(*common, on_bad_row="keep", keep_ids=True)
     fold, folds = request.fold
