@@ -20,11 +20,11 @@ def told_of(folder):
     return [{key: value for key, value in record.items() if key not in given} for record in steps_of(folder)]
 
 
-def test_run_folder_holds_all_that_the_contract_names(sample, tmp_path, capsys):
+def test_run_folder_holds_all_that_the_contract_names(sample, drawn_curves, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *set_("train.max_steps=6")]) == 0
     text = capsys.readouterr().out
-    for name in ("recipe.yaml", "environment.json", "log.jsonl", "checkpoints", "model", "metrics.json"):
+    for name in ("recipe.yaml", "environment.json", "log.jsonl", "checkpoints", "model", "metrics.json", "curves.png"):
         assert (out / name).exists(), name
     steps = steps_of(out)
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]

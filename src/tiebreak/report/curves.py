@@ -136,8 +136,9 @@ def plot_curves(histories: Sequence[History], path: Path) -> None:
 
     colours = palette("light")
     with rc_context(style(colours)):
-        figure = Figure(figsize=(11, 5.8), dpi=DPI * 0.75, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr,call-arg]
+        figure = Figure(figsize=(11, 5.8), dpi=DPI * 0.75)
+        # Fixed margins: matplotlib's layout engine draws all texts once more, which took most of the time.
+        figure.subplots_adjust(0.065, 0.16 if len(histories) > 1 else 0.1, 0.985, 0.94, wspace=0.28, hspace=0.45)
         for axes, (panel, title) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
             draw_panel(axes, colours, panel, histories)
             if axes.get_legend() is not None:
@@ -147,7 +148,7 @@ def plot_curves(histories: Sequence[History], path: Path) -> None:
                 axes.text(0.5, 0.5, "no validation rows", ha="center", transform=axes.transAxes, color=colours.soft)
         if len(histories) > 1:
             lines, names = figure.axes[0].get_legend_handles_labels()
-            figure.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)))
+            figure.legend(lines, names, loc="lower center", ncols=min(4, len(names)))
         temporary = path.with_name(f".{path.name}")
         figure.savefig(temporary, format="png", metadata={"Title": "Training curves", "Software": None})
     temporary.replace(path)
