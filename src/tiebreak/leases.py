@@ -1,8 +1,12 @@
-"""Leases: who does what, agreed on by files in a shared folder, without a server.
+"""Leases: processes agree on who does what by files in a shared folder, without a server.
 
 A lease is a file that only one process can make. Its holder touches it while at work; one that has not been touched
-for so long, or whose holder on this machine has died, may be taken over. Two holders of one lease, as after a long
-pause, do the same work twice and nothing worse: results are renamed into place.
+for a given time, or whose holder on this machine has died, may be taken over. Two holders of one lease, as after a
+long pause, do the same work twice and nothing worse: results are renamed into place.
+
+filelock's SoftFileLease is not used (4.2.11 was tried): it never takes over an empty file, which a process leaves that
+is killed between making and writing its lease; each process counts a dead node's silence anew, so that a restarted
+command waits the whole time once more; and it raises where `lease_s` was changed between two starts.
 """
 
 import contextlib
@@ -19,16 +23,16 @@ from tiebreak.files import TEMPORARY
 
 SUFFIX = ".lease"
 BEATS = 4
-"""How often a lease is touched before it would expire."""
+"""Number of times that a lease is touched before it would expire."""
 
 
 @contextmanager
 def held(path: Path, seconds: float) -> Iterator[bool]:
-    """Hold a lease if it is free or has expired; yields whether it is held, and gives it back at the end.
+    """Hold a lease if it is free or has expired; yield whether it is held, and release it at the end.
 
     Args:
-        path: of the lease, in a folder that is there.
-        seconds: without a touch after which it has expired.
+        path: of the lease, in a folder that exists.
+        seconds: time without a touch after which it expires.
     """
     mine = _claim(path, seconds)
     if mine is None:
@@ -51,9 +55,11 @@ def held(path: Path, seconds: float) -> Iterator[bool]:
 
 
 def has_expired(path: Path, seconds: float, now: float | None = None) -> bool:
-    """Whether a lease may be taken: its holder is a dead process of this machine, or has not touched it of late.
+    """Return whether a lease may be taken over: its holder is a dead process of this machine, or has been silent.
 
     Args:
+        path: of the lease.
+        seconds: time without a touch after which it expires.
         now: `folder_time` of its folder, if known.
     """
     try:
@@ -71,13 +77,13 @@ def has_expired(path: Path, seconds: float, now: float | None = None) -> bool:
 
 
 def folder_time(folder: Path) -> float:
-    """The time, in seconds, of the clock that stamps this folder's files: of a file server, where it has one."""
+    """Return the time, in seconds, of the clock that stamps this folder's files: the file server's, if any."""
     os.utime(folder)
     return folder.stat().st_mtime
 
 
 def _claim(path: Path, seconds: float) -> str | None:
-    """Make the lease, over an expired one if need be; its content, or None if another process holds it."""
+    """Make the lease, or replace an expired one; return its content, or None if another process holds it."""
     holder = {"machine": _machine(), "pid": os.getpid(), "started": _process_start(os.getpid())}
     mine = json.dumps(holder | {"token": secrets.token_hex(8)})
     if _make(path, mine):
@@ -90,16 +96,16 @@ def _claim(path: Path, seconds: float) -> str | None:
 
 
 def _replace(path: Path, seen: str, mine: str, seconds: float) -> bool:
-    """Put a new lease in an expired one's place, which is never empty meanwhile; False if another process did.
+    """Replace an expired lease, whose place is never empty meanwhile; return False if another process did.
 
-    Whoever takes over first makes a guard named after the expired lease's content, so that of all who saw that lease
-    one replaces it, and a latecomer finds another content there.
+    A process that takes over makes a guard first, named after the expired lease's content, so that of all processes
+    that read that lease one replaces it, and a latecomer reads another content there.
     """
     guard = path.with_name(f"{TEMPORARY}{path.name}-{hashlib.sha256(seen.encode()).hexdigest()[:16]}")
     if not _make(guard, mine):
         with contextlib.suppress(FileNotFoundError):
             if folder_time(path.parent) - guard.stat().st_mtime > seconds:
-                guard.unlink()  # of a process killed here; the next who asks makes it anew
+                guard.unlink()  # of a process killed here; the next process makes it anew
         return False
     if _read(path) != seen:
         guard.unlink(missing_ok=True)
@@ -125,7 +131,7 @@ def _make(path: Path, content: str) -> bool:
 
 
 def _read(path: Path) -> str | None:
-    """A lease's content, empty if it cannot be read; None if there is none."""
+    """Return a lease's content, empty if it cannot be read; None if there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -135,7 +141,7 @@ def _read(path: Path) -> str | None:
 
 
 def _machine() -> str:
-    """This machine, and this container on it: where a process number means one process."""
+    """Return this machine and the container on it: within both, a process number means one process."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -144,7 +150,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's ticks; None if it has ended, or cannot be known."""
+    """Return when a process of this machine began, in the kernel's ticks; None if it ended or that is unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

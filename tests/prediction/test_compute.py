@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from tiebreak.prediction.compute import SwapPolicy, run_blocks
+from tiebreak.cli import main
+from tiebreak.data.predictions import ORDERS, read_predictions, round_probabilities, write_predictions
+from tiebreak.data.prepare import prepare
+from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+from tiebreak.models.loading import load_model
+from tiebreak.prediction.compute import SwapPolicy, predict_tokens, run_blocks
+from tiebreak.prediction.merge import merge
 from tiebreak.prediction.parts import Failure
 
 LENGTHS = np.array([10, 20, 30, 40, 500, 60])
@@ -91,3 +97,35 @@ def test_adaptive_sees_close_rows_again_and_counts_their_tokens():
     np.testing.assert_array_equal(twice, margins[part.rows] < margin)
     np.testing.assert_array_equal(part.swapped_logits[twice], logits_of(part.rows[twice], True))
     assert part.tokens.tolist() == [LENGTHS.sum(), LENGTHS[part.rows[twice]].sum()]
+
+
+@pytest.mark.parametrize(("option", "swap"), [([], False), (["--swap"], True), (["--swap", "adaptive:0.3"], None)])
+def test_a_prediction_in_memory_is_the_commands_table(model, table, tmp_path, option, swap):
+    """Bit for bit, an unreadable row included; rounded as tables are."""
+    odd = tmp_path / "odd.csv"
+    text = table.read_text(encoding="utf-8").splitlines()
+    text[5] = text[5].replace('"[', '"', 1)
+    odd.write_text("\n".join(text) + "\n", encoding="utf-8")
+    changes = ["predict.tokens_per_block=1500"]
+    command = ["predict", "--model", str(model), "--data", str(odd), "--out", str(tmp_path / "out"), *option]
+    assert main([*command, "--set", *changes]) == 0
+    folder, stored = find_model_folder(model)
+    recipe = stored.make_recipe(changes)
+    tokens = prepare([odd], load_saved_tokenizer(folder), recipe.model.template, recipe.data, "keep", keep_ids=True)
+    assert tokens.unreadable.sum() == 1
+    prior = stored.baselines["prior"]
+    loaded = load_model(folder, recipe, torch.device("cpu"), torch.float32)
+    found = predict_tokens(
+        loaded, tokens, SwapPolicy(True, 0.3) if swap is None else swap, tokens_per_block=1500, prior=prior
+    )
+    ids, probabilities = read_predictions(tmp_path / "out" / "predictions.csv")
+    assert ids == tokens.ids
+    np.testing.assert_array_equal(round_probabilities(found.probabilities), probabilities)
+    write_predictions(tmp_path / "memory.csv", tokens.ids, found.probabilities)
+    assert (tmp_path / "memory.csv").read_bytes() == (tmp_path / "out" / "predictions.csv").read_bytes()
+    merged = merge(tmp_path / "out", keep_probabilities=True)
+    np.testing.assert_array_equal(merged.probabilities, found.probabilities)
+    assert (found.orders is not None) == (swap is True)
+    if found.orders is not None:
+        for order, name in zip(found.orders, ORDERS, strict=True):
+            np.testing.assert_array_equal(round_probabilities(order), read_predictions(tmp_path / "out" / name)[1])
