@@ -111,7 +111,8 @@ def test_a_prediction_in_memory_is_the_commands_table(model, table, tmp_path, op
     assert main([*command, "--set", *changes]) == 0
     folder, stored = find_model_folder(model)
     recipe = stored.make_recipe(changes)
-    tokens = prepare([odd], load_saved_tokenizer(folder), recipe.model.template, recipe.data, "keep", keep_ids=True)
+    tokenizer, template = load_saved_tokenizer(folder), stored.text_template(recipe)
+    tokens = prepare([odd], tokenizer, template, recipe.data, on_bad_row="keep", keep_ids=True)
     assert tokens.unreadable.sum() == 1
     prior = stored.baselines["prior"]
     loaded = load_model(folder, recipe, torch.device("cpu"), torch.float32)

@@ -1,6 +1,7 @@
 """Invariant 5, the predictions file, labels, and rows that cannot be read."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tiebreak.cli import main
 from tiebreak.data.prediction_manifest import PREDICTION_FILE, read_prediction_manifest
 from tiebreak.data.predictions import ORDERS, read_predictions, write_predictions
+from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import SWAPPED_CLASS
@@ -153,3 +155,13 @@ def test_the_users_mistakes(model, table, tmp_path, capsys):
     )
     assert main(["predict", "--model", str(model), "--data", str(twice), "--out", str(tmp_path / "out")]) == 2
     assert "unique id" in capsys.readouterr().err
+
+
+def test_a_later_edit_of_a_template_does_not_change_what_a_model_predicts(model, table, tmp_path, monkeypatch):
+    command = ["predict", "--model", str(model), "--data", str(table), *BLOCKS]
+    assert main([*command, "--out", str(tmp_path / "before")]) == 0
+    for name, template in TEMPLATES.items():
+        monkeypatch.setitem(TEMPLATES, name, dataclasses.replace(template, before_first="Another text:"))
+    assert main([*command, "--out", str(tmp_path / "after")]) == 0
+    before, after = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("before", "after"))
+    assert before == after
