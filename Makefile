@@ -25,6 +25,8 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/shellcheck -x launch/minislurm launch/*.sh slurm/*.sh slurm/*.sbatch
 
 clean:
 	rm -rf .venv runs
