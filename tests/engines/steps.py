@@ -141,7 +141,7 @@ def run(table: Path, combination: str) -> dict:
     engine, plan = job.engine, job.plan
     engine.module.train()
     passes = []
-    feed_forward = dict(engine.judge.layers[-1].named_children())
+    feed_forward = dict(engine.model.layers[-1].named_children())
     watched = feed_forward.get("mlp") or feed_forward["intermediate"]
     watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     moments = {}
@@ -158,8 +158,8 @@ def run(table: Path, combination: str) -> dict:
         "wrapper": type(engine.module).__name__,
         "passes": len(passes),
         "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(STEPS)],
-        "whole": sorted(name for name, p in engine.judge.named_parameters() if not is_cut(p)),
-        "devices": sorted({p.device.type for p in engine.judge.parameters()}),
+        "whole": sorted(name for name, p in engine.model.named_parameters() if not is_cut(p)),
+        "devices": sorted({p.device.type for p in engine.model.parameters()}),
         "records": list(job.log),
         "moments": moments,
         "weights": {key: engine.get_weight(p).clone() for key, p in engine.trainable().items()},

@@ -28,7 +28,7 @@ ENGINES = {
     "zero1": "DeepSpeedEngine",
     "zero2": "DeepSpeedEngine",
     "zero3": "DeepSpeedEngine",
-    "fsdp": "FSDPJudge",
+    "fsdp": "FSDPPreferenceModel",
 }
 MATRIX = [f"{name}:{method}:{kind}" for name in BACKBONES for method in METHODS for kind in ENGINES]
 FOUR = [f"{name}:qlora:plain" for name in BACKBONES]

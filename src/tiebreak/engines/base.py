@@ -23,7 +23,7 @@ class Engine:
     Gradients are averaged over ranks, so a loss is scaled by the world size beforehand to be summed.
 
     Attributes:
-        judge: the bare model, whose `named_parameters()` name everything saved.
+        model: the bare model, whose `named_parameters()` name everything saved.
         module: what to call for a forward pass.
         optimizer: its `param_groups` take the learning rates.
         sharded: whether no rank holds all trained weights, so that each had better write a share of them.
@@ -33,10 +33,10 @@ class Engine:
     sharded = False
 
     def __init__(
-        self, judge: PreferenceModel, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None
+        self, model: PreferenceModel, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None
     ):
-        self.judge = judge
-        self.module: Any = judge
+        self.model = model
+        self.module: Any = model
         self.optimizer: Any = optimizer
         self.ranks = ranks
         self.max_grad_norm = max_grad_norm
@@ -78,17 +78,17 @@ class Engine:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name, in the model's order."""
-        return {name: p for name, p in self.judge.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def gathered_model(self, rebuild: Callable[[], PreferenceModel]) -> PreferenceModel:
-        """The judge to save on rank 0, its parameters full tensors; every rank must call this.
+        """The model to save on rank 0, its parameters full tensors; every rank must call this.
 
         Args:
-            rebuild: makes an untrained twin, for engines whose own judge holds a part only.
+            rebuild: makes an untrained twin, for engines whose own model holds a part only.
         """
         if not self.sharded:
-            return self.judge
-        twin = rebuild() if self.ranks.first else self.judge
+            return self.model
+        twin = rebuild() if self.ranks.first else self.model
         theirs = dict(twin.named_parameters())
         with torch.no_grad():
             for name, parameter in self.trainable().items():

@@ -44,16 +44,16 @@ def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int
 
 
 def make_engine(
-    judge: "PreferenceModel",
+    model: "PreferenceModel",
     make_optimizer: "Callable[[PreferenceModel], torch.optim.Optimizer]",
     ranks: Ranks,
     recipe: Recipe,
     choice: Choice,
 ) -> "Engine":
-    """The chosen engine around a judge.
+    """The chosen engine around a model.
 
     Args:
-        make_optimizer: called once the judge's parameters are those that are trained: FSDP2 replaces them.
+        make_optimizer: called once the model's parameters are those that are trained: FSDP2 replaces them.
     """
     from tiebreak.engines.base import Engine
 
@@ -61,16 +61,16 @@ def make_engine(
     if choice.kind == "fsdp":
         from tiebreak.engines.fsdp import FSDPEngine, shard
 
-        shard(judge, ranks, recipe.fsdp)
-        return FSDPEngine(judge, make_optimizer(judge), ranks, limit)
-    optimizer = make_optimizer(judge)
+        shard(model, ranks, recipe.fsdp)
+        return FSDPEngine(model, make_optimizer(model), ranks, limit)
+    optimizer = make_optimizer(model)
     if choice.ds is not None:
         from tiebreak.engines.zero import Zero3Engine, ZeroEngine
 
         kind = Zero3Engine if choice.kind == "zero3" else ZeroEngine
-        return kind(judge, optimizer, ranks, limit, choice.ds)
+        return kind(model, optimizer, ranks, limit, choice.ds)
     if choice.kind == "ddp":
         from tiebreak.engines.ddp import DDPEngine
 
-        return DDPEngine(judge, optimizer, ranks, limit)
-    return Engine(judge, optimizer, ranks, limit)
+        return DDPEngine(model, optimizer, ranks, limit)
+    return Engine(model, optimizer, ranks, limit)

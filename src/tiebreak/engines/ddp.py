@@ -3,19 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from tiebreak.cluster.ranks import Ranks
 from tiebreak.engines.base import Engine
+from tiebreak.models.preference import PreferenceModel
 
 
 class DDPEngine(Engine):
     name = "ddp"
 
-    def __init__(self, judge, optimizer, ranks, max_grad_norm) -> None:
-        super().__init__(judge, optimizer, ranks, max_grad_norm)
+    def __init__(
+        self, model: PreferenceModel, optimizer: torch.optim.Optimizer, ranks: Ranks, max_grad_norm: float | None
+    ) -> None:
+        super().__init__(model, optimizer, ranks, max_grad_norm)
         devices = [ranks.device] if ranks.device.type == "cuda" else None
         self.module = DistributedDataParallel(
-            judge, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     @contextmanager

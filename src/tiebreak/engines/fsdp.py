@@ -16,8 +16,8 @@ from tiebreak.engines.base import Engine, Moments
 from tiebreak.models.preference import PreferenceModel
 
 
-def shard(judge: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
-    """Cut a judge's parameters over all ranks in place: the embedding, each layer, and the rest.
+def shard(model: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
+    """Cut a model's parameters over all ranks in place: the embedding, each layer, and the rest.
 
     Must come before the optimizer is made, since the parameters become DTensors. A decoder that runs under
     bf16 autocast gathers embedding and layers in bf16, half the traffic; gradients are reduced in fp32, and
@@ -29,14 +29,14 @@ def shard(judge: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
     if settings.cpu_offload:
         common["offload_policy"] = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda")
     policy: dict[str, Any] = {}
-    if judge.autocast is not None and judge.is_decoder:
-        policy = {"param_dtype": judge.autocast, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
-    embedding = judge.classifier.get_input_embeddings()
+    if model.autocast is not None and model.is_decoder:
+        policy = {"param_dtype": model.autocast, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    embedding = model.classifier.get_input_embeddings()
     dtype = embedding.weight.dtype if policy else None
     fully_shard(embedding, mp_policy=MixedPrecisionPolicy(**policy, output_dtype=dtype), **common)
-    for layer in judge.layers:
+    for layer in model.layers:
         fully_shard(layer, mp_policy=MixedPrecisionPolicy(**policy), **common)
-    fully_shard(judge, **common)
+    fully_shard(model, **common)
 
 
 class FSDPEngine(Engine):

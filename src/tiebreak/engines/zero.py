@@ -26,13 +26,13 @@ def quieten() -> None:
 class ZeroEngine(Engine):
     """ZeRO-1 and ZeRO-2: every rank has the weights, and the optimizer's part of a flat fp32 copy of each group."""
 
-    def __init__(self, judge, optimizer, ranks, max_grad_norm, config: dict) -> None:
-        super().__init__(judge, optimizer, ranks, max_grad_norm)
+    def __init__(self, model, optimizer, ranks, max_grad_norm, config: dict) -> None:
+        super().__init__(model, optimizer, ranks, max_grad_norm)
         quieten()
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if ranks.device.type == "cuda" else "gloo", verbose=False)
-        self.module, self.optimizer, _, _ = deepspeed.initialize(model=judge, optimizer=optimizer, config=config)
+        self.module, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self.name = f"zero{config['zero_optimization']['stage']}"
 
     @contextmanager

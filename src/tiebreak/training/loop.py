@@ -174,7 +174,7 @@ def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Ten
         losses.append(loss.detach())
         if len(members):  # else a row of weight zero stands in
             tokens += batch.tokens.numel()
-            padded += padded_tokens(engine.judge.attention.packed, batch.lengths)
+            padded += padded_tokens(engine.model.attention.packed, batch.lengths)
             flops += job.flops.of(batch.lengths)
     return losses, StepTotals(0.0, tokens, padded, flops, float(bool(job.stop)))
 

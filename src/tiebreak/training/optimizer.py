@@ -13,15 +13,15 @@ from tiebreak.models.heads import HEADS
 LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
-def build_optimizer(judge: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
     """Make AdamW with a group for each peak rate (kept as `peak`), with and without weight decay.
 
     Matrices decay; norms, biases and other vectors do not. The head may have a rate of its own, and with
     `layer_decay` each layer's rate is that share of the one above (Howard and Ruder 2018, arXiv 1801.06146).
     `backbone` and `head` of a group say whose parameters it holds.
     """
-    named = [(name, parameter) for name, parameter in judge.named_parameters() if parameter.requires_grad]
-    depth = 1 + max((layer_of(name) for name, _ in judge.named_parameters()), default=0)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depth = 1 + max((layer_of(name) for name, _ in model.named_parameters()), default=0)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     owners: dict[tuple[float, bool], set[str]] = {}
     for name, parameter in named:

@@ -21,12 +21,12 @@ class StepFlops:
     follows the last layer's attention costs as much a text as a token elsewhere, where it sees the pooled ones alone.
     """
 
-    def __init__(self, judge: PreferenceModel, checkpointing: bool) -> None:
-        config = judge.classifier.config
-        linear = [module for module in judge.backbone.modules() if isinstance(module, nn.Linear)]
-        heads, every = config.num_attention_heads, judge.layers
+    def __init__(self, model: PreferenceModel, checkpointing: bool) -> None:
+        config = model.classifier.config
+        linear = [module for module in model.backbone.modules() if isinstance(module, nn.Linear)]
+        heads, every = config.num_attention_heads, model.layers
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        causal = judge.is_decoder
+        causal = model.is_decoder
         passes = 3 if checkpointing else 2
 
         def cost(modules: list[nn.Linear]) -> float:
@@ -34,7 +34,7 @@ class StepFlops:
             return sum(2.0 * size * (passes + trained) for size, trained in sizes)
 
         self.forward_per_token = 2.0 * sum(m.in_features * m.out_features for m in linear)
-        self.per_text = cost(beyond_attention(every[-1])) if judge.early else 0.0
+        self.per_text = cost(beyond_attention(every[-1])) if model.early else 0.0
         self.per_token = cost(linear) - self.per_text
         self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * len(every)
 

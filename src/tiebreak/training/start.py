@@ -1,4 +1,4 @@
-"""The judge that a run starts with: its features standardised, and weighed as a logistic model weighs them."""
+"""The model that a run starts with: its features standardised, and weighed as a logistic model weighs them."""
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ def new_model(
     recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype, tokens: Tokens, rows: np.ndarray
 ) -> PreferenceModel:
     """`build_model`, and where the recipe has features, a linear part fitted on the training rows (m,) of `tokens`."""
-    judge = build_model(recipe, tokenizer, device, precision)
-    head = judge.head
+    model = build_model(recipe, tokenizer, device, precision)
+    head = model.head
     if isinstance(head, FeatureHead):
         head.start(*fit_numbers(tokens.features[rows], tokens.labels[rows], tokens.swap_signs))
-    return judge
+    return model
 
 
 def fit_numbers(numbers: np.ndarray, labels: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, ...]:
