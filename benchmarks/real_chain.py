@@ -31,7 +31,7 @@ from tiebreak.data.table import Pair, read_table
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import CLIP, softmax
 from tiebreak.models.pretrained.weights import default_folder
-from tiebreak.pipeline.summary import JUDGES
+from tiebreak.pipeline.summary import SYSTEMS
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 NUMBERS = ["length", "style", "readability"]
@@ -137,20 +137,20 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     weights, intercepts = baselines.fit_logistic(extract_features(known, NUMBERS), taught)
     found["all numbers"] = softmax(extract_features(held_out, NUMBERS) @ weights.T + intercepts)
     found["TF-IDF and length"] = baselines.fit_text(texts, chars, taught)(held_texts, held_chars)
-    for name in (*TEACHERS, *JUDGES):
+    for name in (*TEACHERS, *SYSTEMS):
         folder = chain / name if name == "average" else chain / name / "test"
         by_id = dict(zip(*read_predictions(folder / "predictions.csv"), strict=True))
-        found[JUDGES.get(name, f"teacher {name}")] = np.array([by_id[pair.id] for pair in held_out])
+        found[SYSTEMS.get(name, f"teacher {name}")] = np.array([by_id[pair.id] for pair in held_out])
     rows = np.arange(len(labels))
     losses = {name: -np.log(np.maximum(probabilities[rows, labels], CLIP)) for name, probabilities in found.items()}
-    student = losses[JUDGES["student"]]
+    student = losses[SYSTEMS["student"]]
     lines = [
         f"{len(known):,} rows to train on, {len(held_out):,} held out",
         f"{'':22}log loss  accuracy  student better by",
     ]
     for name, probabilities in found.items():
         gain = losses[name] - student
-        told = "" if name == JUDGES["student"] else f"{gain.mean():10.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}"
+        told = "" if name == SYSTEMS["student"] else f"{gain.mean():10.4f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.4f}"
         accuracy = (probabilities.argmax(1) == labels).mean()
         lines.append(f"{name:22}{losses[name].mean():8.4f}{accuracy:10.3f}{told}")
     return "\n".join(lines)

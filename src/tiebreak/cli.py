@@ -116,19 +116,61 @@ def _preflight(options: argparse.Namespace) -> int:
 def _folds(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.cross_validation import cross_validate
 
-    return cross_validate(options)
+    validated = cross_validate(
+        options.recipe,
+        Path(options.out),
+        data=[Path(name) for name in options.data],
+        folds=options.folds,
+        changes=options.set,
+        base=options.model,
+        swap=options.swap,
+        engine=options.engine,
+        ds=options.ds,
+        on_bad_row=options.on_bad_row,
+        launch=options.launch,
+    )
+    print(validated)
+    return 0
 
 
 def _pipeline(options: argparse.Namespace) -> int:
-    from tiebreak.pipeline.run_pipeline import pipeline
+    from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages, run_one_stage, run_pipeline
+    from tiebreak.pipeline.stages import list_stages
 
-    return pipeline(options)
+    settings = open_pipeline(
+        options.recipe,
+        Path(options.out),
+        data=[Path(name) for name in options.data],
+        test=Path(options.test) if options.test else None,
+        on_bad_row=options.on_bad_row,
+        engine=options.engine,
+        ds=options.ds,
+    )
+    if options.stages:
+        print(list_stages(plan_stages(settings)))
+        return 0
+    summary = run_one_stage(settings, options.stage) if options.stage else run_pipeline(settings, options.launch)
+    if summary is not None:
+        print(summary)
+    return 0
 
 
 def _ladder(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.ablation import run_ablation
 
-    return run_ablation(options)
+    compared = run_ablation(
+        options.ladder,
+        Path(options.out),
+        data=[Path(name) for name in options.data],
+        fold=options.fold,
+        changes=options.set,
+        engine=options.engine,
+        ds=options.ds,
+        on_bad_row=options.on_bad_row,
+        launch=options.launch,
+    )
+    print(compared)
+    return 0
 
 
 def _predict(options: argparse.Namespace) -> int:

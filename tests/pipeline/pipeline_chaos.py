@@ -19,9 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from tiebreak.options import build_parser
-from tiebreak.pipeline.recipe import load_pipeline
-from tiebreak.pipeline.run_pipeline import make_plan
+from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages
 
 SETTINGS = ["train.max_steps=4", "train.save_every=1", "train.eval_every=2", "train.batch_size=16"]
 SETTINGS += ["data.max_tokens=96"]
@@ -79,7 +77,7 @@ def torment(home: Path, kills: int, seed: int, longest: float) -> tuple[int, int
 def torment_one(home: Path, out: Path, kills: int, chance: random.Random, longest: float) -> int:
     """Kills that hit one chain before it was done, so many at most."""
     words, log, had = command(home, out), home / "killed.txt", 0
-    stages = make_plan(load_pipeline(words[5]), out, build_parser().parse_args(words[3:]))
+    stages = plan_stages(open_pipeline(words[5], out))
     done: dict[Path, int] = {}
     while had < kills and not run(words, log, chance.uniform(0.5, longest)):
         had += 1

@@ -10,7 +10,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
-from tiebreak.pipeline.ablation import compare, load_ladder
+from tiebreak.pipeline.ablation import compare, load_ablation
 
 TINY = "set: [train.max_steps=2, data.max_tokens=96, train.batch_size=16, train.eval_every=2{more}]"
 
@@ -58,7 +58,7 @@ def test_the_error_of_a_change_is_that_of_a_mean():
 
 @pytest.mark.parametrize("name", ["demo", "deberta"])
 def test_shipped_ladders_name_four_recipes_that_load(name):
-    rungs = load_ladder(name).rungs
+    rungs = load_ablation(name).variants
     recipes = [load_recipe(rung.recipe, rung.set) for rung in rungs.values()]
     assert len(recipes) == 4
     assert [recipe.train.weight_decay for recipe in recipes] == [0, 0.01, 0.01, 0.01]
@@ -70,13 +70,22 @@ def test_shipped_ladders_name_four_recipes_that_load(name):
 def test_rungs_of_other_rows_and_faulty_files_are_told(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["ladder", str(written(tmp_path, ", data.folds_seed=1")), "--out", out]) == 2
-    assert "rung a head, deeper: data.folds_seed differs from that of small (0)" in capsys.readouterr().err
+    assert "variant a head, deeper: data.folds_seed differs from that of small (0)" in capsys.readouterr().err
     assert main(["ladder", str(written(tmp_path, recipe="none-such")), "--out", out]) == 2
     assert "no recipe 'none-such'" in capsys.readouterr().err
     assert main(["ladder", "no-ladder", "--out", out]) == 2
     assert "shipped are deberta, demo" in capsys.readouterr().err
     assert main(["ladder", "demo", "--fold", "5/5", "--out", out]) == 2
     assert "--fold 5/5" in capsys.readouterr().err
+    with pytest.raises(UserError, match="did you mean deberta"):
+        load_ablation("debertta")
     (tmp_path / "one.yaml").write_text("rungs:\n  small: {recipe: demo-deberta, sett: []}\n")
     with pytest.raises(UserError, match="sett"):
-        load_ladder(str(tmp_path / "one.yaml"))
+        load_ablation(str(tmp_path / "one.yaml"))
+
+
+def test_a_file_may_speak_of_variants(tmp_path):
+    path = written(tmp_path)
+    rungs = load_ablation(str(path))
+    path.write_text(path.read_text().replace("rungs:", "variants:"))
+    assert load_ablation(str(path)) == rungs and list(rungs.variants) == ["small", "a head, deeper"]

@@ -11,12 +11,11 @@ from tiebreak.cli import main
 from tiebreak.errors import UserError
 from tiebreak.options import build_parser
 from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
-from tiebreak.pipeline.run_pipeline import make_plan
+from tiebreak.pipeline.run_pipeline import RECORD, claim_folder, open_pipeline, plan_stages
 
 
-def stages_of(tmp_path, recipe="demo", *words):
-    options = build_parser().parse_args(["pipeline", "--recipe", recipe, "--out", str(tmp_path / "out"), *words])
-    return make_plan(load_pipeline(recipe), tmp_path / "out", options)
+def stages_of(tmp_path, recipe="demo"):
+    return plan_stages(open_pipeline(recipe, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PIPELINES.glob("*.yaml")))
@@ -59,10 +58,10 @@ def test_stages_are_listed_without_a_trace(tmp_path, capsys):
     ("words", "message"),
     [
         (["--recipe", "none"], "no pipeline 'none'; shipped are demo, first-place"),
-        (["--data", "x.csv"], "--data and --test come together"),
+        (["--data", "x.csv"], "give both --data"),
         (["--data", "x.csv", "--test", "y.csv"], "x.csv, y.csv: no such file"),
-        (["--stage", "report"], "--stage report: not before gemma2/test"),
-        (["--stage", "nothing"], "--stage nothing: the stages are tables/train"),
+        (["--stage", "report"], "stage report needs stages that are not done: gemma2/test"),
+        (["--stage", "nothing"], "no stage 'nothing'; the stages are tables/train"),
     ],
 )
 def test_a_mistake_is_told(tmp_path, capsys, words, message):
@@ -83,6 +82,22 @@ def test_a_faulty_recipe_is_told(tmp_path, text, message):
     (tmp_path / "chain.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
         load_pipeline(str(tmp_path / "chain.yaml"))
+
+
+def test_a_folder_of_the_version_before_and_one_with_another_description_go_on(tmp_path):
+    out = tmp_path / "out"
+    settings = open_pipeline("demo", out)
+    claim_folder(settings)
+    stored = json.loads((out / RECORD).read_text())
+    del stored["version"], stored["recipe"]["description"]
+    (out / RECORD).write_text(json.dumps(stored))
+    open_pipeline("demo", out)
+    with pytest.raises(UserError, match="changed: on_bad_row"):
+        open_pipeline("demo", out, on_bad_row="skip")
+    stored["recipe"]["teachers"]["gemma2"]["model"] = "other"
+    (out / RECORD).write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="changed: recipe"):
+        open_pipeline("demo", out)
 
 
 @pytest.mark.processes
@@ -106,4 +121,4 @@ def test_a_chain_killed_twice_ends_as_undisturbed_and_repeats_nothing(tmp_path, 
     assert "$ tiebreak" not in text and "student distilled" in text, "a second call runs nothing and shows the table"
     (tmp_path / "chain.yaml").write_text((tmp_path / "chain.yaml").read_text().replace("folds: 2", "folds: 3"))
     assert main(again) == 2
-    assert "of another chain: its recipe differ" in capsys.readouterr().err
+    assert "belongs to another pipeline (changed: recipe" in capsys.readouterr().err

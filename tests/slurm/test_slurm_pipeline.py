@@ -10,9 +10,7 @@ from minicluster import LIMIT_S, POLL_S, Cluster, cluster_of
 from scenarios import STEPS
 
 from tiebreak.cli import main
-from tiebreak.options import build_parser
-from tiebreak.pipeline.recipe import load_pipeline
-from tiebreak.pipeline.run_pipeline import make_plan
+from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(LIMIT_S)]
 SMALL = "train.batch_size=12, data.max_tokens=96, train.save_every=1, train.eps=1e-6"
@@ -33,8 +31,7 @@ exec {sys.executable} "$@"
 
 def in_one_process(recipe: Path, out: Path) -> bytes:
     """The same chain, stage by stage in this process: its submission."""
-    options = build_parser().parse_args(["pipeline", "--recipe", str(recipe), "--out", str(out)])
-    for stage in make_plan(load_pipeline(str(recipe)), out, options):
+    for stage in plan_stages(open_pipeline(str(recipe), out)):
         assert main(stage.arguments) == 0
     return (out / "submission.csv").read_bytes()
 

@@ -1,21 +1,23 @@
-"""A ladder: one change after another, each trained and scored on the same held-out rows, in one table."""
+"""An ablation: variants of a judge trained and scored on the same held-out rows, each compared with the one before."""
 
-import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from tiebreak.config import RECIPES, Recipe, Section, load_recipe
 from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import read_table
+from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import scores
 from tiebreak.evaluation.scores import losses
 from tiebreak.files import write_json
+from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
 from tiebreak.recipe_files import find_recipe, read_recipe_file, validate
@@ -23,82 +25,135 @@ from tiebreak.sample.generator import sample_file
 
 LADDERS = RECIPES / "ladders"
 HELD_OUT, RESULTS = "held-out", "metrics.json"
-SAME = ("folds_seed", "sample_rows", "sample_profile")
+DECIDE_HELD_OUT = ("folds_seed", "sample_rows", "sample_profile")
 """Settings of the data that decide which rows are held out."""
 
 
-class Ladder(Section):
+class Ablation(Section):
+    """An ablation as its YAML file has it."""
+
     description: str = ""
     """What is compared, in whole sentences."""
-    rungs: dict[Annotated[str, Field(pattern=r"^[\w., -]+$")], Trained] = Field(min_length=2)
+    variants: dict[Annotated[str, Field(pattern=r"^[\w., -]+$")], Trained] = Field(
+        min_length=2, validation_alias=AliasChoices("rungs", "variants")
+    )
     """By name, in order; each is a change of the one before."""
 
 
-def run_ablation(options: argparse.Namespace) -> int:
-    """Train every rung, predict what all held out, and print the table; returns the exit code.
+@dataclass(frozen=True)
+class AblationResult:
+    """Scores of the baselines and of every variant on the rows of one fold.
 
-    Leaves `N-NAME/` (a run folder, its `held-out/` the prediction) for each rung, and `metrics.json`. A second call
-    goes on where the first ended.
+    Attributes:
+        fold: K/N.
+        rows: figures by the name of a baseline or variant; `change` is the mean difference in log loss from the
+            variant before, over the same rows, and `error` its standard error.
     """
-    parse_fold(options.fold)
-    rungs, out = load_ladder(options.ladder).rungs, Path(options.out)
-    changes = [word for change in options.set for word in ("--set", change)]
-    recipe = same_rows({name: load_recipe(rung.recipe, [*rung.set, *options.set]) for name, rung in rungs.items()})
-    files = [Path(name) for name in options.data] or [sample_file(recipe.data)]
-    labels = {pair.id: pair.label for pair in read_table(files, options.on_bad_row, need_labels=True).pairs}
-    rows = ["--data", *map(str, files), "--on-bad-row", options.on_bad_row, "--fold", options.fold]
-    engine = ["--ds", str(options.ds)] if options.ds else ["--engine", options.engine]
-    found: dict[str, dict[str, Any]] = {}
+
+    fold: str
+    rows: dict[str, dict[str, float]]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.rows)) + 2
+        head = f"{'log loss':>9}{'change':>18}{'accuracy':>10}{'macro F1':>10}{'best step':>11}{'minutes':>9}"
+        lines = [" " * width + head]
+        for name, row in self.rows.items():
+            change = f"{row['change']:+.4f} ± {row['error']:.4f}" if "change" in row else ""
+            line = f"{name:{width}}{row['log_loss']:>9.4f}{change:>18}{row['accuracy']:>10.3f}{row['macro_f1']:>10.3f}"
+            lines.append(line + (f"{row['best_step']:>11,}{row['minutes']:>9.1f}" if "minutes" in row else ""))
+        return "\n".join(lines)
+
+
+def run_ablation(
+    name_or_path: str,
+    out: Path,
+    *,
+    data: Sequence[Path] = (),
+    fold: str = "0/5",
+    changes: Sequence[str] = (),
+    engine: str = "auto",
+    ds: Path | None = None,
+    on_bad_row: OnBadRow = "fail",
+    launch: str = "",
+) -> AblationResult:
+    """Train every variant and predict the rows that all of them held out.
+
+    Leaves `N-NAME/` (a run folder, its `held-out/` the prediction) for each variant, and `metrics.json`. A second call
+    goes on where the first ended.
+
+    Args:
+        name_or_path: a shipped ablation or a YAML file.
+        out: folder of the runs.
+        data: labelled tables; none means the embedded sample.
+        fold: K/N, held out by every variant.
+        changes: of every variant's recipe, each `key.path=value`.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration.
+        on_bad_row: `fail` or `skip`.
+        launch: launcher of the trainings and predictions.
+
+    Raises:
+        UserError: a faulty file, or variants that would hold out different rows.
+        StageFailed: a training or a prediction did not finish.
+    """
+    parse_fold(fold)
+    variants = {
+        name: variant.model_copy(update={"set": [*variant.set, *changes]})
+        for name, variant in load_ablation(name_or_path).variants.items()
+    }
+    recipe = check_same_rows({name: load_recipe(each.recipe, each.set) for name, each in variants.items()})
+    files = tuple(data) or (sample_file(recipe.data),)
+    labels = {pair.id: pair.label for pair in read_table(files, on_bad_row, need_labels=True).pairs}
+    commands = StageCommands(files, on_bad_row, engine, ds)
+    rows: dict[str, dict[str, float]] = {}
     before: np.ndarray | None = None
-    for k, (name, rung) in enumerate(rungs.items()):
-        folder = out / f"{k}-{name.replace(',', '').replace(' ', '-')}"
-        words = ["train", *rung.words, *changes, *engine, *rows, "--out", str(folder), "--resume", "auto"]
-        run_stage(Stage(name, words, folder / RESULTS, gpu=True), options.launch)
+    for index, (name, variant) in enumerate(variants.items()):
+        folder = out / f"{index}-{name.replace(',', '').replace(' ', '-')}"
         done = folder / HELD_OUT / "predictions.csv"
-        words = ["predict", "--model", str(folder), *rows, "--out", str(done.parent)]
-        run_stage(Stage(f"{name}, {HELD_OUT}", words, done, gpu=True), options.launch)
+        run_stage(Stage(name, commands.train(variant, folder, fold), folder / RESULTS, gpu=True), launch)
+        words = commands.predict_fold(folder, fold, done.parent)
+        run_stage(Stage(f"{name}, {HELD_OUT}", words, done, gpu=True), launch)
         ids, probabilities = read_predictions(done)
-        truth = np.array([labels[name] for name in ids])
-        if k == 0:
+        truth = np.array([labels[row_id] for row_id in ids])
+        if not rows:
             validation = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["validation"]
-            found |= {line: validation[line] for line in ("prior", "length")}
-        now = losses(probabilities, truth)
-        found[name] = scores(probabilities, truth) | describe(folder) | compare(now, before)
-        before = now
-    write_json(out / RESULTS, {"fold": options.fold, "rungs": found})
-    print(render(found))
-    return 0
+            rows |= {baseline: validation[baseline] for baseline in ("prior", "length")}
+        own = losses(probabilities, truth)
+        rows[name] = scores(probabilities, truth) | read_effort(folder) | compare(own, before)
+        before = own
+    write_json(out / RESULTS, {"fold": fold, "rungs": rows})
+    return AblationResult(fold, rows)
 
 
-def load_ladder(name_or_path: str) -> Ladder:
-    """A shipped ladder by name or a YAML file by path.
+def load_ablation(name_or_path: str) -> Ablation:
+    """A shipped ablation by name or a YAML file by path.
 
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
     path = find_recipe(name_or_path, LADDERS, "ladder")
-    return validate(Ladder, read_recipe_file(path, Ladder), path.stem)
+    return validate(Ablation, read_recipe_file(path, Ablation), path.stem)
 
 
-def same_rows(recipes: dict[str, Recipe]) -> Recipe:
-    """The first of the rungs' recipes.
+def check_same_rows(recipes: dict[str, Recipe]) -> Recipe:
+    """The first of the variants' recipes.
 
     Raises:
-        UserError: rungs that would hold out other rows.
+        UserError: variants that would hold out different rows.
     """
     first, *others = recipes
     for name in others:
-        for field in SAME:
-            wanted = getattr(recipes[first].data, field)
-            if getattr(recipes[name].data, field) != wanted:
+        for field in DECIDE_HELD_OUT:
+            expected = getattr(recipes[first].data, field)
+            if getattr(recipes[name].data, field) != expected:
                 raise UserError(
-                    f"rung {name}: data.{field} differs from that of {first} ({wanted}): all rungs must hold out the "
-                    "same rows"
+                    f"variant {name}: data.{field} differs from that of {first} ({expected}), but all variants must "
+                    "hold out the same rows: set it alike in all"
                 )
     return recipes[first]
 
 
-def describe(folder: Path) -> dict[str, float]:
+def read_effort(folder: Path) -> dict[str, float]:
     """A run's best step and the minutes that its steps took."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = {record["step"]: record["seconds"] for record in records if "loss" in record}
@@ -107,22 +162,8 @@ def describe(folder: Path) -> dict[str, float]:
 
 
 def compare(losses: np.ndarray, before: np.ndarray | None) -> dict[str, float]:
-    """How much the mean loss over rows (n,) changed from the rung before, and the standard error of that."""
+    """Mean change of the log loss of rows (n,) from the variant before, and its standard error."""
     if before is None:
         return {}
     change = losses - before
     return {"change": float(change.mean()), "error": float(change.std(ddof=1) / np.sqrt(len(change)))}
-
-
-def render(found: dict[str, dict[str, Any]]) -> str:
-    """The comparison as a table in plain text."""
-    width = max(map(len, found)) + 2
-    lines = [
-        f"{'':{width}}{'log loss':>9}{'change':>18}{'accuracy':>10}{'macro F1':>10}{'best step':>11}{'minutes':>9}"
-    ]
-    for name, row in found.items():
-        change = f"{row['change']:+.4f} ± {row['error']:.4f}" if "change" in row else ""
-        line = f"{name:{width}}{row['log_loss']:>9.4f}{change:>18}{row['accuracy']:>10.3f}{row['macro_f1']:>10.3f}"
-        trained = f"{row['best_step']:>11,}{row['minutes']:>9.1f}" if "minutes" in row else ""
-        lines.append(line + trained)
-    return "\n".join(lines)

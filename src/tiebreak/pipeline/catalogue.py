@@ -3,13 +3,13 @@
 import textwrap
 
 from tiebreak.config import RECIPES, load_recipe, shipped
-from tiebreak.pipeline.ablation import LADDERS, load_ladder
+from tiebreak.pipeline.ablation import LADDERS, load_ablation
 from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
 from tiebreak.preflight.memory import estimate
 
 
 def list_recipes(columns: int = 120) -> str:
-    """All shipped recipes, pipelines and ladders with their descriptions, wrapped to so many columns."""
+    """All shipped recipes, pipelines and ablations with their descriptions, wrapped to `columns`."""
     width = max(len(name) for folder in (RECIPES, PIPELINES, LADDERS) for name in shipped(folder)) + 2
 
     def entry(name: str, memory: str, description: str) -> str:
@@ -24,5 +24,5 @@ def list_recipes(columns: int = 120) -> str:
     lines += ["", "pipelines (tiebreak pipeline --recipe NAME)"]
     lines += [entry(name, "", load_pipeline(name).description) for name in shipped(PIPELINES)]
     lines += ["", "ablations (tiebreak ladder NAME)"]
-    lines += [entry(name, "", load_ladder(name).description) for name in shipped(LADDERS)]
+    lines += [entry(name, "", load_ablation(name).description) for name in shipped(LADDERS)]
     return "\n".join(lines)

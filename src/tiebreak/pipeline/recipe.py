@@ -11,10 +11,10 @@ PIPELINES = RECIPES / "pipelines"
 
 
 class Trained(Section):
-    """A model that the chain trains."""
+    """A model to train."""
 
     recipe: str
-    """Of its training: a shipped one or a YAML file."""
+    """The recipe of its training: a shipped one or a YAML file."""
     set: list[str] = Field(default_factory=list)
     """Changes to it, each `key.path=value`."""
     model: str | None = None
@@ -37,12 +37,12 @@ class SampleTables(Section):
 
 
 class Pipeline(Section):
-    """The chain: folds of each teacher, their out-of-fold predictions, a student, predictions of a test table."""
+    """A pipeline: folds of each teacher, their out-of-fold predictions, a student, predictions of a test table."""
 
     description: str = ""
     """What the pipeline is, in whole sentences."""
     folds: Annotated[int, Field(ge=2)] = 2
-    """Of each teacher; a row's teachers are those that did not see its prompt."""
+    """Folds of each teacher; a row is taught by those that did not see its prompt."""
     swap: bool = False
     """Predict in both answer orders."""
     teachers: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Trained] = Field(min_length=1)
@@ -52,7 +52,7 @@ class Pipeline(Section):
     from_labels: bool = False
     """Also train the student on the labels alone, to see what distillation gained."""
     sample: SampleTables = SampleTables()
-    """Tables for when none are given."""
+    """Sizes of the embedded sample's tables, used when none are given."""
 
     @field_validator("teachers")
     @classmethod
@@ -69,7 +69,7 @@ def load_pipeline(name_or_path: str) -> Pipeline:
         UserError: naming every unknown field, every value out of range, and the first faulty training recipe.
     """
     path = find_recipe(name_or_path, PIPELINES, "pipeline")
-    found = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
-    for trained in (*found.teachers.values(), found.student):
+    pipeline = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
+    for trained in (*pipeline.teachers.values(), pipeline.student):
         load_recipe(trained.recipe, trained.set)
-    return found
+    return pipeline

@@ -1,131 +1,203 @@
-"""The whole chain: folds of each teacher, a student distilled from them, predictions of a test table, a report."""
+"""The whole pipeline: folds of each teacher, a student distilled from them, predictions of a test table, a report."""
 
-import argparse
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tiebreak.data.table import has_labels
 from tiebreak.errors import UserError
-from tiebreak.files import sha256, write_json
+from tiebreak.files import sha256
+from tiebreak.manifests import Manifest, read_manifest, write_manifest
+from tiebreak.pipeline.commands import StageCommands, predict_table
 from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
-from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, list_stages, run_stage
-from tiebreak.pipeline.summary import conclude, render
+from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
+from tiebreak.pipeline.summary import Summary, conclude, read_summary
 
 RECORD, RESULTS = "pipeline.json", "metrics.json"
 STUDENT, FROM_LABELS, AVERAGE, TEST, CONCLUDE = "student", "from-labels", "average", "test", "conclude"
 
 
-def pipeline(options: argparse.Namespace) -> int:
-    """Run, list (`--stages`) or run one of (`--stage`) the chain's stages; returns the exit code.
+class PipelineRecord(Manifest):
+    """`pipeline.json`: what the pipeline of a folder is made from; tables by name with the hash of their bytes."""
 
-    Below `--out`: `TEACHER/fold-K/` run folders with their `oof/` predictions, `TEACHER/test/`, `average/`,
-    `student/` with its `test/`, `from-labels/` likewise, `report/`, and at the end `submission.csv` and
-    `metrics.json`. What is done is not done again.
+    recipe: Pipeline
+    data: dict[str, str]
+    test: dict[str, str]
+    on_bad_row: str
+
+    def differences(self, other: "PipelineRecord") -> list[str]:
+        """Names of the fields that differ. A description is no part of what runs."""
+        pairs = ((each.model_dump(exclude={"version": True, "recipe": {"description"}})) for each in (self, other))
+        mine, others = pairs
+        return [name for name in mine if mine[name] != others[name]]
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What a pipeline is asked to do.
+
+    Attributes:
+        name: of its recipe, a shipped one or a YAML file, as the stages' own commands repeat it.
+        recipe: what the name stands for.
+        out: its folder.
+        data: labelled tables to learn from; without them the embedded sample's are made.
+        test: the table to predict.
+        on_bad_row: `fail` or `skip`.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration.
     """
-    if bool(options.data) != bool(options.test):
-        raise UserError("--data and --test come together: what is learnt from, and what is predicted")
-    recipe, out = load_pipeline(options.recipe), Path(options.out)
-    claim_folder(out, recipe, options, write=not options.stages)
-    stages = make_plan(recipe, out, options)
-    if options.stages:
-        print(list_stages(stages))
-        return 0
-    if options.stage not in (None, CONCLUDE):
-        exec_stage(stages, options.stage)
-        return 0
-    if options.stage == CONCLUDE:
-        check_needs(stages, CONCLUDE)
-        conclude(out, recipe.teachers)
-    else:
-        for stage in stages:
-            run_stage(stage, options.launch)
-    print(render(json.loads((out / RESULTS).read_text(encoding="utf-8"))))
-    return 0
+
+    name: str
+    recipe: Pipeline
+    out: Path
+    data: tuple[Path, ...]
+    test: Path | None
+    on_bad_row: str
+    engine: str
+    ds: Path | None
 
 
-def claim_folder(out: Path, recipe: Pipeline, options: argparse.Namespace, write: bool) -> None:
-    """Leave a record of what this folder's chain is made from; refuse to mix it with another's.
+def open_pipeline(
+    recipe: str,
+    out: Path,
+    *,
+    data: Sequence[Path] = (),
+    test: Path | None = None,
+    on_bad_row: str = "fail",
+    engine: str = "auto",
+    ds: Path | None = None,
+) -> PipelineSettings:
+    """Check what a pipeline is asked to do; the arguments are those of `PipelineSettings`. Writes nothing.
 
     Raises:
-        UserError: the folder is of another recipe or other tables.
+        UserError: a faulty recipe, tables that are absent or lack their counterpart, or a folder of another pipeline.
     """
-    tables = [*options.data, *([options.test] if options.test else [])]
-    if absent := [name for name in tables if not Path(name).is_file()]:
+    if bool(data) != (test is not None):
+        raise UserError(
+            "give both --data (training tables) and --test (table to predict), or neither for the embedded sample"
+        )
+    if absent := [str(path) for path in (*data, *([test] if test else [])) if not path.is_file()]:
         raise UserError(f"{', '.join(absent)}: no such file")
-    now = {
-        "recipe": recipe.model_dump(),
-        "data": {name: sha256(Path(name)) for name in options.data},
-        "test": {name: sha256(Path(name)) for name in tables[len(options.data) :]},
-        "on_bad_row": options.on_bad_row,
-    }
+    settings = PipelineSettings(recipe, load_pipeline(recipe), out, tuple(data), test, on_bad_row, engine, ds)
     path = out / RECORD
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            raise UserError(f"{out} is of another chain: its {', '.join(changed)} differ ({path}); take a new --out")
-    elif write:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, now)
+    if path.is_file() and (changed := read_manifest(path, PipelineRecord).differences(make_record(settings))):
+        raise UserError(f"{out} belongs to another pipeline (changed: {', '.join(changed)}; {path}): use a new --out")
+    return settings
 
 
-def table_stages(recipe: Pipeline, out: Path, options: argparse.Namespace) -> tuple[list[Stage], list[str], str]:
-    """The stages that check the tables and, if none are given, write the sample's; what to learn from; the test."""
-    stages, data, test = [], list(options.data), options.test
-    if not data:
-        settings, files = recipe.sample, [out / "tables" / "train.csv", out / "tables" / "test.csv"]
-        for k, (file, rows) in enumerate(zip(files, (settings.rows, settings.test_rows), strict=True)):
-            words = ["sample", "--rows", str(rows), "--seed", str(settings.seed + k), "--profile", settings.profile]
-            stages.append(Stage(f"tables/{file.stem}", [*words, "--out", str(file)], file))
-        data, test = [str(files[0])], str(files[1])
-    done = out / "tables" / "check.txt"
-    words = ["check", *data, "--test", test, "--on-bad-row", options.on_bad_row, "--out", str(done)]
-    return [*stages, Stage("tables/check", words, done, tuple(stage.name for stage in stages))], data, test
+def run_pipeline(settings: PipelineSettings, launch: str = "") -> Summary:
+    """Run every stage that is not done yet.
+
+    Below `out`: `TEACHER/fold-K/` run folders with their `oof/` predictions, `TEACHER/test/`, `average/`,
+    `student/` with its `test/`, `from-labels/` likewise, `report/`, and at the end `submission.csv` and
+    `metrics.json`.
+
+    Args:
+        settings: of `open_pipeline`.
+        launch: launcher of the stages on accelerators, e.g. `torchrun --nproc-per-node 8`.
+
+    Raises:
+        StageFailed: a stage did not finish; the same call goes on from there.
+    """
+    claim_folder(settings)
+    for stage in plan_stages(settings):
+        run_stage(stage, launch)
+    return read_summary(settings.out / RESULTS)
 
 
-def make_plan(recipe: Pipeline, out: Path, options: argparse.Namespace) -> list[Stage]:
+def run_one_stage(settings: PipelineSettings, name: str) -> Summary | None:
+    """Run one stage alone: this process becomes its command. Returns if the stage is done, or is the last.
+
+    Raises:
+        UserError: no such stage, or one that it needs is not done.
+    """
+    claim_folder(settings)
+    stages = plan_stages(settings)
+    if name != CONCLUDE:
+        exec_stage(stages, name)
+        return None
+    check_needs(stages, CONCLUDE)
+    return conclude(settings.out, settings.recipe.teachers)
+
+
+def claim_folder(settings: PipelineSettings) -> None:
+    """Leave the record of what this folder's pipeline is made from."""
+    path = settings.out / RECORD
+    if not path.is_file():
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_manifest(path, make_record(settings))
+
+
+def make_record(settings: PipelineSettings) -> PipelineRecord:
+    """What the folder's record has to say for these settings."""
+    test = [settings.test] if settings.test else []
+    data, tests = ({str(path): sha256(path) for path in paths} for paths in (settings.data, test))
+    return PipelineRecord(recipe=settings.recipe, data=data, test=tests, on_bad_row=settings.on_bad_row)
+
+
+def plan_stages(settings: PipelineSettings) -> list[Stage]:
     """All stages, in an order that they can run in."""
-    stages, data, test = table_stages(recipe, out, options)
+    recipe, out = settings.recipe, settings.out
+    stages, data, test = table_stages(settings)
     ready = (stages[-1].name,)
-    rows = ["--data", *data, "--on-bad-row", options.on_bad_row]
-    engine = ["--ds", str(options.ds)] if options.ds else ["--engine", options.engine]
-    swap = ["--swap"] if recipe.swap else []
+    commands = StageCommands(data, settings.on_bad_row, settings.engine, settings.ds)
 
     def predict_test(name: str, models: list[Path], needs: list[str]) -> Stage:
         folder = out / name / TEST
-        words = ["predict", "--model", *map(str, models), "--data", test, *swap, "--out", str(folder)]
+        words = predict_table(models, test, folder, recipe.swap)
         return Stage(f"{name}/{TEST}", words, folder / "predictions.csv", tuple(needs), gpu=True)
 
-    out_of_fold: dict[str, list[Stage]] = {}
+    teachers: dict[str, list[Stage]] = {}
     for name, teacher in recipe.teachers.items():
-        folds = fold_stages(f"{name}/", out / name, recipe.folds, [*teacher.words, *engine], rows, swap, ready)
-        trainings, out_of_fold[name] = folds[::2], folds[1::2]
-        models = [stage.done.parent for stage in trainings]
-        stages += [*folds, predict_test(name, models, [stage.name for stage in trainings])]
+        folds = fold_stages(commands, teacher, out / name, recipe.folds, recipe.swap, f"{name}/", ready)
+        teachers[name] = [fold.predict for fold in folds]
+        stages += [stage for fold in folds for stage in (fold.train, fold.predict)]
+        stages.append(
+            predict_test(name, [fold.train.done.parent for fold in folds], [fold.train.name for fold in folds])
+        )
 
-    folders = {name: ",".join(str(stage.done.parent) for stage in found) for name, found in out_of_fold.items()}
-    sources = {STUDENT: ["distill", "--teachers", *(f"{name}={words}" for name, words in folders.items())]}
-    needs = {STUDENT: tuple(stage.name for found in out_of_fold.values() for stage in found)}
+    students = {STUDENT: tuple(stage.name for folds in teachers.values() for stage in folds)}
+    sources = {STUDENT: [f"{n}={','.join(str(stage.done.parent) for stage in folds)}" for n, folds in teachers.items()]}
     if recipe.from_labels:
-        sources[FROM_LABELS], needs[FROM_LABELS] = ["train"], ready
-    for name, source in sources.items():
-        words = [*source, *recipe.student.words, *rows, *engine, "--out", str(out / name), "--resume", "auto"]
-        stages.append(Stage(name, words, out / name / "metrics.json", needs[name], gpu=True))
+        students[FROM_LABELS], sources[FROM_LABELS] = ready, []
+    for name, needs in students.items():
+        words = commands.train(recipe.student, out / name, teachers=sources[name])
+        stages.append(Stage(name, words, out / name / "metrics.json", needs, gpu=True))
         stages.append(predict_test(name, [out / name], [name]))
+    return [*stages, *final_stages(settings, test, list(students))]
 
-    tested = {name: out / name / TEST for name in (*recipe.teachers, *sources)}
-    names = tuple(f"{name}/{TEST}" for name in tested)
-    if len(recipe.teachers) > 1:
+
+def table_stages(settings: PipelineSettings) -> tuple[list[Stage], tuple[Path, ...], Path]:
+    """The stages that check the tables and, if none are given, write the sample's; what to learn from; the test."""
+    stages, data, test, out = [], settings.data, settings.test, settings.out / "tables"
+    if test is None:
+        sample, files = settings.recipe.sample, [out / "train.csv", out / "test.csv"]
+        for index, (file, rows) in enumerate(zip(files, (sample.rows, sample.test_rows), strict=True)):
+            words = ["sample", "--rows", str(rows), "--seed", str(sample.seed + index), "--profile", sample.profile]
+            stages.append(Stage(f"tables/{file.stem}", [*words, "--out", str(file)], file))
+        data, test = (files[0],), files[1]
+    done = out / "check.txt"
+    words = ["check", *map(str, data), "--test", str(test), "--on-bad-row", settings.on_bad_row, "--out", str(done)]
+    return [*stages, Stage("tables/check", words, done, tuple(stage.name for stage in stages))], data, test
+
+
+def final_stages(settings: PipelineSettings, test: Path, students: list[str]) -> list[Stage]:
+    """The stages after all predictions: the teachers' average, the report, and the table at the end."""
+    out, teachers = settings.out, list(settings.recipe.teachers)
+    stages, predicted = [], {name: out / name / TEST for name in (*teachers, *students)}
+    names = tuple(f"{name}/{TEST}" for name in predicted)
+    if len(teachers) > 1:
         file = out / AVERAGE / "predictions.csv"
-        words = ["ensemble", *(str(tested[name]) for name in recipe.teachers), "--out", str(file)]
-        stages.append(Stage(AVERAGE, words, file, names[: len(recipe.teachers)]))
-        tested[AVERAGE], names = file, (*names, AVERAGE)
-    if not options.test or has_labels(Path(options.test)):
-        judges = [f"{name}={path}" for name, path in tested.items()]
-        words = ["report", *judges, "--labels", test, "--out", str(out / "report"), "--on-bad-row", options.on_bad_row]
-        words += ["--runs", *(str(out / name) for name in sources)]
+        words = ["ensemble", *(str(predicted[name]) for name in teachers), "--out", str(file)]
+        stages.append(Stage(AVERAGE, words, file, names[: len(teachers)]))
+        predicted[AVERAGE], names = file, (*names, AVERAGE)
+    if settings.test is None or has_labels(settings.test):
+        judges = [f"{name}={path}" for name, path in predicted.items()]
+        words = ["report", *judges, "--labels", str(test), "--out", str(out / "report")]
+        words += ["--on-bad-row", settings.on_bad_row, "--runs", *(str(out / name) for name in students)]
         stages.append(Stage("report", words, out / "report" / "index.html", names))
         names = ("report",)
-    given = ["--data", *options.data, "--test", options.test] if options.data else []
-    words = ["pipeline", "--recipe", options.recipe, *given, "--on-bad-row", options.on_bad_row, "--out", str(out)]
+    given = ["--data", *map(str, settings.data), "--test", str(settings.test)] if settings.test else []
+    words = ["pipeline", "--recipe", settings.name, *given, "--on-bad-row", settings.on_bad_row, "--out", str(out)]
     return [*stages, Stage(CONCLUDE, [*words, "--stage", CONCLUDE], out / RESULTS, names)]

@@ -1,5 +1,6 @@
-"""Stages of a chain: each a command in a process of its own, done once its last file is there."""
+"""Stages of a pipeline: each a command in a process of its own, done once its last file is there."""
 
+import logging
 import os
 import shlex
 import signal
@@ -12,14 +13,19 @@ from pathlib import Path
 from tiebreak.errors import UserError
 from tiebreak.preemption import STOP_SIGNALS, STOPPED
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Stage:
     """A command of ours, and what it waits for.
 
     Attributes:
-        arguments: words after `tiebreak`. done: the file that it writes last.
-        needs: names of the stages before it. gpu: whether the launcher starts it, on the accelerators.
+        name: unique within a pipeline.
+        arguments: words after `tiebreak`.
+        done: the file that it writes last.
+        needs: names of the stages before it.
+        gpu: whether the launcher starts it, on the accelerators.
     """
 
     name: str
@@ -30,23 +36,25 @@ class Stage:
 
 
 class StageFailed(SystemExit):
-    """Ends the chain with the exit code of the stage that failed; the same command goes on from there."""
+    """Ends the command with the exit code of the stage that failed; the same command goes on from there."""
 
 
 def run_stage(stage: Stage, launch: str = "") -> None:
     """Run a stage unless it is done.
 
     Args:
-        launch: words before the command of a stage on the accelerators, as `torchrun --nproc-per-node 8`.
+        stage: what to run.
+        launch: launcher of a stage on the accelerators, e.g. `torchrun --nproc-per-node 8`.
 
     Raises:
         StageFailed: with the stage's exit code; signals to this process go on to it.
     """
     if stage.done.is_file():
-        print(f"done already: {stage.name}", flush=True)
+        log.info(f"done already: {stage.name}")
         return
     before = (shlex.split(launch) if stage.gpu else []) or [sys.executable]
-    print(f"$ tiebreak {shlex.join(stage.arguments)}", flush=True)
+    log.info(f"$ tiebreak {shlex.join(stage.arguments)}")
+    sys.stdout.flush()  # before the stage writes there itself
     process = subprocess.Popen([*before, "-m", "tiebreak", *stage.arguments])
     numbers = STOP_SIGNALS
     handlers = [signal.signal(number, lambda number, frame: process.send_signal(number)) for number in numbers]
@@ -59,7 +67,7 @@ def run_stage(stage: Stage, launch: str = "") -> None:
             signal.signal(number, handler)
     if code != 0 or not stage.done.is_file():
         again = ": run the same command again" if code == STOPPED else f" (exit code {code})"
-        print(f"tiebreak: {stage.name} did not finish{again}", file=sys.stderr, flush=True)
+        print(f"tiebreak: stage {stage.name} did not finish{again}", file=sys.stderr, flush=True)
         raise StageFailed(code if code > 0 else 1)
 
 
@@ -71,22 +79,22 @@ def exec_stage(stages: Sequence[Stage], name: str) -> None:
     """
     stage = check_needs(stages, name)
     if stage.done.is_file():
-        print(f"done already: {name}", flush=True)
+        log.info(f"done already: {name}")
         return
     os.execv(sys.executable, [sys.executable, "-m", "tiebreak", *stage.arguments])
 
 
 def check_needs(stages: Sequence[Stage], name: str) -> Stage:
-    """The stage of this name, whose needs are met.
+    """The stage of this name, if all that it needs is done.
 
     Raises:
         UserError: no such stage, or one before it is not done.
     """
     known = {stage.name: stage for stage in stages}
     if name not in known:
-        raise UserError(f"--stage {name}: the stages are {', '.join(known)}")
+        raise UserError(f"no stage {name!r}; the stages are {', '.join(known)}")
     if waiting := [need for need in known[name].needs if not known[need].done.is_file()]:
-        raise UserError(f"--stage {name}: not before {', '.join(waiting)}")
+        raise UserError(f"stage {name} needs stages that are not done: {', '.join(waiting)}")
     return known[name]
 
 

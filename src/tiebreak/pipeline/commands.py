@@ -1,0 +1,52 @@
+"""The command line of every stage, built in one place: words after `tiebreak`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiebreak.pipeline.recipe import Trained
+
+
+@dataclass(frozen=True)
+class StageCommands:
+    """Builds the commands of a chain's stages, which share tables and engine.
+
+    Attributes:
+        data: labelled tables.
+        on_bad_row: `fail` or `skip`.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration, in place of `engine`.
+    """
+
+    data: tuple[Path, ...]
+    on_bad_row: str = "fail"
+    engine: str = "auto"
+    ds: Path | None = None
+
+    def train(self, trained: Trained, out: Path, fold: str = "", teachers: Sequence[str] = ()) -> list[str]:
+        """Train a model in the run folder `out`, or go on with it; `fold` is K/N, and teachers make it a student."""
+        start = ["distill", "--teachers", *teachers] if teachers else ["train"]
+        engine = ["--ds", str(self.ds)] if self.ds else ["--engine", self.engine]
+        words = [*start, *trained.words, *engine, *self._rows(), *_option("--fold", fold)]
+        return [*words, "--out", str(out), "--resume", "auto"]
+
+    def predict_fold(self, run: Path, fold: str, out: Path, swap: bool = False) -> list[str]:
+        """Predict the rows that the run's training held out."""
+        words = ["predict", "--model", str(run), *self._rows(), "--fold", fold]
+        return [*words, *_swap(swap), "--out", str(out)]
+
+    def _rows(self) -> list[str]:
+        return ["--data", *map(str, self.data), "--on-bad-row", self.on_bad_row]
+
+
+def predict_table(models: Sequence[Path], table: Path, out: Path, swap: bool) -> list[str]:
+    """Predict a whole table by the average of the models."""
+    return ["predict", "--model", *map(str, models), "--data", str(table), *_swap(swap), "--out", str(out)]
+
+
+def _swap(swap: bool) -> list[str]:
+    return ["--swap"] if swap else []
+
+
+def _option(name: str, value: str) -> list[str]:
+    return [name, value] if value else []
