@@ -29,7 +29,7 @@ from tiebreak.data.features import extract_features
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import Pair, read_table
 from tiebreak.evaluation import baselines
-from tiebreak.evaluation.metrics import CLIP, softmax
+from tiebreak.evaluation.metrics import row_losses, softmax
 from tiebreak.models.pretrained.weights import default_folder
 from tiebreak.pipeline.summary import SYSTEMS
 
@@ -130,19 +130,18 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     labels = np.array([pair.label for pair in held_out])
     found = {}
     taught = np.array([pair.label for pair in known])
-    (texts, chars), (held_texts, held_chars) = baselines.answers_of(known), baselines.answers_of(held_out)
-    fitted = baselines.fit(chars, taught)
+    answers, unseen = baselines.count_words(known), baselines.count_words(held_out)
+    fitted = baselines.fit(answers.chars, taught)
     found["prior"] = baselines.prior(fitted, len(held_out))
-    found["length"] = baselines.length(fitted, held_chars)
+    found["length"] = baselines.length(fitted, unseen.chars)
     weights, intercepts = baselines.fit_logistic(extract_features(known, NUMBERS), taught)
     found["all numbers"] = softmax(extract_features(held_out, NUMBERS) @ weights.T + intercepts)
-    found["TF-IDF and length"] = baselines.fit_text(texts, chars, taught)(held_texts, held_chars)
+    found["TF-IDF and length"] = baselines.fit_text(answers, taught)(unseen)
     for name in (*TEACHERS, *SYSTEMS):
         folder = chain / name if name == "average" else chain / name / "test"
         by_id = dict(zip(*read_predictions(folder / "predictions.csv"), strict=True))
         found[SYSTEMS.get(name, f"teacher {name}")] = np.array([by_id[pair.id] for pair in held_out])
-    rows = np.arange(len(labels))
-    losses = {name: -np.log(np.maximum(probabilities[rows, labels], CLIP)) for name, probabilities in found.items()}
+    losses = {name: row_losses(probabilities, labels) for name, probabilities in found.items()}
     student = losses[SYSTEMS["student"]]
     lines = [
         f"{len(known):,} rows to train on, {len(held_out):,} held out",

@@ -176,7 +176,7 @@ def _ladder(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     stop_at_once()
     from tiebreak.data.folds import parse_fold
-    from tiebreak.evaluation.table import render
+    from tiebreak.evaluation.baselines import render_comparison
     from tiebreak.prediction.degenerate import parse_degenerate
     from tiebreak.prediction.predict import parse_swap, predict
 
@@ -193,7 +193,7 @@ def _predict(options: argparse.Namespace) -> int:
     )
     log.info(f"{run.path}: {run.rows:,} rows")
     if run.scores is not None:
-        log.info(f"{run.scores['model']['rows']:,} labelled rows:\n{render(run.scores)}")
+        log.info(f"{run.scores['model']['rows']:,} labelled rows:\n{render_comparison(run.scores)}")
     return 0
 
 
@@ -232,8 +232,27 @@ def _attack(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from tiebreak.report.build import report
+    from tiebreak.report.words import render_scores
 
-    return report(options)
+    out = Path(options.out)
+    made = report(
+        options.predictions,
+        Path(options.labels) if options.labels else None,
+        out,
+        attacked=options.attacked,
+        runs=[Path(folder) for folder in options.runs],
+        family=options.family,
+        model=Path(options.model) if options.model else None,
+        resamples=options.resamples,
+        seed=options.seed,
+        on_bad_row=options.on_bad_row,
+    )
+    if made.judges:
+        print(render_scores(made))
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"report: {out / 'index.html'}")
+    return 0
 
 
 def _merge_adapters(options: argparse.Namespace) -> int:
@@ -278,16 +297,16 @@ def _weights(options: argparse.Namespace) -> int:
 
 def _baseline(options: argparse.Namespace) -> int:
     from tiebreak.data.predictions import write_predictions
-    from tiebreak.evaluation.folded import cross_validate, render
+    from tiebreak.evaluation.baselines import baseline
 
     files = [Path(name) for name in options.data]
-    found = cross_validate(files, options.folds, options.classes, options.on_bad_row, say=_say_at_once)
-    print(render(found))
+    fitted = baseline(files, folds=options.folds, classes=options.classes, on_bad_row=options.on_bad_row)
+    print(fitted)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        for name, probabilities in found.probabilities.items():
-            write_predictions(options.out / f"{name}.csv", found.ids, probabilities)
-        print(f"out-of-fold predictions: {options.out}/{{{','.join(found.probabilities)}}}.csv")
+        for name, probabilities in fitted.probabilities.items():
+            write_predictions(options.out / f"{name}.csv", fitted.ids, probabilities)
+        print(f"out-of-fold predictions: {options.out}/{{{','.join(fitted.probabilities)}}}.csv")
     return 0
 
 

@@ -8,7 +8,6 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
-from tiebreak.evaluation.table import compare, render
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 500)
@@ -76,7 +75,7 @@ def test_the_gap_is_zero_for_the_prior_and_one_for_the_law():
 
 
 def test_table_names_each_row_and_leaves_the_gap_out_where_no_law_is_known():
-    rows = compare(PROBABILITIES, LABELS, CHARS, baselines.fit(CHARS, LABELS), None)
+    rows = baselines.compare_with_baselines(PROBABILITIES, LABELS, CHARS, baselines.fit(CHARS, LABELS), None)
     assert list(rows) == ["prior", "length", "model"]
-    assert "gap" not in render(rows)
-    assert f"{rows['model']['log_loss']:.4f}" in render(rows)
+    assert "gap" not in baselines.render_comparison(rows)
+    assert f"{rows['model']['log_loss']:.4f}" in baselines.render_comparison(rows)

@@ -23,10 +23,9 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import read_table
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import halves
-from tiebreak.evaluation.inputs import read_rows
+from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.self_enhancement import family_of
-from tiebreak.evaluation.slices import guess_language
 from tiebreak.sample.law import bayes_probabilities
 
 CLASSES = ["A", "B", "tie"]
@@ -86,7 +85,7 @@ def check_report(
     ids = [pair.id for pair in pairs]
     slices = recompute_slices(pairs, chars)
 
-    base = predict_baselines(read_rows(labels_table), np.array(chars))
+    base = predict_baselines(read_labelled(labels_table))
     if "bayes" in base:
         law = bayes_probabilities(*zip(*((p.prompt, p.response_a, p.response_b) for p in pairs), strict=True))
         np.testing.assert_array_equal(base["bayes"], law)
@@ -197,7 +196,8 @@ def recompute_slices(pairs, chars) -> dict[tuple[str, str], list[int]]:
     for j, pair in enumerate(pairs):
         rows["turns", "one turn" if len(pair.prompt) == 1 else "several turns"].append(j)
         rows["longer answer", names[sum(max(chars[j]) > edge for edge in edges)]].append(j)
-        rows["language", pair.language or guess_language(pair.prompt)].append(j)
+        if pair.language:
+            rows["language", pair.language].append(j)
         if chars[j] == (0, 0):
             rows["answers", "both empty"].append(j)
         elif pair.response_a == pair.response_b:

@@ -15,9 +15,9 @@ from recompute import check_report
 from tiebreak.cli import main
 from tiebreak.data.predictions import ORDERS, write_predictions
 from tiebreak.data.table import read_table
-from tiebreak.evaluation import crossfit
+from tiebreak.evaluation.inputs import read_labelled
+from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.schema import Estimate, Report
-from tiebreak.evaluation.slices import guess_language
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.law import bayes_probabilities
 
@@ -115,26 +115,13 @@ def test_bayes_closes_the_gap_and_the_baselines_never_saw_the_prompt(table, tmp_
     assert found.judges[0].scores.gap_closed.value == pytest.approx(1, abs=1e-6)  # nine decimals in the file
     assert found.pairs[0].log_loss.high < 0, "the law is better than its overconfident copy"
     assert list(found.baselines) == ["prior", "length", "tfidf", "bayes"]
-    labels = np.array([pair.label for pair in read_table([table]).pairs])
-    groups = np.repeat(np.arange(150), 2)
-    prior = crossfit.prior(labels, groups)
+    rows = read_labelled(table)
+    labels, prior = rows.labels, predict_baselines(rows)["prior"]
     for group in range(150):
         fold = [j for j in range(300) if (prior[j] == prior[2 * group]).all()]
         rest = np.delete(labels, fold)
         np.testing.assert_allclose(prior[2 * group], np.bincount(rest, minlength=3) / len(rest), atol=1e-12)
         assert (prior[2 * group] == prior[2 * group + 1]).all(), "a prompt was parted by the folds"
-
-
-def test_a_text_that_gives_its_own_label_away_does_not_help_tfidf_on_other_prompts(table):
-    """Each prompt's answers hold a word of their own: learnt only if the prompt were in training too."""
-    pairs = [pair for pair in read_table([table]).pairs for _ in range(2)]
-    rng = np.random.default_rng(0)
-    labels = np.repeat(rng.integers(0, 3, 300), 2)
-    groups = np.repeat(np.arange(300), 2)
-    for pair, group in zip(pairs, groups, strict=True):
-        pair.response_a, pair.response_b = [f"token{group}"], ["nothing"]
-    p = crossfit.tfidf(pairs, np.ones((600, 2)), labels, groups)
-    assert -np.log(p[np.arange(600), labels]).mean() > 1.08
 
 
 def test_a_labels_table_without_texts_says_what_it_lacks(table, tmp_path, capsys):
@@ -274,22 +261,6 @@ def test_names_tell_files_apart(table, tmp_path):
     assert main([*command, "--resamples", "100"]) == 0
     names = [judge["name"] for judge in json.loads((tmp_path / "out" / "metrics.json").read_text())["judges"]]
     assert names == ["a/test", "b/test", "c", "plain", "mine"]
-
-
-def test_the_language_guess():
-    texts = {
-        "What is the best way to learn this?": "English",
-        "¿Cuál es la capital de los estados?": "Spanish",
-        "Wie kann ich das für mich lernen?": "German",
-        "Quelle est la meilleure façon pour apprendre?": "French",
-        "Расскажи мне сказку": "Cyrillic script",
-        "今天天气怎么样": "Chinese",
-        "今日の天気はどうですか": "Japanese",
-        "오늘 날씨 어때요": "Korean",
-        "12345 + 678": "other",
-        "": "other",
-    }
-    assert {text: guess_language([text]) for text in texts} == texts
 
 
 def test_the_report_never_loads_torch(judged, tmp_path, run):

@@ -1,16 +1,40 @@
-"""What a judge has to beat: the class prior, the answers' lengths and their words."""
+"""What a judge has to beat: the class prior, the answers' lengths and their words.
 
+The one implementation behind `tiebreak baseline`, the report, the pipeline's table, and the baselines that a model
+folder stores.
+"""
+
+import logging
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from tiebreak.data.encode import prompt_group
 from tiebreak.data.features import compare_lengths
-from tiebreak.data.table import Pair
+from tiebreak.data.folds import assign_folds
+from tiebreak.data.table import OnBadRow, Pair, read_table
+from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
+from tiebreak.labels import TIE
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+log = logging.getLogger(__name__)
+
+PRIOR, LENGTH, TFIDF = "prior", "length", "tfidf+length"
+FOLDS = 5
+BUCKETS = 2**18
+"""Columns that words are hashed into: bounds memory, and no fold needs a vocabulary of its own."""
+LEAST_ANSWERS = 2
+"""Words of fewer training answers are left out."""
 
 
 class Baselines(TypedDict):
-    """Fitted on training labels, kept in the model folder: plain numbers.
+    """The two that a model folder stores, fitted on its training labels: plain numbers.
 
     `prior` are the class shares (3). `length` is a multinomial logistic model on how much longer an
     answer is: weights (3, features) and intercepts (3).
@@ -54,7 +78,8 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
 def _shares(labels: np.ndarray) -> np.ndarray:
     """The classes' shares (3,); one that does not occur counts as one row."""
     counts = np.maximum(np.bincount(labels, minlength=3), 1)
-    return counts / counts.sum()
+    shares: np.ndarray = counts / counts.sum()
+    return shares
 
 
 def prior(fitted: Baselines, rows: int) -> np.ndarray:
@@ -64,47 +89,227 @@ def prior(fitted: Baselines, rows: int) -> np.ndarray:
 
 def length(fitted: Baselines, chars: np.ndarray) -> np.ndarray:
     """Probabilities (n, 3) from answer lengths in characters (n, 2)."""
-    from scipy.special import softmax
-
     weights = np.array(fitted["length_weights"])
     features = compare_lengths(chars)[:, : weights.shape[1]]  # models of an earlier version know the log ratio alone
-    return softmax(features @ weights.T + np.array(fitted["length_intercepts"]), axis=1)
+    return softmax(features @ weights.T + np.array(fitted["length_intercepts"]))
 
 
-Answers = tuple[Sequence[str], Sequence[str]]
+def count_chars(pairs: Sequence[Pair]) -> np.ndarray:
+    """Characters of the two answers (n, 2)."""
+    sizes = [[sum(map(len, pair.response_a)), sum(map(len, pair.response_b))] for pair in pairs]
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def answers_of(pairs: Sequence[Pair]) -> tuple[Answers, np.ndarray]:
-    """The texts of the answers A and B, n each, and their characters (n, 2)."""
-    chars = np.array([[len("".join(pair.response_a)), len("".join(pair.response_b))] for pair in pairs])
-    return (["\n".join(pair.response_a) for pair in pairs], ["\n".join(pair.response_b) for pair in pairs]), chars
+@dataclass(frozen=True)
+class Answers:
+    """What the TF-IDF baseline knows of n rows: word counts of A and of B (n, BUCKETS), their characters (n, 2)."""
+
+    words_a: "csr_matrix"
+    words_b: "csr_matrix"
+    chars: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> "Answers":
+        """The rows of these numbers (m,)."""
+        return Answers(self.words_a[chosen], self.words_b[chosen], self.chars[chosen])
 
 
-def fit_text(answers: Answers, chars: np.ndarray, labels: np.ndarray) -> Callable[[Answers, np.ndarray], np.ndarray]:
-    """A logistic model on TF-IDF of answer A minus that of answer B, and on their lengths.
+def count_words(pairs: Sequence[Pair]) -> Answers:
+    """Hashed word counts of both answers; nothing is learnt from the rows, so folds may share them."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashing = HashingVectorizer(n_features=BUCKETS, alternate_sign=False, norm=None, dtype=np.float32)
+    a, b = (
+        hashing.transform("\n".join(turns) for turns in answers)
+        for answers in ((pair.response_a for pair in pairs), (pair.response_b for pair in pairs))
+    )
+    return Answers(a, b, count_chars(pairs))
+
+
+def fit_text(answers: Answers, labels: np.ndarray) -> Callable[[Answers], np.ndarray]:
+    """Fit a logistic model on TF-IDF of answer A minus that of answer B, and on their lengths.
 
     Args:
-        answers: texts of the answers A and B, m each. chars (m, 2), labels (m,): of the same rows.
+        answers: of m rows. labels: (m,), at least two classes.
 
     Returns:
-        The fitted model, (answers, chars) of n rows -> probabilities (n, 3); 0 for a class that did not occur.
+        The fitted model, answers of n rows -> probabilities (n, 3); 0 for a class that did not occur.
     """
-    from scipy.sparse import csr_matrix, hstack
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from scipy.sparse import csr_matrix, hstack, vstack
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
 
-    words = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), dtype=np.float32)
-    words.fit([*answers[0], *answers[1]])
+    words = vstack([answers.words_a, answers.words_b])
+    kept = np.flatnonzero(np.bincount(words.indices, minlength=BUCKETS) >= LEAST_ANSWERS)
+    tfidf = TfidfTransformer(sublinear_tf=True).fit(words[:, kept])
 
-    def features(answers: Answers, chars: np.ndarray):
-        difference = words.transform(answers[0]) - words.transform(answers[1])
-        return hstack([difference, csr_matrix(compare_lengths(chars))], format="csr")
+    def features(answers: Answers) -> csr_matrix:
+        difference = tfidf.transform(answers.words_a[:, kept]) - tfidf.transform(answers.words_b[:, kept])
+        return hstack([difference, csr_matrix(compare_lengths(answers.chars))], format="csr")
 
-    model = LogisticRegression(max_iter=1_000).fit(features(answers, chars), labels)
+    model = LogisticRegression(max_iter=1_000).fit(features(answers), labels)
 
-    def predict(answers: Answers, chars: np.ndarray) -> np.ndarray:
-        probabilities = np.zeros((len(chars), 3))
-        probabilities[:, model.classes_] = model.predict_proba(features(answers, chars))
+    def predict(answers: Answers) -> np.ndarray:
+        probabilities = np.zeros((len(answers.chars), 3))
+        probabilities[:, model.classes_] = model.predict_proba(features(answers))
         return probabilities
 
     return predict
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Out-of-fold predictions of every row by each baseline.
+
+    Attributes:
+        ids: n.
+        labels: (n,).
+        folds: (n,), the fold that held out the row.
+        scored: (n,), the rows that count: with two classes, those that are no tie.
+        classes: 2 or 3.
+        probabilities: (n, 3) by `prior`, `length` and `tfidf+length`; without texts, `prior` alone.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    folds: np.ndarray
+    scored: np.ndarray
+    classes: int
+    probabilities: dict[str, np.ndarray]
+
+    def score(self, name: str, rows: np.ndarray | None = None) -> tuple[float, float]:
+        """Log loss and accuracy of a baseline over the scored rows, or over those of them in a mask (n,)."""
+        kept = self.scored if rows is None else self.scored & rows
+        probabilities, labels = self.probabilities[name][kept], self.labels[kept]
+        return log_loss(probabilities, labels), float((probabilities.argmax(1) == labels).mean())
+
+    def by_fold(self, name: str) -> np.ndarray:
+        """Log loss and accuracy of a baseline on each fold, (folds, 2)."""
+        return np.array([self.score(name, self.folds == fold) for fold in range(self.folds.max() + 1)])
+
+    def __str__(self) -> str:
+        """Scores over all rows, their standard deviation over the folds, and each fold's log loss, as aligned text."""
+        folds = self.folds.max() + 1
+        lines = [
+            f"{int(self.scored.sum()):,} rows, {self.classes} classes, {folds} folds grouped by prompt; "
+            "all rows ± standard deviation of the folds",
+            f"{'':16}{'log loss':>17}{'accuracy':>16}   log loss of fold " + " ".join(f"{k:>6}" for k in range(folds)),
+        ]
+        for name in self.probabilities:
+            by_fold = self.by_fold(name)
+            (loss, accuracy), (loss_sd, accuracy_sd) = self.score(name), by_fold.std(0, ddof=1)
+            each = " ".join(f"{value:.4f}" for value in by_fold[:, 0])
+            lines.append(f"{name:16}{loss:>8.4f} ± {loss_sd:.4f}{accuracy:>8.3f} ± {accuracy_sd:.3f}{'':20}{each}")
+        return "\n".join(lines)
+
+
+def cross_fit(
+    ids: Sequence[str],
+    labels: np.ndarray,
+    pairs: Sequence[Pair] | None,
+    folds: int = FOLDS,
+    classes: int | None = None,
+    seed: int = 0,
+) -> OutOfFold:
+    """Fit the baselines on all folds but one and predict that one, for each fold.
+
+    Folds are those of `train --fold K/N` on the same rows: stratified, grouped by normalised prompt.
+
+    Args:
+        ids: of the n rows.
+        labels: (n,).
+        pairs: of the same rows; without them each row is a prompt of its own, and only the prior is fitted.
+        folds: how many, at least 2.
+        classes: 2 leaves ties out of fitting and scoring, though they are predicted too; 3 keeps them;
+            None means 2 where no row is a tie.
+        seed: of the folds, as `data.folds_seed`.
+
+    Raises:
+        UserError: too few rows for so many folds, or a class that does not occur outside one.
+    """
+    if classes is None:
+        classes = 3 if (labels == TIE).any() else 2
+    scored = (labels != TIE) | (classes == 3)
+    groups = np.arange(len(labels)) if pairs is None else np.array([prompt_group(pair.prompt) for pair in pairs])
+    assigned = assign_folds(labels, groups, folds, seed)
+    answers = None if pairs is None else count_words(pairs)
+    names = (PRIOR,) if answers is None else (PRIOR, LENGTH, TFIDF)
+    probabilities = {name: np.zeros((len(labels), 3)) for name in names}
+    for fold in range(folds):
+        train, held_out = np.flatnonzero((assigned != fold) & scored), np.flatnonzero(assigned == fold)
+        if len(np.unique(labels[train])) < classes:
+            raise UserError(f"outside fold {fold} of {folds} a class does not occur: fewer folds, or more rows")
+        if answers is None:
+            probabilities[PRIOR][held_out] = _shares(labels[train])
+            continue
+        known, unseen = answers.rows(train), answers.rows(held_out)
+        fitted = fit(known.chars, labels[train])
+        probabilities[PRIOR][held_out] = prior(fitted, len(held_out))
+        probabilities[LENGTH][held_out] = length(fitted, unseen.chars)
+        probabilities[TFIDF][held_out] = fit_text(known, labels[train])(unseen)
+    for values in probabilities.values():
+        values[:, classes:] = 0.0
+        values /= values.sum(axis=1, keepdims=True)
+    return OutOfFold(list(ids), labels, assigned, scored, classes, probabilities)
+
+
+def baseline(
+    tables: Sequence[Path], folds: int = FOLDS, classes: int | None = None, on_bad_row: OnBadRow = "fail", seed: int = 0
+) -> OutOfFold:
+    """Cross-fit the baselines on labelled tables.
+
+    Args:
+        tables: their rows together.
+        folds: how many, at least 2.
+        classes: 2 or 3; None means 2 where no row is a tie (see `cross_fit`).
+        on_bad_row: `fail`, or `skip` to leave unreadable rows out.
+        seed: of the folds, as `data.folds_seed`.
+
+    Raises:
+        UserError: a table that cannot be used, or too few rows for so many folds.
+    """
+    if folds < 2:
+        raise UserError(f"--folds {folds}: at least 2 are needed")
+    table = read_table(tables, on_bad_row, need_labels=True)
+    if table.problems:
+        log.info(f"{len(table.problems)} bad rows were left out")
+    labels = np.array([pair.label for pair in table.pairs])
+    ties = int((labels == TIE).sum())
+    if classes == 2 and ties:
+        log.info(f"two classes: {ties:,} ties are neither learnt from nor scored")
+    elif classes is None and not ties:
+        log.info("no row is a tie: two classes")
+    return cross_fit([pair.id for pair in table.pairs], labels, table.pairs, folds, classes, seed)
+
+
+def compare_with_baselines(
+    probabilities: np.ndarray, labels: np.ndarray, chars: np.ndarray, fitted: Baselines, bayes: np.ndarray | None
+) -> dict[str, dict[str, float]]:
+    """Scores of the baselines, the model and, on the sample, the law, on the same rows.
+
+    Args:
+        probabilities: the model's (n, 3).
+        labels: (n,).
+        chars: characters of the answers (n, 2).
+        fitted: the baselines, from the training rows.
+        bayes: the law's probabilities (n, 3), where it is known.
+    """
+    rows = {
+        "prior": scores(prior(fitted, len(labels)), labels),
+        "length": scores(length(fitted, chars), labels),
+        "model": scores(probabilities, labels),
+    }
+    if bayes is not None:
+        rows["bayes"] = scores(bayes, labels)
+        for entry in rows.values():
+            entry["gap_closed"] = gap_closed(entry["log_loss"], rows["prior"]["log_loss"], rows["bayes"]["log_loss"])
+    return rows
+
+
+def render_comparison(rows: dict[str, dict[str, float]]) -> str:
+    """What `compare_with_baselines` returns, as aligned text."""
+    known = "gap_closed" in rows["model"]
+    lines = [f"{'':10}{'log loss':>10}{'accuracy':>10}{'macro F1':>10}" + (f"{'gap closed':>12}" if known else "")]
+    for name, entry in rows.items():
+        line = f"{name:10}{entry['log_loss']:>10.4f}{entry['accuracy']:>10.3f}{entry['macro_f1']:>10.3f}"
+        lines.append(line + (f"{entry['gap_closed']:>11.1%}" if known else ""))
+    return "\n".join(lines)

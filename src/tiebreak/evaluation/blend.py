@@ -7,13 +7,13 @@ import numpy as np
 
 from tiebreak.data.folds import assign_folds
 from tiebreak.errors import UserError
-from tiebreak.evaluation.metrics import CLIP, softmax
+from tiebreak.evaluation.metrics import CLIP, best_temperature, log_probabilities, row_losses, softmax
 
 FOLDS = 5
 SPACES = ("probabilities", "logits")
 CALIBRATIONS = ("temperature", "vector")
 RIDGE = 1e-6
-"""On the calibration's parameters, in nats a row: keeps them finite where classes can be told apart perfectly."""
+"""Of the vector calibration, in nats per row: keeps it finite where classes can be told apart perfectly."""
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,33 @@ class Blend:
     def of(self, judges: np.ndarray) -> np.ndarray:
         """Probabilities (n, 3) from those of the judges (k, n, 3)."""
         if self.space == "logits":
-            mixed = softmax(np.tensordot(self.weights, _log(judges), 1))
+            mixed = softmax(np.tensordot(self.weights, log_probabilities(judges), 1))
         else:
             mixed = np.tensordot(self.weights, judges, 1)
         if self.scale is None or self.shift is None:
             return mixed
-        return softmax(_log(mixed) * self.scale + self.shift)
+        return softmax(log_probabilities(mixed) * self.scale + self.shift)
 
 
 def equal_weights(count: int) -> np.ndarray:
+    """The weights (count,) of a plain mean."""
     return np.full(count, 1 / count)
 
 
 def fit_weights(judges: np.ndarray, labels: np.ndarray, space: str) -> np.ndarray:
     """The weights (k,), none negative and summing to one, of least log loss; a convex problem in either space."""
     from scipy.optimize import minimize
+    from scipy.special import logsumexp
 
     rows = np.arange(len(labels))
     if space == "logits":
-        logits = _log(judges)
+        logits = log_probabilities(judges)
         of_label = logits[:, rows, labels]
 
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
             mixed = np.tensordot(weights, logits, 1)
-            top = mixed.max(1)
-            total = np.log(np.exp(mixed - top[:, None]).sum(1)) + top
             expected = (softmax(mixed) * logits).sum(2)
-            return float((total - weights @ of_label).mean()), (expected - of_label).mean(1)
+            return float((logsumexp(mixed, axis=1) - weights @ of_label).mean()), (expected - of_label).mean(1)
     else:
         of_label = np.clip(judges[:, rows, labels], CLIP, 1)
 
@@ -73,29 +73,33 @@ def fit_weights(judges: np.ndarray, labels: np.ndarray, space: str) -> np.ndarra
 def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Scale (3,) and shift (3,) of the logits of least log loss (Guo et al. 2017, ICML).
 
-    `temperature` is one scale for all classes; `vector` a scale and a shift for each.
+    Args:
+        kind: `temperature` is one scale for all classes; `vector` a scale and a shift for each.
     """
+    logits = log_probabilities(probabilities)
+    if kind == "temperature":
+        return np.full(3, 1 / best_temperature(logits, labels)), np.zeros(3)
+    return _fit_vector(logits, np.eye(3)[labels])
+
+
+def _fit_vector(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale (3,) and shift (3,) of logits (n, 3) for one-hot labels (n, 3)."""
     from scipy.optimize import minimize
+    from scipy.special import logsumexp
 
-    logits, truth = _log(probabilities), np.eye(3)[labels]
-
-    def unpack(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (np.full(3, theta[0]), np.zeros(3)) if kind == "temperature" else (theta[:3], theta[3:])
+    start = np.array([1.0, 1, 1, 0, 0, 0])
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        scale, shift = unpack(theta)
-        mixed = logits * scale + shift
-        top = mixed.max(1)
-        total = np.log(np.exp(mixed - top[:, None]).sum(1)) + top
+        mixed = logits * theta[:3] + theta[3:]
         error = softmax(mixed) - truth
-        slopes = np.concatenate([(error * logits).mean(0), error.mean(0)])
-        gradient = slopes[:3].sum(keepdims=True) if kind == "temperature" else slopes
-        value = float((total - (mixed * truth).sum(1)).mean()) + RIDGE * float(((theta - start) ** 2).sum())
-        return value, gradient + 2 * RIDGE * (theta - start)
+        gradient = np.concatenate([(error * logits).mean(0), error.mean(0)])
+        value = float((logsumexp(mixed, axis=1) - (mixed * truth).sum(1)).mean())
+        away = theta - start
+        return value + RIDGE * float((away**2).sum()), gradient + 2 * RIDGE * away
 
-    start = np.ones(1) if kind == "temperature" else np.array([1.0, 1, 1, 0, 0, 0])
-    least = [(0.05, 20.0)] if kind == "temperature" else [(0.0, 20.0)] * 3 + [(-20.0, 20.0)] * 3
-    return unpack(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=least).x)
+    bounds = [(0.0, 20.0)] * 3 + [(-20.0, 20.0)] * 3
+    theta = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return theta[:3], theta[3:]
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def try_blend(
     for fold in np.unique(folds):
         out = folds == fold
         mixed = fit(judges[:, ~out], labels[~out]).of(judges[:, out])
-        losses[out] = -np.log(np.clip(mixed[np.arange(out.sum()), labels[out]], CLIP, 1))
+        losses[out] = row_losses(mixed, labels[out])
     return Trial(name, fit, losses)
 
 
@@ -137,7 +141,3 @@ def gain(simple: Trial, fitted: Trial, groups: np.ndarray) -> tuple[float, float
     mean = float(difference.mean())
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], difference - mean)
     return mean, float(np.sqrt((sums**2).sum()) / len(difference))
-
-
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(probabilities, CLIP, 1))

@@ -20,7 +20,8 @@ class Bootstrap:
 
     Args:
         groups: int (n,), equal for rows of one prompt.
-        resamples: how many. seed: of the draws.
+        resamples: how many.
+        seed: of the draws.
 
     Attributes:
         index: int (n,), each row's group as a column of `weights`.
@@ -37,6 +38,7 @@ class Bootstrap:
 
     @property
     def groups(self) -> int:
+        """The number of distinct groups."""
         return self.weights.shape[1]
 
     def sums(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +88,9 @@ def estimate(value: float, resampled: np.ndarray) -> Estimate | None:
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, NaN where below is zero."""
     above, below = np.broadcast_arrays(np.asarray(above, dtype=np.float64), below)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    quotients = np.full(above.shape, np.nan)
+    np.divide(above, below, out=quotients, where=below != 0)
+    return quotients
 
 
 def newton(
@@ -113,7 +117,8 @@ def newton(
     def step(sums: np.ndarray) -> np.ndarray:
         gradient = sums[:, :k] + ridge * theta
         hessian = sums[:, k:].reshape(-1, k, k) + ridge * np.eye(k)
-        return theta - np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        stepped: np.ndarray = theta - np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        return stepped
 
     def columns() -> np.ndarray:
         gradient, hessian = derivatives(theta)

@@ -3,15 +3,12 @@
 import numpy as np
 
 from tiebreak.evaluation.bootstrap import Bootstrap, divide, estimate, newton
-from tiebreak.evaluation.metrics import CLIP
+from tiebreak.evaluation.metrics import TEMPERATURES, best_temperature, log_probabilities, row_losses, softmax
 from tiebreak.evaluation.schema import Bin, Calibration, Estimate
-from tiebreak.evaluation.scores import losses
 from tiebreak.labels import CLASS_NAMES
 
 BINS = 15
 SIMULATIONS = 200
-TEMPERATURES = (0.05, 20.0)
-"""Where the best temperature is sought: beyond these, a judge's confidence says nothing."""
 
 
 def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstrap, seed: int = 0) -> Calibration:
@@ -21,9 +18,8 @@ def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstra
     simulated = simulate_calibrated(confidence, bins, seed)
     half = halves(bootstrap, seed)
     temperature = fit_temperature(probabilities, labels, half, bootstrap)
-    gain = np.where(
-        half, 0, losses(probabilities, labels) - losses(apply_temperature(probabilities, temperature.value), labels)
-    )
+    tempered = apply_temperature(probabilities, temperature.value)
+    gain = np.where(half, 0, row_losses(probabilities, labels) - row_losses(tempered, labels))
     return Calibration(
         ece=calibration_error(confidence, right, bins, bootstrap),
         ece_if_calibrated=float(simulated.mean()),
@@ -94,29 +90,17 @@ def halves(bootstrap: Bootstrap, seed: int) -> np.ndarray:
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (n, 3) with their logits divided by the temperature (Guo et al. 2017, ICML)."""
-    from scipy.special import softmax
-
-    return softmax(np.log(np.clip(probabilities, CLIP, 1.0)) / temperature, axis=1)
+    return softmax(log_probabilities(probabilities) / temperature)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap) -> Estimate:
     """The temperature of least log loss on the rows of a mask (n,), with a one-step bootstrap interval.
 
-    The loss is convex in the inverse temperature, which is what is sought.
+    Resampled in the inverse temperature, in which the loss is convex.
     """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
-
-    logits = np.log(np.clip(probabilities, CLIP, 1.0))
+    logits = log_probabilities(probabilities)
     of_label = logits[np.arange(len(labels)), labels]
-    some, some_label = logits[rows], of_label[rows]
-
-    def loss(log_inverse: float) -> float:
-        inverse = np.exp(log_inverse)
-        return float((logsumexp(inverse * some, axis=1) - inverse * some_label).mean())
-
-    bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
-    inverse = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    inverse = 1 / best_temperature(logits[rows], labels[rows])
     least, most = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     inside = 1.001 * least < inverse < 0.999 * most
     if not inside:  # more or less of it would be better still

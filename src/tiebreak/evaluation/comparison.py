@@ -6,15 +6,15 @@ import numpy as np
 
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.inputs import Predictions
-from tiebreak.evaluation.schema import Pair, SlicePair
-from tiebreak.evaluation.scores import losses
+from tiebreak.evaluation.metrics import row_losses
+from tiebreak.evaluation.schema import JudgePair, SlicePair
 
 
 def compare_judges(
     judges: list[Predictions], labels: np.ndarray, slices: dict[tuple[str, str], np.ndarray], bootstrap: Bootstrap
-) -> list[Pair]:
+) -> list[JudgePair]:
     """Every pair of judges, in the order given."""
-    loss = [losses(judge.probabilities, labels) for judge in judges]
+    loss = [row_losses(judge.probabilities, labels) for judge in judges]
     verdicts = [judge.probabilities.argmax(1) for judge in judges]
     right = [verdict == labels for verdict in verdicts]
     pairs = []
@@ -44,5 +44,5 @@ def compare_judges(
             "neither": int((~right[one] & ~right[two]).sum()),
             "slices": where,
         }
-        pairs.append(Pair.model_validate(counts | estimates))
+        pairs.append(JudgePair.model_validate(counts | estimates))
     return pairs

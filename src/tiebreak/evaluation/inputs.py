@@ -12,6 +12,7 @@ from tiebreak.data.prediction_manifest import PredictionManifest, read_models_be
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.data.table import REQUIRED, OnBadRow, Pair, Problem, read_labels, read_table
 from tiebreak.errors import UserError
+from tiebreak.evaluation.baselines import count_chars
 from tiebreak.evaluation.self_enhancement import family_of
 
 ORDERS_TOLERANCE = 2e-8
@@ -34,7 +35,7 @@ class Predictions:
 
 
 @dataclass
-class Rows:
+class LabelledRows:
     """The labelled rows that every judge predicts, in the labels table's order.
 
     Attributes:
@@ -53,11 +54,10 @@ class Rows:
     def chars(self) -> np.ndarray:
         """Characters of the two answers (n, 2)."""
         assert self.pairs is not None
-        sizes = [[sum(map(len, pair.response_a)), sum(map(len, pair.response_b))] for pair in self.pairs]
-        return np.array(sizes, dtype=np.int64)
+        return count_chars(self.pairs)
 
 
-def read_rows(path: Path, on_bad_row: OnBadRow = "fail") -> Rows:
+def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
     """The labelled rows of a table, with texts where it has them.
 
     Raises:
@@ -75,22 +75,24 @@ def read_rows(path: Path, on_bad_row: OnBadRow = "fail") -> Rows:
         seen: dict[str, int] = {}
         groups = np.array([seen.setdefault(normalise_prompt(pair.prompt), len(seen)) for pair in labelled])
         labels = np.array([pair.label for pair in labelled], dtype=np.int64)
-        rows = Rows([pair.id for pair in labelled], labels, groups, labelled, table.problems, notes)
+        rows = LabelledRows([pair.id for pair in labelled], labels, groups, labelled, table.problems, notes)
     else:
         known = read_labels(path)
         notes.append(
             f"{path.name} has no texts: no length or TF-IDF baseline, no slices, no verbosity audit, no examples; "
             "and each row counts as a prompt of its own"
         )
-        rows = Rows(list(known), np.array(list(known.values()), dtype=np.int64), np.arange(len(known)), None, [], notes)
+        rows = LabelledRows(
+            list(known), np.array(list(known.values()), dtype=np.int64), np.arange(len(known)), None, [], notes
+        )
     if not rows.ids:
         raise UserError(f"{path}: no labelled rows; the winner columns are absent or empty")
     return rows
 
 
 def read_judges(
-    given: list[str], attacked: list[str], family: str | None, rows: Rows
-) -> tuple[list[Predictions], Rows]:
+    given: list[str], attacked: list[str], family: str | None, rows: LabelledRows
+) -> tuple[list[Predictions], LabelledRows]:
     """The judges of the command line, and the rows that all of them predict.
 
     Args:
@@ -131,10 +133,10 @@ def read_judges(
     return judges, rows
 
 
-def _keep(rows: Rows, chosen: list[int]) -> Rows:
+def _keep(rows: LabelledRows, chosen: list[int]) -> LabelledRows:
     pairs = None if rows.pairs is None else [rows.pairs[k] for k in chosen]
     ids = [rows.ids[k] for k in chosen]
-    return Rows(ids, rows.labels[chosen], rows.groups[chosen], pairs, rows.problems, rows.notes)
+    return LabelledRows(ids, rows.labels[chosen], rows.groups[chosen], pairs, rows.problems, rows.notes)
 
 
 def _aligned(wanted: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:
@@ -144,7 +146,7 @@ def _aligned(wanted: list[str], ids: list[str], probabilities: np.ndarray) -> np
     return padded[[place.get(name, -1) for name in wanted]]
 
 
-def _read_orders(path: Path, rows: Rows, probabilities: np.ndarray) -> np.ndarray | None:
+def _read_orders(path: Path, rows: LabelledRows, probabilities: np.ndarray) -> np.ndarray | None:
     files = [path.parent / name for name in ORDERS]
     if path.name != "predictions.csv" or not all(file.is_file() for file in files):
         return None
@@ -180,7 +182,7 @@ def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
             "/".join(parts[:depth][::-1]) if name in doubled and len(parts) > 1 else name
             for name, parts in zip(taken, names, strict=True)
         ]
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     for k, name in enumerate(taken):
         count[name] += 1
         if count[name] > 1:

@@ -5,11 +5,13 @@ from pydantic import BaseModel, ConfigDict
 VERSION = 1
 
 
-class Part(BaseModel):
+class ReportSection(BaseModel):
+    """A part of metrics.json: fields that are not declared are refused, and so are infinite numbers."""
+
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class Estimate(Part):
+class Estimate(ReportSection):
     """A figure with its 95 % bootstrap interval over prompt groups."""
 
     value: float
@@ -17,7 +19,7 @@ class Estimate(Part):
     high: float
 
 
-class ClassScores(Part):
+class ClassScores(ReportSection):
     rows: int
     """Rows whose label is this class."""
     precision: Estimate | None
@@ -30,7 +32,7 @@ class ClassScores(Part):
     """Mean -log p of this class over its rows, in nats."""
 
 
-class Scores(Part):
+class Scores(ReportSection):
     log_loss: Estimate
     """Mean -log p of the true class, in nats."""
     accuracy: Estimate
@@ -47,7 +49,7 @@ class Scores(Part):
     """(prior - this) / (prior - Bayes) in log loss; on the embedded sample only."""
 
 
-class Slice(Part):
+class Slice(ReportSection):
     by: str
     """What the rows are parted by."""
     name: str
@@ -56,7 +58,7 @@ class Slice(Part):
     accuracy: Estimate
 
 
-class Bin(Part):
+class Bin(ReportSection):
     rows: int
     predicted: float
     """Mean predicted probability of the class in the bin."""
@@ -67,7 +69,7 @@ class Bin(Part):
     high: float
 
 
-class Calibration(Part):
+class Calibration(ReportSection):
     ece: Estimate
     """Expected calibration error of the verdict's probability: 15 bins of equal mass."""
     ece_if_calibrated: float
@@ -86,7 +88,7 @@ class Calibration(Part):
     """Log loss that the temperature saves on the other half."""
 
 
-class Position(Part):
+class Position(ReportSection):
     both_orders: bool
     """Whether predictions in both answer orders were there; if not, the last four are none."""
     first_preference: Estimate
@@ -105,7 +107,7 @@ class Position(Part):
     """Mean total variation distance between the two orders' probabilities."""
 
 
-class LengthBin(Part):
+class LengthBin(ReportSection):
     longer_by: float
     """Least ratio of the longer answer to the shorter one, in characters."""
     up_to: float | None
@@ -117,7 +119,7 @@ class LengthBin(Part):
     """Share of decided labels that chose the longer."""
 
 
-class Verbosity(Part):
+class Verbosity(ReportSection):
     rows: int
     """Rows whose answers differ in length."""
     prefers_longer: Estimate
@@ -142,7 +144,7 @@ class Verbosity(Part):
     humans_twice_as_long: float
 
 
-class Family(Part):
+class Family(ReportSection):
     family: str
     rows: int
     """Rows where exactly one answer is this family's."""
@@ -154,14 +156,14 @@ class Family(Part):
     """judge - humans."""
 
 
-class SelfEnhancement(Part):
+class SelfEnhancement(ReportSection):
     judge_family: str | None
     own_excess: Estimate | None
     """The judge's own family's `excess`; none where it does not occur or the judge's family is not known."""
     families: list[Family]
 
 
-class Repetition(Part):
+class Repetition(ReportSection):
     rows: int
     """Rows predicted both as they are and with one answer doubled."""
     win_gain: Estimate
@@ -174,7 +176,7 @@ class Repetition(Part):
     """toward - away."""
 
 
-class Mistake(Part):
+class Mistake(ReportSection):
     id: str
     label: str
     verdict: str
@@ -182,7 +184,7 @@ class Mistake(Part):
     """Of the verdict."""
 
 
-class JudgeReport(Part):
+class JudgeReport(ReportSection):
     name: str
     path: str
     scores: Scores
@@ -196,7 +198,7 @@ class JudgeReport(Part):
     """The most confident wrong verdicts."""
 
 
-class SlicePair(Part):
+class SlicePair(ReportSection):
     by: str
     name: str
     rows: int
@@ -204,7 +206,7 @@ class SlicePair(Part):
     only_second: int
 
 
-class Pair(Part):
+class JudgePair(ReportSection):
     first: str
     second: str
     log_loss: Estimate
@@ -221,7 +223,7 @@ class Pair(Part):
     """Who is right where."""
 
 
-class Run(Part):
+class Run(ReportSection):
     name: str
     steps: int
     loss: float
@@ -232,7 +234,7 @@ class Run(Part):
     """Over the whole run."""
 
 
-class Report(Part):
+class Report(ReportSection):
     version: int = VERSION
     labels: str
     """The labels table's name."""
@@ -249,5 +251,5 @@ class Report(Part):
     baselines: dict[str, Scores]
     """By `prior`, `length`, `tfidf` (fitted on the other folds' prompts) and, on the embedded sample, `bayes`."""
     judges: list[JudgeReport]
-    pairs: list[Pair]
+    pairs: list[JudgePair]
     runs: list[Run]

@@ -4,9 +4,13 @@ Probabilities, not verdicts, are held against the humans' share: even a perfect 
 one-sided than people are, as the most probable class is chosen every time.
 """
 
+from typing import Any
+
 import numpy as np
 
+from tiebreak.data.features import log_length_ratio
 from tiebreak.evaluation.bootstrap import Bootstrap, divide, estimate, newton
+from tiebreak.evaluation.metrics import CLIP
 from tiebreak.evaluation.schema import LengthBin, Verbosity
 
 RATIOS = (1.0, 1.25, 1.5, 2.0, 4.0)
@@ -14,6 +18,10 @@ LOG_RATIO_CLIP = 3.0
 LOG_ODDS_CLIP = 15.0
 RIDGE = 1.0
 """Of the logistic models: keeps a slope finite where every longer answer wins, and is nothing beside 100 rows."""
+
+
+WINS, DECIDED, HUMAN_WINS, HUMAN_DECIDED = range(4)
+"""Columns of what is summed."""
 
 
 def audit_verbosity(
@@ -30,23 +38,25 @@ def audit_verbosity(
     size = (1.0 + chars.max(1)) / (1.0 + chars.min(1))
     limits = list(zip(RATIOS, (*RATIOS[1:], None), strict=True))
     masks = [differ, *(differ & (size >= low) & (size < (high or np.inf)) for low, high in limits)]
-    # Four columns for each mask: the judge's wins of the longer and decided mass, and the humans'.
-    four = np.stack([wins, decided, human_wins, human_decided], axis=1)
-    total, resampled = bootstrap.sums(np.concatenate([four * mask[:, None] for mask in masks], axis=1))
+    columns = np.stack([wins, decided, human_wins, human_decided], axis=1)
+    # One pass over the resamples for all masks: values (n, masks, 4).
+    total, resampled = bootstrap.sums(np.stack(masks, axis=1)[:, :, None] * columns[:, None, :])
+    totals, resamples = total.reshape(-1, 4), resampled.reshape(len(resampled), -1, 4)
 
-    def share(k: int, start: int) -> tuple[float, np.ndarray]:
-        value, samples = (divide(s[:, 4 * k + start], s[:, 4 * k + start + 1]) for s in (total[None], resampled))
-        return float(value[0]), samples
+    def share(mask: int, above: int, below: int) -> tuple[float, np.ndarray]:
+        value, samples = (divide(sums[..., mask, above], sums[..., mask, below]) for sums in (totals, resamples))
+        return float(value), samples
 
-    (judge, judges), (human, humans) = share(0, 0), share(0, 2)
+    (judge, judges), (human, humans) = share(0, WINS, DECIDED), share(0, HUMAN_WINS, HUMAN_DECIDED)
     excess = estimate(judge - human, judges - humans)
     if excess is None:
         return None
     bins = []
-    for k, (low, high) in enumerate(limits, 1):
-        binned, people = estimate(*share(k, 0)), estimate(*share(k, 2))
-        if binned and people:
-            bins.append(LengthBin(longer_by=low, up_to=high, rows=int(masks[k].sum()), judge=binned, humans=people))
+    for i, (low, high) in enumerate(limits, 1):
+        of_judge, of_people = estimate(*share(i, WINS, DECIDED)), estimate(*share(i, HUMAN_WINS, HUMAN_DECIDED))
+        if of_judge and of_people:
+            rows = int(masks[i].sum())
+            bins.append(LengthBin(longer_by=low, up_to=high, rows=rows, judge=of_judge, humans=of_people))
     verdict = bootstrap.ratios(longer=((verdicts == longer) & differ, (verdicts < 2) & differ))
     effects = length_effects(probabilities, labels, chars, bootstrap)
     found = {
@@ -60,19 +70,21 @@ def audit_verbosity(
     return Verbosity.model_validate(found | effects)
 
 
-def length_effects(probabilities: np.ndarray, labels: np.ndarray, chars: np.ndarray, bootstrap: Bootstrap) -> dict:
+def length_effects(
+    probabilities: np.ndarray, labels: np.ndarray, chars: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """Three logistic models of "A is preferred, given that one is", on the log ratio of the lengths.
 
     The first is fitted to the judge's probabilities, the second to the labels, the third to the labels with
     the judge's log odds as offset. Each has an intercept (the preference for A) and a slope.
     """
-    ratio = np.log((1.0 + chars[:, 0]) / (1.0 + chars[:, 1])).clip(-LOG_RATIO_CLIP, LOG_RATIO_CLIP)
+    ratio = log_length_ratio(chars).clip(-LOG_RATIO_CLIP, LOG_RATIO_CLIP)
     a, b = probabilities[:, 0], probabilities[:, 1]
     decided = (labels < 2).astype(np.float64)
-    odds = np.log(np.maximum(a, 1e-15) / np.maximum(b, 1e-15)).clip(-LOG_ODDS_CLIP, LOG_ODDS_CLIP)
-    judge, judges = fit_logistic(ratio, divide(a, a + b), a + b, np.zeros_like(odds), bootstrap)
-    human, humans = fit_logistic(ratio, labels == 0, decided, np.zeros_like(odds), bootstrap)
-    rest, rests = fit_logistic(ratio, labels == 0, decided, odds, bootstrap)
+    odds = np.log(np.maximum(a, CLIP) / np.maximum(b, CLIP)).clip(-LOG_ODDS_CLIP, LOG_ODDS_CLIP)
+    judge, judges = fit_offset_logistic(ratio, divide(a, a + b), a + b, np.zeros_like(odds), bootstrap)
+    human, humans = fit_offset_logistic(ratio, labels == 0, decided, np.zeros_like(odds), bootstrap)
+    rest, rests = fit_offset_logistic(ratio, labels == 0, decided, odds, bootstrap)
     twice = np.log(2)
     return {
         "length_effect": estimate(judge[1], judges[:, 1]),
@@ -84,7 +96,7 @@ def length_effects(probabilities: np.ndarray, labels: np.ndarray, chars: np.ndar
     }
 
 
-def fit_logistic(
+def fit_offset_logistic(
     x: np.ndarray, target: np.ndarray, weight: np.ndarray, offset: np.ndarray, bootstrap: Bootstrap
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intercept and slope (2,) of a weighted logistic model with an offset, and one-step resamples of them.

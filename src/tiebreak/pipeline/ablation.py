@@ -14,8 +14,7 @@ from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
-from tiebreak.evaluation.metrics import scores
-from tiebreak.evaluation.scores import losses
+from tiebreak.evaluation.metrics import row_losses, scores
 from tiebreak.files import write_json
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
@@ -118,7 +117,7 @@ def run_ablation(
         if not rows:
             validation = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["validation"]
             rows |= {baseline: validation[baseline] for baseline in ("prior", "length")}
-        own = losses(probabilities, truth)
+        own = row_losses(probabilities, truth)
         rows[name] = scores(probabilities, truth) | read_effort(folder) | compare(own, before)
         before = own
     write_json(out / RESULTS, {"fold": fold, "rungs": rows})

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiebreak.evaluation.wording import NAMES
 from tiebreak.files import write_atomically, write_json
 from tiebreak.prediction.merge import rows_per_second
-from tiebreak.report.words import NAMES
 
 SYSTEMS = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
 

@@ -24,7 +24,7 @@ from tiebreak.evaluation.blend import (
     gain,
     try_blend,
 )
-from tiebreak.evaluation.inputs import name_files, read_rows, split_name
+from tiebreak.evaluation.inputs import name_files, read_labelled, split_name
 from tiebreak.evaluation.metrics import log_loss
 from tiebreak.manifests import Manifest, Section, write_manifest
 
@@ -202,7 +202,7 @@ def choose_blend(
         names: of the predictions. ids: of their rows. judges: their probabilities (k, n, 3).
         fit: the labelled table. calibrate, space, on_bad_row: as `ensemble`.
     """
-    rows = read_rows(fit, on_bad_row)
+    rows = read_labelled(fit, on_bad_row)
     place = {row_id: i for i, row_id in enumerate(ids)}
     known = [i for i, row_id in enumerate(rows.ids) if row_id in place]
     if not known:

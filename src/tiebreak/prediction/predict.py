@@ -26,7 +26,7 @@ from tiebreak.data.prediction_manifest import (
 from tiebreak.data.predictions import FORMATS, read_predictions, round_probabilities
 from tiebreak.data.table import OnBadRow, read_labels
 from tiebreak.errors import UserError
-from tiebreak.evaluation.table import compare
+from tiebreak.evaluation.baselines import compare_with_baselines
 from tiebreak.files import TEMPORARY, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
@@ -329,4 +329,4 @@ def score(
         probabilities = read_predictions(merged.path)[1][rows]  # another process merged
     truth = np.array([labels[tokens.ids[row]] for row in rows])
     bayes = None if tokens.bayes is None else tokens.bayes[rows]
-    return compare(probabilities, truth, tokens.chars[rows], prediction.baselines, bayes)
+    return compare_with_baselines(probabilities, truth, tokens.chars[rows], prediction.baselines, bayes)

@@ -1,75 +1,96 @@
-"""`tiebreak report`: from files to metrics.json, plots, index.html and a short table."""
+"""`tiebreak report`: from files to metrics.json, plots and index.html."""
 
-import argparse
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from tiebreak.errors import UserError
-from tiebreak.evaluation.inputs import Rows, read_judges, read_rows
+from tiebreak.evaluation.evaluate import LEAST_RESAMPLES
+from tiebreak.evaluation.inputs import LabelledRows, read_judges, read_labelled
 from tiebreak.evaluation.measure import measure
 from tiebreak.evaluation.schema import Report
 from tiebreak.files import write_atomically
+from tiebreak.labels import CLASS_NAMES
 from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
 from tiebreak.report.page import write_page
 
+log = logging.getLogger(__name__)
 
-def report(options: argparse.Namespace, say: Callable[[str], None] = print) -> int:
-    """Make the report that the command line asks for; returns the exit code.
+
+def report(
+    predictions: Sequence[str | Path],
+    labels: Path | None,
+    out: Path,
+    *,
+    attacked: Sequence[str | Path] = (),
+    runs: Sequence[Path] = (),
+    family: str | None = None,
+    model: Path | None = None,
+    resamples: int = 1_000,
+    seed: int = 0,
+    on_bad_row: str = "fail",
+) -> Report:
+    """Measure predictions against a labelled table and write the report's folder.
+
+    Args:
+        predictions: each a predictions.csv, a folder with one, or `NAME=` before either.
+        labels: a table with `id` and winners; with texts, slices and audits too. Not needed without predictions.
+        out: the folder to fill with index.html, metrics.json and plots.
+        attacked: predictions of the attacked table, one for each of `predictions` in the same order, or none.
+        runs: run folders, for their training curves.
+        family: the judges' model family; None takes it from their recipes.
+        model: a model or run folder whose card gets the scores and the bias table of the only prediction.
+        resamples: of the bootstrap, at least 100.
+        seed: of the bootstrap.
+        on_bad_row: `fail`, or `skip` to leave unreadable labelled rows out.
+
+    Returns:
+        The figures, as metrics.json has them.
 
     Raises:
         UserError: nothing to report on, or files that cannot be used.
     """
-    if not options.predictions and not options.runs:
-        raise UserError("nothing to report on: name prediction files or folders, or run folders after --runs")
-    if options.predictions and not options.labels:
-        raise UserError("--labels names the table with the winners that the predictions are held against")
-    if options.resamples < 100:
-        raise UserError(f"--resamples {options.resamples}: an interval needs at least 100")
-    if options.model and len(options.predictions) != 1:
-        raise UserError("--model is the judge of one prediction: give exactly one")
-    histories = [read_history(Path(folder)) for folder in options.runs]
-    found, rows = measure_all(options, histories)
-    out = Path(options.out)
+    if not predictions and not runs:
+        raise UserError("nothing to report on: give prediction files or folders, or run folders with --runs")
+    if predictions and labels is None:
+        raise UserError("--labels is required with predictions: a table with id and winner columns")
+    if resamples < LEAST_RESAMPLES:
+        raise UserError(f"--resamples {resamples}: an interval needs at least {LEAST_RESAMPLES}")
+    if model is not None and len(predictions) != 1:
+        raise UserError(f"--model: give exactly one prediction, the model's own (got {len(predictions)})")
+    histories = [read_history(folder) for folder in runs]
+    measured, rows = _nothing_measured(resamples, seed), None
+    if labels is not None and predictions:
+        rows = read_labelled(labels, on_bad_row)
+        judges, rows = read_judges([str(name) for name in predictions], [str(name) for name in attacked], family, rows)
+        measured = measure(rows, judges, labels.name, resamples, seed)
+    measured.runs = [summarise(history) for history in histories]
     (out / "plots").mkdir(parents=True, exist_ok=True)
-    write_report(out, found, histories, rows)
-    if found.judges:
-        from tiebreak.report.terminal import render_scores
-
-        say(render_scores(found))
-    for note in found.notes:
-        say(f"note: {note}")
-    if options.model:
+    write_report(out, measured, histories, rows)
+    if model is not None:
         from tiebreak.report.card import update_card
 
-        say(f"model card: {update_card(Path(options.model), found)}")
-    say(f"report: {out / 'index.html'}")
-    return 0
+        log.info(f"model card: {update_card(model, measured)}")
+    return measured
 
 
-def measure_all(options: argparse.Namespace, histories: list[History]) -> tuple[Report, Rows | None]:
-    """The figures, and the rows they are of; without predictions, only the runs' own."""
-    runs = tuple(map(summarise, histories))
-    if not options.predictions:
-        counts = {"A": 0, "B": 0, "tie": 0}
-        empty = Report(
-            labels="", rows=0, prompts=0, class_counts=counts, resamples=options.resamples, seed=options.seed,
-            notes=[], baselines={}, judges=[], pairs=[], runs=list(runs),
-        )  # fmt: skip
-        return empty, None
-    labels = Path(options.labels)
-    rows = read_rows(labels, options.on_bad_row)
-    judges, rows = read_judges(options.predictions, options.attacked, options.family, rows)
-    return measure(rows, judges, labels.name, options.resamples, options.seed, runs), rows
+def _nothing_measured(resamples: int, seed: int) -> Report:
+    """The report of run folders alone."""
+    counts = dict.fromkeys(CLASS_NAMES, 0)
+    return Report(
+        labels="", rows=0, prompts=0, class_counts=counts, resamples=resamples, seed=seed,
+        notes=[], baselines={}, judges=[], pairs=[], runs=[],
+    )  # fmt: skip
 
 
-def write_report(out: Path, found: Report, histories: list[History], rows: Rows | None) -> None:
+def write_report(out: Path, report: Report, histories: list[History], rows: LabelledRows | None) -> None:
     """Write everything below the report's folder."""
     from tiebreak.report.figures import make_figures
     from tiebreak.report.plots import save
 
-    plots = [*(make_figures(found) if found.judges else []), *make_plots(histories)]
+    plots = [*(make_figures(report) if report.judges else []), *make_plots(histories)]
     for plot in plots:
         save(plot, out / "plots")
     if histories:
@@ -77,5 +98,5 @@ def write_report(out: Path, found: Report, histories: list[History], rows: Rows 
     if rows is not None and rows.problems:
         lines = [json.dumps({"file": p.file, "row": p.row, "id": p.id, "reason": p.reason}) for p in rows.problems]
         write_atomically(out / "skipped_rows.jsonl", "\n".join(lines) + "\n")
-    write_atomically(out / "metrics.json", found.model_dump_json(indent=2) + "\n")
-    write_page(out / "index.html", found, plots, out / "plots", rows.pairs if rows else None)
+    write_atomically(out / "metrics.json", report.model_dump_json(indent=2) + "\n")
+    write_page(out / "index.html", report, plots, out / "plots", rows.pairs if rows else None)

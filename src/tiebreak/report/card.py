@@ -13,8 +13,8 @@ import yaml
 
 from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate, Report
+from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
-from tiebreak.report.words import NAMES, number, percent, points, span
 
 BEGIN, END = "<!-- report -->", "<!-- /report -->"
 NOT_YET = "Not measured yet: `tiebreak report PRED --labels TABLE --model THIS_FOLDER --out DIR` fills this in."

@@ -1,10 +1,11 @@
 """Which plots a report has, each with a title that says what is seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tiebreak.evaluation.schema import Estimate, JudgeReport, Report
 from tiebreak.evaluation.slices import LEAST_ROWS
-from tiebreak.report import published
+from tiebreak.evaluation.wording import NAMES, number, percent, points
 from tiebreak.report.plots import (
     MARKERS,
     NARROW,
@@ -18,7 +19,7 @@ from tiebreak.report.plots import (
     percent_format,
     shorten,
 )
-from tiebreak.report.words import NAMES, number, percent, points
+from tiebreak.report.words import AUTOJ_GPT4_CONSISTENCY, GPT4_CONSISTENCY
 
 ROW, FRAME = 0.3, 1.1
 """Inches of a line of a forest plot, and of what is around the lines."""
@@ -157,7 +158,7 @@ def position(report: Report) -> Plot:
 
 def consistency(report: Report) -> Plot:
     lines = [(judge.name, judge.position.consistency) for judge in report.judges if judge.position.consistency]
-    least = min(lines, key=lambda line: line[1].value)  # type: ignore[union-attr]
+    least = min(lines, key=lambda line: line[1].value)
     title = f"Swapping the answers leaves {percent(least[1])} of {least[0]}'s verdicts as they were"
 
     def draw(axes: Any, colours: Palette) -> None:
@@ -167,7 +168,7 @@ def consistency(report: Report) -> Plot:
             dot(axes, at, value, colours.colour(order[name]))
         forest(axes, colours, [name for name, _ in lines], [], "same verdict in both orders", percent=True)
         axes.set_xlim(right=1.0)
-        shares = {"GPT-4,\nMT-bench": published.GPT4_CONSISTENCY, "GPT-4,\nAuto-J": published.AUTOJ_GPT4_CONSISTENCY}
+        shares = {"GPT-4,\nMT-bench": GPT4_CONSISTENCY, "GPT-4,\nAuto-J": AUTOJ_GPT4_CONSISTENCY}
         for text, share in shares.items():
             axes.axvline(share, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -221,7 +222,7 @@ def verbosity(report: Report) -> Plot:
 
 def families(report: Report) -> Plot:
     judges = [(k, judge, judge.self_enhancement) for k, judge in enumerate(report.judges) if judge.self_enhancement]
-    names = [entry.family for entry in judges[0][2].families]  # type: ignore[union-attr]
+    names = [entry.family for entry in judges[0][2].families]
     own = next(((j, a) for _, j, a in judges if a and a.own_excess), None)
     if own and own[1] and own[1].own_excess:
         value, name = own[1].own_excess, own[1].judge_family
@@ -277,7 +278,15 @@ def differences(report: Report) -> Plot:
     return Plot("differences", title, f"Paired differences in log loss: {alt}.", draw, FRAME + ROW * len(lines))
 
 
-def _lines(name: str, title: str, label: str, report: Report, lines: list, zero: float | None, percents: bool) -> Plot:
+def _lines(
+    name: str,
+    title: str,
+    label: str,
+    report: Report,
+    lines: Sequence[tuple[str, Estimate]],
+    zero: float | None,
+    percents: bool,
+) -> Plot:
     """A forest with a line for each judge, in its colour."""
     order = {judge.name: k for k, judge in enumerate(report.judges)}
 

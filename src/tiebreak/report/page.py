@@ -8,11 +8,11 @@ from typing import Any
 
 from tiebreak.data.table import Pair
 from tiebreak.evaluation.schema import JudgeReport, Report, Slice
+from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASS_NAMES
-from tiebreak.report import published
 from tiebreak.report.plots import SERIES, Plot
-from tiebreak.report.words import NAMES, number, percent, points, span
+from tiebreak.report.words import PUBLISHED
 
 SHOWN_CHARS = {"prompt": 900, "answer": 1_400, "opening": 90}
 
@@ -56,7 +56,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "classes": CLASS_NAMES,
         "names": NAMES,
         "series": SERIES,
-        "published": published,
+        "published": PUBLISHED,
         "number": number,
         "percent": percent,
         "points": points,

@@ -12,7 +12,6 @@ import torch
 
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import softmax
-from tiebreak.evaluation.table import compare, render
 from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.models.folder import read_prompts, save_model
@@ -82,7 +81,7 @@ def finish(
         if job.engine.ranks.first:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
-            rows = compare(softmax(logits), labels, chars, fitted, bayes)
+            rows = baselines.compare_with_baselines(softmax(logits), labels, chars, fitted, bayes)
     precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
     model = job.engine.gathered_model(
         lambda: new_model(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
@@ -95,7 +94,8 @@ def finish(
     record = {"best_step": best, "steps": cursor.step, "validation": rows} | teachers_record
     write_json(folder / "metrics.json", record)
     if rows:
-        log.info(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{render(rows)}")
+        table = baselines.render_comparison(rows)
+        log.info(f"held-out rows, best of {len(cursor.evaluated)} evaluations (step {best}):\n{table}")
     run = Run(folder, best, cursor.step, record)
     if on_done is not None:
         on_done(run)

@@ -6,11 +6,9 @@ import numpy as np
 
 from tiebreak.config import DistillSettings
 from tiebreak.errors import UserError
+from tiebreak.evaluation import metrics
 from tiebreak.evaluation.metrics import log_loss, softmax
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
-
-TEMPERATURES = (0.05, 20.0)
-"""Where a teacher's best temperature is sought."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,10 @@ def make_targets(
 
 def best_temperature(view: TeacherLogits, labels: np.ndarray) -> float:
     """What the logits of both orders must be divided by for the least log loss (Guo et al. 2017, ICML)."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
-
     one, other = labels != NO_LABEL, (labels != NO_LABEL) & view.both
     logits = np.concatenate([view.ab[one], view.ba[other]]).astype(np.float64)
     truth = np.concatenate([labels[one], SWAPPED_CLASS[labels[other]]])
-    right = logits[np.arange(len(truth)), truth]
-
-    def loss(log_inverse: float) -> float:  # convex in the inverse temperature
-        inverse = np.exp(log_inverse)
-        return float((logsumexp(inverse * logits, axis=1) - inverse * right).mean())
-
-    bounds = tuple(np.log(1 / np.array(TEMPERATURES[::-1])))
-    return float(np.exp(-minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    return metrics.best_temperature(logits, truth)
 
 
 def weigh(told: list[dict], labels: np.ndarray, how: str | list[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The baselines on held-out folds."""
+"""The baselines on held-out folds, and that `baseline` and `report` agree on them."""
 
 import csv
 import json
@@ -15,11 +15,16 @@ from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import fit_text
-from tiebreak.evaluation.folded import NAMES, cross_validate, render
+from tiebreak.evaluation.baselines import LENGTH, PRIOR, TFIDF, baseline, count_words, cross_fit, fit_text
+from tiebreak.evaluation.inputs import read_labelled
+from tiebreak.evaluation.measure import measure, predict_baselines
 from tiebreak.evaluation.metrics import log_loss
 from tiebreak.labels import CLASSES
 from tiebreak.models.loading import load_tokenizer
+from tiebreak.process import configure_logging
+from tiebreak.sample.generator import write_sample
+
+NAMES = (PRIOR, LENGTH, TFIDF)
 
 
 def write_table(path, rows):
@@ -52,11 +57,17 @@ def two(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("two") / "two.csv", worded(300, 2))
 
 
-def test_each_baseline_learns_what_it_can_see(two):
+@pytest.fixture
+def said(capsys):
+    """What was logged since the last call."""
+    configure_logging()
+    return lambda: capsys.readouterr().out
+
+
+def test_each_baseline_learns_what_it_can_see(two, said):
     """Words decide here, lengths do not: TF-IDF comes near the law, the length model stays at the prior."""
-    said: list[str] = []
-    found = cross_validate([two], say=said.append)
-    assert said == ["no row is a tie: two classes"] and found.classes == 2
+    found = baseline([two])
+    assert "two classes" in said() and found.classes == 2
     loss = {name: found.by_fold(name)[:, 0].mean() for name in NAMES}
     assert loss["prior"] == pytest.approx(np.log(2), abs=0.02)
     assert loss["length"] == pytest.approx(loss["prior"], abs=0.02)
@@ -67,7 +78,7 @@ def test_each_baseline_learns_what_it_can_see(two):
 
 def test_predictions_are_out_of_fold_and_whole(two):
     """Every row is predicted, with no mass on the absent class, by a model that saw no row of its prompt."""
-    found = cross_validate([two], folds=3, say=lambda text: None)
+    found = baseline([two], folds=3)
     assert found.ids == [str(k) for k in range(300)]
     for probabilities in found.probabilities.values():
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-12)
@@ -78,10 +89,7 @@ def test_predictions_are_out_of_fold_and_whole(two):
         train, held_out = found.folds != fold, np.flatnonzero(found.folds == fold)
         assert set(prompts[train]).isdisjoint(prompts[held_out])
         seen = [pair for pair, kept in zip(pairs, train, strict=True) if kept]
-        chars = np.full((len(seen), 2), 12)
-        model = fit_text(([p.response_a[0] for p in seen], [p.response_b[0] for p in seen]), chars, found.labels[train])
-        mine = [pairs[k] for k in held_out]
-        again = model(([p.response_a[0] for p in mine], [p.response_b[0] for p in mine]), np.full((len(mine), 2), 12))
+        again = fit_text(count_words(seen), found.labels[train])(count_words([pairs[k] for k in held_out]))
         np.testing.assert_allclose(found.probabilities["tfidf+length"][held_out], again, atol=1e-9)
 
 
@@ -91,33 +99,35 @@ def test_folds_are_those_of_training(sample):
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
     trained = assign_folds(tokens.labels, tokens.groups, 4, recipe.data.folds_seed)
-    found = cross_validate([sample], folds=4, say=lambda text: None)
+    found = baseline([sample], folds=4)
     assert np.array_equal(found.folds, trained)
     assert np.array_equal(found.labels, tokens.labels)
     assert found.classes == 3
 
 
-def test_two_classes_may_be_asked_for_where_there_are_ties(tmp_path):
+def test_two_classes_may_be_asked_for_where_there_are_ties(tmp_path, said):
     path = write_table(tmp_path / "three.csv", worded(300, 3))
-    said: list[str] = []
-    found = cross_validate([path], classes=2, say=said.append)
+    found = baseline([path], classes=2)
     ties = int((found.labels == 2).sum())
-    assert said == [f"two classes: {ties} ties are neither learnt from nor scored"] and ties > 50
+    assert f"{ties} ties" in said() and ties > 50
     assert found.scored.sum() == 300 - ties and len(found.probabilities["prior"]) == 300
-    three = cross_validate([path], say=said.append)
-    assert three.classes == 3 and len(said) == 1
+    three = baseline([path])
+    assert three.classes == 3 and said() == ""
     assert three.by_fold("tfidf+length")[:, 0].mean() < three.by_fold("prior")[:, 0].mean() - 0.2
 
 
 def test_the_command_prints_the_table_and_writes_predictions(two, tmp_path, capsys):
     assert main(["baseline", "--data", str(two), "--folds", "3", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    found = cross_validate([two], folds=3, say=lambda text: None)
-    assert render(found) in printed
+    found = baseline([two], folds=3)
+    assert str(found) in printed
     for name in NAMES:
         by_fold = found.by_fold(name)
         (line,) = [line for line in printed.splitlines() if line.startswith(name)]
-        assert f"{by_fold[:, 0].mean():.4f} ± {by_fold[:, 0].std(ddof=1):.4f}" in line
+        loss, accuracy = found.score(name)
+        assert loss == log_loss(found.probabilities[name], found.labels)
+        assert f"{loss:.4f} ± {by_fold[:, 0].std(ddof=1):.4f}" in line
+        assert f"{accuracy:.3f} ± {by_fold[:, 1].std(ddof=1):.3f}" in line
         assert line.split()[-3:] == [f"{value:.4f}" for value in by_fold[:, 0]]
         ids, probabilities = read_predictions(tmp_path / "out" / f"{name}.csv")
         assert ids == found.ids
@@ -130,8 +140,51 @@ def test_the_command_prints_the_table_and_writes_predictions(two, tmp_path, caps
 def test_too_few_rows_and_folds_are_told(tmp_path):
     path = write_table(tmp_path / "few.csv", [(f"q{k}", "yes", "no", 0 if k else 1) for k in range(8)])
     with pytest.raises(UserError, match="at least 2"):
-        cross_validate([path], folds=1, say=lambda text: None)
+        baseline([path], folds=1)
     with pytest.raises(UserError, match="20 folds need at least 20 distinct prompts"):
-        cross_validate([path], folds=20, say=lambda text: None)
+        baseline([path], folds=20)
     with pytest.raises(UserError, match="a class does not occur"):
-        cross_validate([path], folds=2, say=lambda text: None)
+        baseline([path], folds=2)
+
+
+@pytest.mark.parametrize("kind", ["sample", "two classes", "by hand"])
+def test_the_command_and_the_report_give_the_same_figures(kind, two, tmp_path, capsys):
+    """One implementation and one set of folds: equal to the last digit on the same rows, prompts in any order."""
+    path = {"two classes": two}.get(kind, tmp_path / "table.csv")
+    if kind == "sample":
+        write_sample(path, 600, seed=5, profile="short")
+    elif kind == "by hand":
+        rows = worded(240, 3, seed=2)
+        write_table(path, [rows[k] for k in np.random.default_rng(1).permutation(len(rows))])
+    found, rows = baseline([path]), read_labelled(path)
+    reported = predict_baselines(rows)
+    assert rows.ids == found.ids and rows.notes == []
+    for name, probabilities in found.probabilities.items():
+        np.testing.assert_array_equal(reported[name.partition("+")[0]], probabilities)
+    assert main(["baseline", "--data", str(path)]) == 0
+    printed, report = capsys.readouterr().out, measure(rows, [], path.name, resamples=2)
+    for name in NAMES:
+        scores = report.baselines[name.partition("+")[0]]
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        assert line.split()[1] == f"{scores.log_loss.value:.4f}"
+        assert (scores.log_loss.value, scores.accuracy.value) == pytest.approx(found.score(name), abs=1e-12)
+
+
+def test_a_text_that_gives_its_own_label_away_does_not_help_on_other_prompts(sample):
+    """Each prompt's answers hold a word of their own: learnt only if the prompt were in training too."""
+    pairs = [pair for pair in read_table([sample]).pairs for _ in range(2)]
+    labels = np.repeat(np.random.default_rng(0).integers(0, 3, 400), 2)
+    for k, pair in enumerate(pairs):
+        pair.prompt, pair.response_a, pair.response_b = [f"prompt {k // 2}"], [f"token{k // 2}"], ["nothing"]
+    found = cross_fit([str(k) for k in range(len(pairs))], labels, pairs)
+    assert found.score(TFIDF)[0] > 1.08
+
+
+def test_without_texts_there_is_the_prior_of_the_other_rows():
+    labels = np.random.default_rng(3).integers(0, 3, 300)
+    found = cross_fit([str(k) for k in range(300)], labels, None)
+    assert list(found.probabilities) == [PRIOR]
+    for fold in range(5):
+        rest = labels[found.folds != fold]
+        shares = np.bincount(rest, minlength=3) / len(rest)
+        np.testing.assert_allclose(found.probabilities[PRIOR][found.folds == fold], [shares] * (60), atol=1e-12)

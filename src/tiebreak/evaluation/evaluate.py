@@ -1,0 +1,210 @@
+"""Scores, calibration and position bias of one judge, from arrays alone."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tiebreak.data.cells import normalise_prompt
+from tiebreak.data.predictions import SUM_TOLERANCE
+from tiebreak.data.table import WINNERS
+from tiebreak.errors import UserError
+from tiebreak.evaluation.bootstrap import Bootstrap
+from tiebreak.evaluation.calibration import calibrate
+from tiebreak.evaluation.position import audit_position
+from tiebreak.evaluation.schema import Calibration, Position, ReportSection, Scores
+from tiebreak.evaluation.scores import score
+from tiebreak.evaluation.wording import number, percent, points, span
+from tiebreak.labels import CLASS_NAMES, CLASSES
+
+LEAST_RESAMPLES = 100
+ROUNDING = 1e-9
+LABEL_NAMES = {name.casefold(): k for names in (CLASSES, CLASS_NAMES) for k, name in enumerate(names)} | WINNERS
+"""Classes by the names that labels may have, in lower case."""
+
+
+class Evaluation(ReportSection):
+    """What `evaluate` returns: every figure has a `value` and the ends `low` and `high` of its 95 % interval."""
+
+    rows: int
+    prompts: int
+    """Distinct groups, the unit of resampling."""
+    class_counts: dict[str, int]
+    """Labels `A`, `B` and `tie`."""
+    scores: Scores
+    calibration: Calibration
+    position: Position
+
+    def _figures(self) -> list[tuple[str, str, str]]:
+        """(name, value, interval) of the figures shown."""
+        scores, calibration, position = self.scores, self.calibration, self.position
+        found = [("log loss", number(scores.log_loss, 4), span(scores.log_loss, 4))]
+        found.append(("accuracy", percent(scores.accuracy, 1), span(scores.accuracy, 1, True)))
+        found += [(name, number(e), span(e)) for name, e in (("macro F1", scores.macro_f1), ("Brier", scores.brier))]
+        found.append(("calibration error", number(calibration.ece), span(calibration.ece)))
+        found.append(("temperature", number(calibration.temperature, 2), span(calibration.temperature, 2)))
+        lean = position.first_preference if position.both_orders else position.excess
+        name = "leans to the first, points" if position.both_orders else "leans to A beyond people, points"
+        found.append((name, points(lean.value), span(lean, 1, True)))
+        if position.consistency:
+            shown = percent(position.consistency, 1), span(position.consistency, 1, True)
+            found.append(("same verdict when swapped", *shown))
+        return found
+
+    def _by_class(self) -> list[list[str]]:
+        return [
+            [name, f"{entry.rows:,}", number(entry.log_loss), *map(number, (entry.precision, entry.recall, entry.f1))]
+            for name, entry in self.scores.classes.items()
+        ]
+
+    def _title(self) -> str:
+        return f"{self.rows:,} rows, {self.prompts:,} prompts"
+
+    def __repr__(self) -> str:
+        lines = [f"{self._title()}{'':13}95 % interval"]
+        lines += [f"  {name:33}{value:>8}  {interval}" for name, value, interval in self._figures()]
+        lines.append(f"  {'class':8}{''.join(f'{name:>11}' for name in BY_CLASS)}")
+        lines += [f"  {name:8}{''.join(f'{cell:>11}' for cell in cells)}" for name, *cells in self._by_class()]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        figures = _html_table([self._title(), "", "95 % interval"], self._figures())
+        return figures + _html_table(["class", *BY_CLASS], self._by_class())
+
+
+BY_CLASS = ("rows", "log loss", "precision", "recall", "F1")
+
+
+def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+
+
+def evaluate(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    orders: ArrayLike | None = None,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a judge's probabilities against what people chose.
+
+    Args:
+        probabilities: (n, 3), of A, B and a tie, each row summing to one.
+        labels: n class numbers 0, 1, 2; n names such as `"a"`, `"winner_model_b"` or `"tie"`; or (n, 3) one-hot.
+        groups: n prompts (texts, or lists of turns) or other keys: rows of one group are resampled together.
+            None: every row is a group of its own.
+        orders: (2, n, 3), the probabilities with A shown first and with B shown first, both of A, B and a tie in
+            the rows' own naming; for the position bias.
+        resamples: of the bootstrap, at least 100.
+        seed: of the bootstrap, and of the half of the groups that the temperature is fitted on.
+
+    Raises:
+        UserError: arrays of other shapes, rows that are no probabilities, or labels that are no class.
+
+    Example:
+        >>> found = evaluate([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], ["a", "b", "b"], resamples=100)
+        >>> round(found.scores.accuracy.value, 3)
+        0.667
+    """
+    p = _check_probabilities("probabilities", probabilities)
+    y = parse_labels(labels)
+    both = None
+    if orders is not None:
+        shape = np.shape(orders)
+        if shape != (2, *p.shape):
+            raise UserError(f"orders: expected an array of shape (2, {len(p)}, 3), got {shape}")
+        both = np.stack([_check_probabilities(f"orders[{k}]", order) for k, order in enumerate(np.asarray(orders))])
+    keys = np.arange(len(y)) if groups is None else number_groups(groups)
+    for name, count in (("labels", len(y)), ("groups", len(keys))):
+        if count != len(p):
+            raise UserError(f"{name}: {count:,} for {len(p):,} rows of probabilities")
+    if resamples < LEAST_RESAMPLES:
+        raise UserError(f"resamples={resamples}: an interval needs at least {LEAST_RESAMPLES}")
+    return measure_probabilities(p, y, both, Bootstrap(keys, resamples, seed), seed=seed)
+
+
+def measure_probabilities(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    orders: np.ndarray | None,
+    bootstrap: Bootstrap,
+    reference: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """`evaluate` of checked arrays, with resamples that several judges share.
+
+    Args:
+        probabilities: (n, 3).
+        labels: (n,), class numbers.
+        orders: (2, n, 3) or None.
+        bootstrap: of the rows' groups.
+        reference: on the embedded sample, the losses (n,) of the prior and of Bayes, for `gap_closed`.
+        seed: of the temperature's half and of the simulated calibration error.
+    """
+    return Evaluation(
+        rows=len(labels),
+        prompts=bootstrap.groups,
+        class_counts={name: int((labels == k).sum()) for k, name in enumerate(CLASS_NAMES)},
+        scores=score(probabilities, labels, bootstrap, reference),
+        calibration=calibrate(probabilities, labels, bootstrap, seed),
+        position=audit_position(probabilities, labels, orders, bootstrap),
+    )
+
+
+def parse_labels(labels: ArrayLike) -> np.ndarray:
+    """Class numbers (n,) of labels as `evaluate` takes them.
+
+    Raises:
+        UserError: no labels, or one that is no class.
+    """
+    values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 3:
+        if bad := np.flatnonzero(((values != 0).sum(1) != 1) | (values.max(1) != 1)).tolist():
+            raise UserError(f"labels[{bad[0]}]: {values[bad[0]].tolist()} is not one-hot ({len(bad):,} such rows)")
+        return np.asarray(values.argmax(1), dtype=np.int64)
+    if values.ndim != 1 or not len(values):
+        raise UserError(f"labels: expected n classes or an (n, 3) one-hot array, got shape {values.shape}")
+    if values.dtype.kind in "biuf":
+        numbers = np.where(np.isin(values, (0, 1, 2)), values, -1).astype(np.int64)
+    else:
+        numbers = np.array([LABEL_NAMES.get(str(value).casefold(), -1) for value in values], dtype=np.int64)
+    if bad := np.flatnonzero(numbers < 0).tolist():
+        names = ", ".join((*CLASSES, "a", "b", "tie"))
+        raise UserError(
+            f"labels[{bad[0]}]: {values[bad[0]]!r} is no class ({len(bad):,} such labels); "
+            f"use 0, 1 and 2, or the names {names}"
+        )
+    return numbers
+
+
+def number_groups(groups: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Group numbers (n,) in the order of first appearance; texts, or lists of turns, are normalised as prompts."""
+    if isinstance(groups, np.ndarray) and groups.dtype.kind in "iu":
+        return groups
+    numbers: dict[Any, int] = {}
+    keys = ([key] if isinstance(key, str) else key for key in groups)
+    return np.array(
+        [numbers.setdefault(normalise_prompt(k) if isinstance(k, (list, tuple)) else k, len(numbers)) for k in keys]
+    )
+
+
+def _check_probabilities(name: str, values: ArrayLike) -> np.ndarray:
+    """The array (n, 3) in float64, its rows scaled to sum to one."""
+    p = np.asarray(values, dtype=np.float64)
+    if p.ndim != 2 or p.shape[1] != 3 or not len(p):
+        raise UserError(f"{name}: expected an array of shape (n, 3), got {p.shape}")
+    good = (p >= 0).all(1) & (np.abs(p.sum(1) - 1) <= SUM_TOLERANCE)  # NaN fails too
+    if bad := np.flatnonzero(~good).tolist():
+        shown = ", ".join(f"{value:g}" for value in p[bad[0]])
+        raise UserError(f"{name}[{bad[0]}]: {shown} are not probabilities that sum to one ({len(bad):,} such rows)")
+    total = p.sum(1, keepdims=True)
+    scaled: np.ndarray = np.where(np.abs(total - 1) > ROUNDING, p / total, p)  # what is exact stays as it is
+    return scaled
