@@ -98,8 +98,8 @@ def _describe_run(run: "Run") -> None:
     from tiebreak.report.card import leave_card
     from tiebreak.report.curves import leave_curves
 
-    leave_card(run.folder, log.info)
-    leave_curves(run.folder, log.info)
+    leave_card(run.folder)
+    leave_curves(run.folder)
 
 
 def _preflight(options: argparse.Namespace) -> int:

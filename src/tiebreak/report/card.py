@@ -5,7 +5,7 @@ adds the scores and the bias table of a labelled table between two markers.
 """
 
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- report -->", "<!-- /report -->"
 NOT_YET = "Not measured yet: `tiebreak report PRED --labels TABLE --model THIS_FOLDER --out DIR` fills this in."
@@ -26,12 +28,12 @@ LIMITS = """\
 - Predict with `--swap` where the order of the answers may matter: both orders are then averaged."""
 
 
-def leave_card(run: Path, say: Callable[[str], None]) -> None:
+def leave_card(run: Path) -> None:
     """Write the card of a run that is done; a run never fails for want of its card."""
     try:
         write_card(run)
     except Exception as error:
-        say(f"no model card was written ({type(error).__name__}: {error})")
+        log.warning(f"no model card was written ({type(error).__name__}: {error})")
 
 
 def write_card(run: Path) -> Path:
@@ -78,7 +80,8 @@ def render_card(recipe: dict[str, Any], environment: dict[str, Any], metrics: di
     if environment.get("fold"):
         split = f" Held out: fold {environment['fold']}, grouped by prompt."
     files = "\n".join(f"- `{Path(name).name}`" for name in environment["data"])
-    versions = ", ".join(f"{name} {found}" for name, found in environment["versions"].items() if found)
+    teachers = describe_teachers(environment)
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
     settings = yaml.safe_dump({key: recipe[key] for key in ("model", "data", "train")}, sort_keys=False).strip()
     return f"""---
 {data.to_yaml()}
@@ -89,11 +92,15 @@ def render_card(recipe: dict[str, Any], environment: dict[str, Any], metrics: di
 A judge that predicts which of two chatbot answers people prefer: class 0 is answer A, 1 is answer B, 2 a tie.
 {"Adapters on" if adapters else "All weights of"} `{model["base"]}`, trained with `{model["method"]}` by tiebreak.
 
+## Usage
+
+{render_usage(recipe)}
+
 ## Data
 
 {files}
 
-{environment["rows_trained"]:,} rows trained on, {environment["rows_held_out"]:,} held out.{split}{taught(environment)}
+{environment["rows_trained"]:,} rows trained on, {environment["rows_held_out"]:,} held out.{split}{teachers}
 
 ## Scores
 
@@ -119,8 +126,32 @@ Best of {metrics["steps"]:,} steps: step {metrics["best_step"]:,}. Made with {ve
 """
 
 
-def taught(environment: dict[str, Any]) -> str:
-    """What the card says of a student's teachers, in-sample ones above all; empty without teachers."""
+def render_usage(recipe: dict[str, Any]) -> str:
+    """How to load the model: by this package, and, where they can, by transformers and peft alone."""
+    from tiebreak.models.folder import usage
+
+    text = """```python
+import tiebreak
+
+judge = tiebreak.Judge.load("PATH_TO_THIS_FOLDER")
+judge.compare("What is 2+2?", "4", "5")
+```"""
+    plain = usage(recipe)
+    if plain is None:
+        return f"{text}\n\nThe head of this model is this package's own: plain `transformers` cannot load it."
+    return f"""{text}
+
+Without this package, the input must be the text that the model was trained on: prompt and answers in the template
+`{recipe["model"].get("template", "")}`, which `tiebreak.json` holds word for word. The labels are named
+`winner_model_a`, `winner_model_b` and `winner_tie`:
+
+```python
+{plain.strip()}
+```"""
+
+
+def describe_teachers(environment: dict[str, Any]) -> str:
+    """The paragraphs on a student's teachers and on rows they were trained on; empty without teachers."""
     if not environment.get("teachers"):
         return ""
     lines = ["", "", f"Distilled from {', '.join(entry['name'] for entry in environment['teachers'])}."]

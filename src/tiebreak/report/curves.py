@@ -1,7 +1,8 @@
 """Training curves of one or more runs, from their log.jsonl."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Run
 from tiebreak.report.plots import DPI, MARKERS, NARROW, Palette, Plot, few_ticks, legend_above, palette, shorten, style
+
+log = logging.getLogger(__name__)
 
 NAME = "curves.png"
 PANELS = {
@@ -51,7 +54,7 @@ def read_history(folder: Path) -> History:
     """
     path = folder / "log.jsonl"
     if not path.is_file():
-        raise UserError(f"{folder}: no log.jsonl in it, so it is no run folder")
+        raise UserError(f"{folder}: no log.jsonl in it, so it is not a run folder")
     entries = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -91,14 +94,18 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
         ends = [(name, steps, values) for name, steps, values in ends if len(steps)]
         if not ends:
             continue
-        told = "; ".join(f"{name} from {values[0]:.4g} to {values[-1]:.4g}" for name, _, values in ends)
+        described = "; ".join(f"{name} from {values[0]:.4g} to {values[-1]:.4g}" for name, _, values in ends)
 
         def draw(axes: Any, colours: Palette, panel: str = panel) -> None:
             draw_panel(axes, colours, panel, histories)
 
         plots.append(
             Plot(
-                f"curve-{panel.replace('_', '-')}", title, f"{title} over optimizer steps: {told}.", draw, width=NARROW
+                f"curve-{panel.replace('_', '-')}",
+                title,
+                f"{title} over optimizer steps: {described}.",
+                draw,
+                width=NARROW,
             )
         )
     return plots
@@ -154,13 +161,15 @@ def plot_curves(histories: Sequence[History], path: Path) -> None:
     temporary.replace(path)
 
 
-def leave_curves(folder: Path, say: Callable[[str], None]) -> None:
+def leave_curves(folder: Path) -> None:
     """Write curves.png into a run folder that is done; a run never fails for want of its picture."""
     try:
         plot_curves([read_history(folder)], folder / NAME)
-        say(f"curves: {folder / NAME}")
+        log.info(f"curves: {folder / NAME}")
     except Exception as error:
-        say(f"no curves were drawn ({type(error).__name__}: {error}); `tiebreak report --runs {folder}` tries again")
+        log.warning(
+            f"no curves were drawn ({type(error).__name__}: {error}); `tiebreak report --runs {folder}` tries again"
+        )
 
 
 def _moving_average(values: np.ndarray, width: int) -> np.ndarray:

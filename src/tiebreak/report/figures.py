@@ -68,8 +68,10 @@ def scores(report: Report) -> Plot:
             dot(axes, at, loss, colour, marker)
         forest(axes, colours, [name for name, _, _ in lines], [], "log loss (lower is better)")
 
-    told = "; ".join(f"{name} {number(loss)}" for name, loss, _ in lines)
-    return Plot("log-loss", title, f"Log loss with 95 % intervals, best first: {told}.", draw, FRAME + ROW * len(lines))
+    described = "; ".join(f"{name} {number(loss)}" for name, loss, _ in lines)
+    return Plot(
+        "log-loss", title, f"Log loss with 95 % intervals, best first: {described}.", draw, FRAME + ROW * len(lines)
+    )
 
 
 def reliability(report: Report, name: str) -> Plot:
@@ -107,8 +109,8 @@ def reliability(report: Report, name: str) -> Plot:
         if len(report.judges) > 1:
             legend_above(axes, len(report.judges))
 
-    told = "; ".join(f"{percent(b.predicted)} gave {percent(b.observed)}" for b in bins)
-    alt = f"Reliability diagram of class {name}, predicted against observed share. {first.name}: {told}."
+    described = "; ".join(f"{percent(b.predicted)} gave {percent(b.observed)}" for b in bins)
+    alt = f"Reliability diagram of class {name}, predicted against observed share. {first.name}: {described}."
     return Plot(f"reliability-{name.lower()}", title, alt, draw, 3.2, NARROW)
 
 
@@ -134,9 +136,9 @@ def slices(report: Report) -> Plot:
         overall = best(report).scores.log_loss.value
         forest(axes, colours, list(shown.values()), groups, "log loss (line: overall)", zero=overall)
 
-    told = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
+    described = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
     height = FRAME + 0.25 + max(ROW, 0.085 * len(report.judges)) * len(names)
-    return Plot("slices", title, f"Log loss by slice. {best(report).name}: {told}.", draw, height)
+    return Plot("slices", title, f"Log loss by slice. {best(report).name}: {described}.", draw, height)
 
 
 def position(report: Report) -> Plot:
@@ -176,9 +178,9 @@ def consistency(report: Report) -> Plot:
                 color=colours.soft, fontsize=7.5, ha="center",
             )  # fmt: skip
 
-    told = "; ".join(f"{name} {percent(value)}" for name, value in lines)
+    described = "; ".join(f"{name} {percent(value)}" for name, value in lines)
     return Plot(
-        "consistency", title, f"Verdicts that stay when the answers are swapped: {told}.", draw,
+        "consistency", title, f"Verdicts that stay when the answers are swapped: {described}.", draw,
         FRAME + 0.3 + ROW * len(lines),
     )  # fmt: skip
 
@@ -214,10 +216,10 @@ def verbosity(report: Report) -> Plot:
         axes.set_ylabel("longer preferred, if any")
         legend_above(axes, len(series))
 
-    told = "; ".join(
+    described = "; ".join(
         f"from {b.longer_by:g} times: humans {percent(b.humans)}, {worst.name} {percent(b.judge)}" for b in audit.bins
     )
-    return Plot("verbosity", title, f"Preference for the longer answer by length ratio: {told}.", draw, 3.3)
+    return Plot("verbosity", title, f"Preference for the longer answer by length ratio: {described}.", draw, 3.3)
 
 
 def families(report: Report) -> Plot:
@@ -241,8 +243,8 @@ def families(report: Report) -> Plot:
 
     audit = judges[0][2]
     assert audit is not None
-    told = "; ".join(f"{entry.family} {points(entry.excess.value)}" for entry in audit.families)
-    alt = f"Win rate of each model family by the judge minus by people, in points. {judges[0][1].name}: {told}."
+    described = "; ".join(f"{entry.family} {points(entry.excess.value)}" for entry in audit.families)
+    alt = f"Win rate of each model family by the judge minus by people, in points. {judges[0][1].name}: {described}."
     height = FRAME + 0.25 + max(ROW, 0.085 * len(judges)) * len(names)
     return Plot("families", title, alt, draw, height)
 
@@ -259,12 +261,14 @@ def repetition(report: Report) -> Plot:
 
 
 def differences(report: Report) -> Plot:
-    told = [pair for pair in report.pairs if not _holds(pair.log_loss, 0.0)]
-    title = f"{len(told)} of {len(report.pairs)} pairs of judges differ beyond chance"
+    differing = [pair for pair in report.pairs if not _holds(pair.log_loss, 0.0)]
+    title = f"{len(differing)} of {len(report.pairs)} pairs of judges differ beyond chance"
     if len(report.pairs) == 1:
         pair = report.pairs[0]
         better, other = (pair.first, pair.second) if pair.log_loss.value < 0 else (pair.second, pair.first)
-        title = f"{better} is better than {other}" if told else f"{pair.first} and {pair.second} cannot be told apart"
+        title = (
+            f"{better} is better than {other}" if differing else f"{pair.first} and {pair.second} cannot be told apart"
+        )
     several = len(report.pairs) > 1
     most = 14 if several else 22
     lines = [(f"{shorten(p.first, most)} − {shorten(p.second, most)}", p.log_loss) for p in report.pairs]
@@ -296,8 +300,8 @@ def _lines(
             dot(axes, at, e, colour, marker)
         forest(axes, colours, [who for who, _ in lines], [], label, zero=zero, percent=percents)
 
-    told = "; ".join(f"{who} {points(e.value)}" for who, e in lines)
-    return Plot(name, title, f"{label}, in points with 95 % intervals: {told}.", draw, FRAME + ROW * len(lines))
+    described = "; ".join(f"{who} {points(e.value)}" for who, e in lines)
+    return Plot(name, title, f"{label}, in points with 95 % intervals: {described}.", draw, FRAME + ROW * len(lines))
 
 
 def _holds(value: Estimate, point: float) -> bool:
