@@ -222,7 +222,7 @@ def test_the_users_mistakes(judged, table, tmp_path, capsys):
     report = ["report", "--out", str(tmp_path / "out")]
     cases = [
         (report, "nothing to report on"),
-        ([*report, file], "--labels names"),
+        ([*report, file], "--labels is required"),
         ([*report, file, "--labels", str(tmp_path / "none.csv")], "no such file"),
         ([*report, str(tmp_path), "--labels", str(table)], "no predictions.csv in it"),
         ([*report, file, "--labels", str(table), "--resamples", "5"], "at least 100"),

@@ -20,6 +20,8 @@ class Estimate(ReportSection):
 
 
 class ClassScores(ReportSection):
+    """Scores of one class, against the other two."""
+
     rows: int
     """Rows whose label is this class."""
     precision: Estimate | None
@@ -33,6 +35,8 @@ class ClassScores(ReportSection):
 
 
 class Scores(ReportSection):
+    """Scores of one judge or baseline."""
+
     log_loss: Estimate
     """Mean -log p of the true class, in nats."""
     accuracy: Estimate
@@ -50,8 +54,10 @@ class Scores(ReportSection):
 
 
 class Slice(ReportSection):
+    """Scores on some of the rows."""
+
     by: str
-    """What the rows are parted by."""
+    """What the rows are divided by."""
     name: str
     rows: int
     log_loss: Estimate
@@ -59,6 +65,8 @@ class Slice(ReportSection):
 
 
 class Bin(ReportSection):
+    """A bin of a reliability diagram."""
+
     rows: int
     predicted: float
     """Mean predicted probability of the class in the bin."""
@@ -70,6 +78,8 @@ class Bin(ReportSection):
 
 
 class Calibration(ReportSection):
+    """Whether probabilities are as often right as they say."""
+
     ece: Estimate
     """Expected calibration error of the verdict's probability: 15 bins of equal mass."""
     ece_if_calibrated: float
@@ -89,6 +99,8 @@ class Calibration(ReportSection):
 
 
 class Position(ReportSection):
+    """Position bias: how much the verdict depends on which answer is shown first."""
+
     both_orders: bool
     """Whether predictions in both answer orders were there; if not, the last four are none."""
     first_preference: Estimate
@@ -108,6 +120,8 @@ class Position(ReportSection):
 
 
 class LengthBin(ReportSection):
+    """Preference for the longer answer among rows of one range of length ratios."""
+
     longer_by: float
     """Least ratio of the longer answer to the shorter one, in characters."""
     up_to: float | None
@@ -120,6 +134,8 @@ class LengthBin(ReportSection):
 
 
 class Verbosity(ReportSection):
+    """Verbosity bias: preference for the longer answer, beside people's."""
+
     rows: int
     """Rows whose answers differ in length."""
     prefers_longer: Estimate
@@ -145,6 +161,8 @@ class Verbosity(ReportSection):
 
 
 class Family(ReportSection):
+    """Win rate of one model family by the judge and by people."""
+
     family: str
     rows: int
     """Rows where exactly one answer is this family's."""
@@ -157,6 +175,8 @@ class Family(ReportSection):
 
 
 class SelfEnhancement(ReportSection):
+    """Self-enhancement: win rates of model families, the judge's own among them."""
+
     judge_family: str | None
     own_excess: Estimate | None
     """The judge's own family's `excess`; none where it does not occur or the judge's family is not known."""
@@ -164,6 +184,8 @@ class SelfEnhancement(ReportSection):
 
 
 class Repetition(ReportSection):
+    """What saying everything twice gains an answer."""
+
     rows: int
     """Rows predicted both as they are and with one answer doubled."""
     win_gain: Estimate
@@ -177,6 +199,8 @@ class Repetition(ReportSection):
 
 
 class Mistake(ReportSection):
+    """A wrong verdict."""
+
     id: str
     label: str
     verdict: str
@@ -185,6 +209,8 @@ class Mistake(ReportSection):
 
 
 class JudgeReport(ReportSection):
+    """All figures of one judge."""
+
     name: str
     path: str
     scores: Scores
@@ -199,6 +225,8 @@ class JudgeReport(ReportSection):
 
 
 class SlicePair(ReportSection):
+    """Who of two judges is right on some of the rows."""
+
     by: str
     name: str
     rows: int
@@ -207,6 +235,8 @@ class SlicePair(ReportSection):
 
 
 class JudgePair(ReportSection):
+    """Two judges on the same rows."""
+
     first: str
     second: str
     log_loss: Estimate
@@ -224,6 +254,8 @@ class JudgePair(ReportSection):
 
 
 class Run(ReportSection):
+    """Figures of a training run."""
+
     name: str
     steps: int
     loss: float
@@ -235,6 +267,8 @@ class Run(ReportSection):
 
 
 class Report(ReportSection):
+    """The whole of metrics.json."""
+
     version: int = VERSION
     labels: str
     """The labels table's name."""

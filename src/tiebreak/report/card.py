@@ -49,33 +49,8 @@ def write_card(run: Path) -> Path:
 
 def render_card(recipe: dict[str, Any], environment: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The card's text: YAML front matter as the hub reads it, then Markdown."""
-    from huggingface_hub import EvalResult, ModelCardData
-
     model, scores = recipe["model"], metrics["validation"]
-    adapters = model["method"] != "full"
-    on_hub = "/" in model["base"] and not Path(model["base"]).exists() and not model["base"].startswith((".", "/"))
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Preference of two answers",
-            dataset_type="preference-table",
-            dataset_name="held-out prompts",
-            metric_type=metric,
-            metric_name=metric.replace("_", " "),
-            metric_value=scores["model"][metric],
-        )
-        for metric in ("log_loss", "accuracy", "macro_f1")
-        if scores
-    ]
-    data = ModelCardData(
-        model_name=recipe["name"],
-        base_model=model["base"] if on_hub else None,
-        library_name="peft" if adapters else "transformers",
-        pipeline_tag="text-classification",
-        tags=["preference", "llm-as-a-judge", "tiebreak", *([model["method"]] if adapters else [])],
-        metrics=["accuracy", "f1"],
-        eval_results=results or None,
-    )
+    kind = "All weights of" if model["method"] == "full" else "Adapters on"
     split = {None: "", "none": " No rows were held out."}.get(environment.get("valid"), "")
     if environment.get("fold"):
         split = f" Held out: fold {environment['fold']}, grouped by prompt."
@@ -84,13 +59,13 @@ def render_card(recipe: dict[str, Any], environment: dict[str, Any], metrics: di
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
     settings = yaml.safe_dump({key: recipe[key] for key in ("model", "data", "train")}, sort_keys=False).strip()
     return f"""---
-{data.to_yaml()}
+{_front_matter(recipe, scores)}
 ---
 
 # {recipe["name"]}
 
 A judge that predicts which of two chatbot answers people prefer: class 0 is answer A, 1 is answer B, 2 a tie.
-{"Adapters on" if adapters else "All weights of"} `{model["base"]}`, trained with `{model["method"]}` by tiebreak.
+{kind} `{model["base"]}`, trained with `{model["method"]}` by tiebreak.
 
 ## Usage
 
@@ -124,6 +99,38 @@ Best of {metrics["steps"]:,} steps: step {metrics["best_step"]:,}. Made with {ve
 {settings}
 ```
 """
+
+
+def _front_matter(recipe: dict[str, Any], scores: dict[str, dict[str, float]]) -> str:
+    """The card's YAML as the hub reads it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model = recipe["model"]
+    adapters = model["method"] != "full"
+    on_hub = "/" in model["base"] and not Path(model["base"]).exists() and not model["base"].startswith((".", "/"))
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Preference of two answers",
+            dataset_type="preference-table",
+            dataset_name="held-out prompts",
+            metric_type=metric,
+            metric_name=metric.replace("_", " "),
+            metric_value=scores["model"][metric],
+        )
+        for metric in ("log_loss", "accuracy", "macro_f1")
+        if scores
+    ]
+    data = ModelCardData(
+        model_name=recipe["name"],
+        base_model=model["base"] if on_hub else None,
+        library_name="peft" if adapters else "transformers",
+        pipeline_tag="text-classification",
+        tags=["preference", "llm-as-a-judge", "tiebreak", *([model["method"]] if adapters else [])],
+        metrics=["accuracy", "f1"],
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
 
 
 def render_usage(recipe: dict[str, Any]) -> str:

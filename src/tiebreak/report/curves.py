@@ -112,6 +112,7 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
 
 
 def draw_panel(axes: Any, colours: Palette, panel: str, histories: Sequence[History]) -> None:
+    """Draw one panel of all runs into matplotlib axes."""
     for k, history in enumerate(histories):
         steps, values = history.series(panel)
         if not len(steps):

@@ -45,10 +45,12 @@ def make_figures(report: Report) -> list[Plot]:
 
 
 def best(report: Report) -> JudgeReport:
+    """The judge of the lowest log loss."""
     return min(report.judges, key=lambda judge: judge.scores.log_loss.value)
 
 
 def scores(report: Report) -> Plot:
+    """Log loss of judges and baselines, best first."""
     judges = [(judge.name, judge.scores.log_loss, k) for k, judge in enumerate(report.judges)]
     rest = [(NAMES[name], entry.log_loss, None) for name, entry in report.baselines.items()]
     lines = sorted([*judges, *rest], key=lambda line: line[1].value)
@@ -75,6 +77,7 @@ def scores(report: Report) -> Plot:
 
 
 def reliability(report: Report, name: str) -> Plot:
+    """Predicted probability of a class against its observed share."""
     first = best(report)
     bins = first.calibration.reliability[name]
     top = bins[-1]
@@ -115,6 +118,7 @@ def reliability(report: Report, name: str) -> Plot:
 
 
 def slices(report: Report) -> Plot:
+    """Log loss of each judge on each slice."""
     names = [(s.by, s.name) for s in report.judges[0].slices if s.rows >= LEAST_ROWS]
     found = {judge.name: {(s.by, s.name): s for s in judge.slices} for judge in report.judges}
     shown = {key: name if by != "answers" else f"answers {name}" for key in names for by, name in [key]}
@@ -142,6 +146,7 @@ def slices(report: Report) -> Plot:
 
 
 def position(report: Report) -> Plot:
+    """First-place preference of each judge, beside people's."""
     judges = report.judges
     swayed = [judge for judge in judges if not _holds(judge.position.first_preference, 0.0)]
     most = max(judges, key=lambda judge: abs(judge.position.first_preference.value))
@@ -159,6 +164,7 @@ def position(report: Report) -> Plot:
 
 
 def consistency(report: Report) -> Plot:
+    """Share of verdicts that stay when the answers are swapped."""
     lines = [(judge.name, judge.position.consistency) for judge in report.judges if judge.position.consistency]
     least = min(lines, key=lambda line: line[1].value)
     title = f"Swapping the answers leaves {percent(least[1])} of {least[0]}'s verdicts as they were"
@@ -186,6 +192,7 @@ def consistency(report: Report) -> Plot:
 
 
 def verbosity(report: Report) -> Plot:
+    """Preference for the longer answer by length ratio."""
     judges = [(k, judge, judge.verbosity) for k, judge in enumerate(report.judges) if judge.verbosity]
     _, worst, audit = max(judges, key=lambda entry: abs(entry[2].excess.value))
     people = audit.humans
@@ -223,6 +230,7 @@ def verbosity(report: Report) -> Plot:
 
 
 def families(report: Report) -> Plot:
+    """Win rates of model families by the judges, less those by people."""
     judges = [(k, judge, judge.self_enhancement) for k, judge in enumerate(report.judges) if judge.self_enhancement]
     names = [entry.family for entry in judges[0][2].families]
     own = next(((j, a) for _, j, a in judges if a and a.own_excess), None)
@@ -250,6 +258,7 @@ def families(report: Report) -> Plot:
 
 
 def repetition(report: Report) -> Plot:
+    """What a doubled answer gains."""
     lines = [(judge.name, judge.repetition.win_gain) for judge in report.judges if judge.repetition]
     name, most = max(lines, key=lambda line: abs(line[1].value))
     if _holds(most, 0.0):
@@ -261,6 +270,7 @@ def repetition(report: Report) -> Plot:
 
 
 def differences(report: Report) -> Plot:
+    """Paired differences in log loss between judges."""
     differing = [pair for pair in report.pairs if not _holds(pair.log_loss, 0.0)]
     title = f"{len(differing)} of {len(report.pairs)} pairs of judges differ beyond chance"
     if len(report.pairs) == 1:

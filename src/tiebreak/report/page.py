@@ -122,4 +122,5 @@ def agreement(report: Report) -> list[list[float]]:
 
 
 def slice_index(judge: JudgeReport, wanted: Slice) -> int:
+    """The place of a slice of this kind and name among a judge's own."""
     return next(k for k, entry in enumerate(judge.slices) if (entry.by, entry.name) == (wanted.by, wanted.name))

@@ -38,6 +38,8 @@ class Plot:
 
 @dataclass(frozen=True)
 class Palette:
+    """The colours of a theme."""
+
     ink: str
     soft: str
     line: str
@@ -49,6 +51,7 @@ class Palette:
 
 
 def palette(theme: str) -> Palette:
+    """The colours of `light` or `dark`."""
     return Palette(**THEMES[theme], series=SERIES[theme])
 
 
@@ -153,7 +156,7 @@ def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
 
 
 def legend_above(axes: Any, entries: int) -> None:
-    """A legend that never covers data, if there is anything to tell apart."""
+    """A legend that never covers data, if several series need one."""
     if not axes.get_legend_handles_labels()[0]:
         return
     columns = 2 if entries > 3 else entries
@@ -163,16 +166,19 @@ def legend_above(axes: Any, entries: int) -> None:
 
 
 def percent_format() -> Any:
+    """Tick labels of shares as percentages."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{100 * value:.3g} %".replace("-", "−"))
 
 
 def few_ticks(count: int = 5) -> Any:
+    """At most `count` intervals between ticks, at round values."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
 
 
 def shorten(text: str, most: int = 24) -> str:
+    """The text, cut to `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
