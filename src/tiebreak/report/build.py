@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.evaluation.evaluate import LEAST_RESAMPLES
 from tiebreak.evaluation.inputs import LabelledRows, read_judges, read_labelled
@@ -30,7 +31,7 @@ def report(
     model: Path | None = None,
     resamples: int = 1_000,
     seed: int = 0,
-    on_bad_row: str = "fail",
+    on_bad_row: OnBadRow = "fail",
 ) -> Report:
     """Measure predictions against a labelled table and write the report's folder.
 
