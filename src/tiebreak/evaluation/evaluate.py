@@ -63,7 +63,7 @@ class Evaluation(ReportSection):
         return f"{self.rows:,} rows, {self.prompts:,} prompts"
 
     def __repr__(self) -> str:
-        lines = [f"{self._title()}{'':13}95 % interval"]
+        lines = [f"{self._title():45}95 % interval"]
         lines += [f"  {name:33}{value:>8}  {interval}" for name, value, interval in self._figures()]
         lines.append(f"  {'class':8}{''.join(f'{name:>11}' for name in BY_CLASS)}")
         lines += [f"  {name:8}{''.join(f'{cell:>11}' for cell in cells)}" for name, *cells in self._by_class()]
