@@ -30,8 +30,6 @@ def test_the_hub_reads_the_card_of_a_run(judged):
 
 def test_a_base_from_the_hub_and_a_run_without_held_out_rows():
     recipe = {"name": "g", "model": {"base": "google/gemma-2-9b-it", "method": "full"}, "data": {}, "train": {}}
-    recipe["model"] |= {"head": "linear", "pooling": "auto", "template": "gemma2"}
-    recipe["data"]["features"] = []
     environment = {"data": ["/x/train.csv"], "rows_trained": 9, "rows_held_out": 0, "valid": "none", "fold": None}
     metrics = {"steps": 3, "best_step": 3, "validation": {}}
     card = ModelCard(render_card(recipe, environment | {"versions": {"torch": "2", "deepspeed": None}}, metrics))
@@ -70,18 +68,15 @@ def test_a_run_never_fails_for_want_of_its_card(tmp_path, capsys):
 
 def test_the_usage_of_the_card_runs_and_answers_with_the_names_of_the_classes(judged, run):
     """The lines for transformers and peft alone, as they stand in the card of a model with adapters."""
-    _, plain = re.findall(
-        r"```python\n(.*?)```", (judged.run / "model" / "README.md").read_text(encoding="utf-8"), re.S
-    )
-    code = (
-        f"import os\nos.chdir({str(judged.run / 'model')!r})\n{plain}\nprint(*(x['label'] for x in judge('hello')[0]))"
-    )
-    assert set(run(sys.executable, "-c", code).stdout.split()[-3:]) == set(CLASSES)
+    text = (judged.run / "model" / "README.md").read_text(encoding="utf-8")
+    own, plain = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert "Judge.load" in own
+    printed = run(sys.executable, "-c", f"import os\nos.chdir({str(judged.run / 'model')!r})\n{plain}").stdout
+    assert all(f"'label': '{name}'" in printed for name in CLASSES)
 
 
 def test_a_head_that_only_this_package_loads_is_said_so():
-    recipe = {"model": {"head": "siamese", "pooling": "mean", "method": "full"}, "data": {"features": []}}
-    assert "Judge.load" in render_usage(recipe) and "AutoPeft" not in render_usage(recipe)
+    assert "Judge.load" in render_usage(None) and render_usage(None).count("```python") == 1
 
 
 @pytest.mark.parametrize("name", ["README.md", "tiebreak.json"])

@@ -38,17 +38,28 @@ def leave_card(run: Path) -> None:
 
 def write_card(run: Path) -> Path:
     """Write model/README.md from the run folder's recipe.yaml, environment.json and metrics.json."""
+    from tiebreak.models.folder import find_model_folder, usage
+
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     environment, metrics = (
         json.loads((run / name).read_text(encoding="utf-8")) for name in ("environment.json", "metrics.json")
     )
-    path = run / "model" / "README.md"
-    write_atomically(path, render_card(recipe, environment, metrics))
+    path, (_, manifest) = run / "model" / "README.md", find_model_folder(run / "model")
+    write_atomically(path, render_card(recipe, environment, metrics, usage(manifest)))
     return path
 
 
-def render_card(recipe: dict[str, Any], environment: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The card's text: YAML front matter as the hub reads it, then Markdown."""
+def render_card(
+    recipe: dict[str, Any], environment: dict[str, Any], metrics: dict[str, Any], plain_usage: str | None = None
+) -> str:
+    """The card's text: YAML front matter as the hub reads it, then Markdown.
+
+    Args:
+        recipe: fields of recipe.yaml.
+        environment: of environment.json.
+        metrics: of metrics.json.
+        plain_usage: Python lines that use the model without this package, where that is possible.
+    """
     model, scores = recipe["model"], metrics["validation"]
     kind = "All weights of" if model["method"] == "full" else "Adapters on"
     split = {None: "", "none": " No rows were held out."}.get(environment.get("valid"), "")
@@ -69,7 +80,7 @@ A judge that predicts which of two chatbot answers people prefer: class 0 is ans
 
 ## Usage
 
-{render_usage(recipe)}
+{render_usage(plain_usage)}
 
 ## Data
 
@@ -133,24 +144,20 @@ def _front_matter(recipe: dict[str, Any], scores: dict[str, dict[str, float]]) -
     return str(data.to_yaml())
 
 
-def render_usage(recipe: dict[str, Any]) -> str:
+def render_usage(plain: str | None) -> str:
     """How to load the model: by this package, and, where they can, by transformers and peft alone."""
-    from tiebreak.models.folder import usage
-
     text = """```python
 import tiebreak
 
 judge = tiebreak.Judge.load("PATH_TO_THIS_FOLDER")
 judge.compare("What is 2+2?", "4", "5")
 ```"""
-    plain = usage(recipe)
     if plain is None:
         return f"{text}\n\nThe head of this model is this package's own: plain `transformers` cannot load it."
     return f"""{text}
 
-Without this package, the input must be the text that the model was trained on: prompt and answers in the template
-`{recipe["model"].get("template", "")}`, which `tiebreak.json` holds word for word. The labels are named
-`winner_model_a`, `winner_model_b` and `winner_tie`:
+Without this package, the input must be the text that the model was trained on: prompt and answers in its template,
+which `tiebreak.json` holds word for word. The labels are named `winner_model_a`, `winner_model_b` and `winner_tie`:
 
 ```python
 {plain.strip()}
