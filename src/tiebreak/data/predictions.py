@@ -164,7 +164,7 @@ def round_rows(probabilities: np.ndarray) -> np.ndarray:
 def round_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """Round probabilities (n, 3) as a table holds them: what `read_predictions` returns of it, bit for bit."""
     rounded: np.ndarray = round_rows(probabilities) / 10**DIGITS
-    return rounded / rounded.sum(1, keepdims=True)
+    return np.asarray(rounded / rounded.sum(1, keepdims=True))
 
 
 def _decimals(units: np.ndarray) -> list[str]:

@@ -223,5 +223,5 @@ def write_failures(finished: FinishedPrediction, failures: dict[int, str]) -> li
             shown.append(f"  id {row_id}: {failures[row]}")
     write_atomically(path, buffer.getvalue())
     more = [f"  ... and {len(shown) - MAX_SHOWN:,} more"] if len(shown) > MAX_SHOWN else []
-    heading = f"{len(failures):,} rows failed and got the class prior, where nothing else is said ({path}):"
+    heading = f"{len(failures):,} rows failed and got the class prior, unless stated otherwise ({path}):"
     return [heading, *shown[:MAX_SHOWN], *more]
