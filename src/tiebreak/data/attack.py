@@ -1,4 +1,4 @@
-"""`tiebreak attack`: a copy of a table in which one answer of every row says everything twice."""
+"""Copies of tables in which one answer of each row is repeated, for the report's repetition audit."""
 
 import csv
 import hashlib
@@ -12,15 +12,19 @@ from tiebreak.files import write_atomically
 
 
 def doubled_side(row_id: str) -> int:
-    """Which answer of a row the attack doubles, 0 or 1: a fair coin thrown by the id alone."""
+    """Choose the answer of a row that is repeated, 0 or 1: a fair coin that depends on the id alone."""
     return hashlib.blake2b(row_id.encode(), digest_size=1).digest()[0] & 1
 
 
 def attack(files: list[Path], path: Path) -> int:
-    """Write the attacked copy of one or more tables as CSV in Kaggle's encoding; returns its rows.
+    """Write the attacked copy of one or more tables as CSV in Kaggle's encoding; return the number of rows.
 
-    Each turn of the doubled answer is followed by itself. Ids, prompts and the other answers stay. There
-    are no labels: nobody was asked about these answers.
+    Each turn of the chosen answer is written twice. Ids, prompts and the other answers stay. There are no labels:
+    nobody was asked about these answers.
+
+    Args:
+        files: tables, read as one.
+        path: the copy, a .csv file.
 
     Raises:
         UserError: an unusable table, or an output that is no .csv.
@@ -40,7 +44,7 @@ def attack(files: list[Path], path: Path) -> int:
 
 
 def doubled(pair: Pair) -> tuple[list[str], list[str]]:
-    """The two answers, one of them doubled turn by turn."""
+    """Repeat one of the two answers turn by turn."""
     answers = [pair.response_a, pair.response_b]
     side = doubled_side(pair.id)
     answers[side] = [f"{turn}\n{turn}" if turn else turn for turn in answers[side]]
