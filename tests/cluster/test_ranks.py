@@ -39,7 +39,7 @@ def test_ranks_of_each_launcher(environment, values, expected):
     [
         (SLURM, "MASTER_ADDR"),
         ({"RANK": "1"}, "WORLD_SIZE"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "incomplete or odd"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "invalid literal"),
     ],
 )
 def test_an_incomplete_environment_is_told(environment, values, sentence):

@@ -52,14 +52,20 @@ def find_ranks() -> Ranks:
     env = os.environ
     try:
         if "RANK" in env:
+            if "WORLD_SIZE" not in env:
+                raise UserError("RANK is set but WORLD_SIZE is not; start with torchrun, deepspeed or srun")
             return Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
         # SLURM_PROCID is 0 in a batch script too; only a step started by srun has a task count.
         if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
-                raise UserError("a Slurm step of several tasks needs MASTER_ADDR and MASTER_PORT")
+                raise UserError(
+                    "a Slurm step of several tasks needs MASTER_ADDR and MASTER_PORT: set them, or use slurm/*.sbatch"
+                )
             return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
     except (KeyError, ValueError) as error:
-        raise UserError(f"the launcher's environment is incomplete or odd: {error}") from None
+        raise UserError(
+            f"the launcher's environment is incomplete or no number ({error}): start with torchrun, deepspeed or srun"
+        ) from None
     return Ranks()
 
 
