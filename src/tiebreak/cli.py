@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
@@ -103,14 +103,35 @@ def _describe_run(run: "Run") -> None:
 
 
 def _preflight(options: argparse.Namespace) -> int:
+    from tiebreak.config import load_recipe
+    from tiebreak.data.folds import parse_fold
+
+    recipe, data = load_recipe(options.recipe, options.set, options.model), [Path(name) for name in options.data]
+    valid = Path(options.valid) if options.valid not in (None, "none") else None
     if options.fake_world:
         stop_at_once()
         from tiebreak.preflight.simulate import simulate
 
-        return simulate(options)
+        fold = parse_fold(options.fold) if options.fold else None
+        table: Path | Literal["none"] | None = "none" if options.valid == "none" else valid
+        print(simulate(recipe, options.fake_world, data=data, valid=table, fold=fold, on_bad_row=options.on_bad_row))
+        return 0
     from tiebreak.preflight.checks import preflight
 
-    return preflight(options)
+    preflight(
+        recipe,
+        data=data,
+        valid=valid,
+        out=Path(options.out) if options.out else None,
+        engine=options.engine,
+        ds=options.ds,
+        on_bad_row=options.on_bad_row,
+        nodes=options.nodes,
+        gpus_per_node=options.gpus_per_node,
+        gpu_gib=options.gpu_gib,
+        timeout_s=options.timeout,
+    )
+    return 0
 
 
 def _folds(options: argparse.Namespace) -> int:

@@ -194,7 +194,7 @@ def test_it_imports_no_torch_without_a_launcher():
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    assert "the network is not looked at" in done.stdout
+    assert "the network is not checked" in done.stdout
 
 
 @pytest.mark.processes

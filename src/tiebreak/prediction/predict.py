@@ -37,7 +37,7 @@ from tiebreak.prediction.finished import BadParts
 from tiebreak.prediction.merge import MergedPrediction, merge
 from tiebreak.prediction.models import ModelPrediction, PredictionRequest, prepare_models
 from tiebreak.prediction.queue import PartQueue, compute_parts
-from tiebreak.preflight.checks import look_before_prediction, wanted
+from tiebreak.preflight.checks import enabled, look_before_prediction
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def predict(
     paths = [[Path(item) for item in ([some] if isinstance(some, (str, Path)) else some)] for some in (models, data)]
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
     request = PredictionRequest(paths[0], paths[1], Path(out), fold, swap, degenerate, changes, on_bad_row)
-    if wanted():
+    if enabled():
         look_before_prediction(request.models, request.data, changes, ranks)
     predictions = prepare_models(request, ranks)
     loaded, keep = LoadedModels(ranks.device), ranks.first and labels is not None

@@ -1,10 +1,10 @@
-"""`tiebreak preflight`: will it run? Asked in seconds, before a queue is waited in or a base is loaded.
+"""`tiebreak preflight`: check in seconds whether a run can work, before it is queued or a base is loaded.
 
-The files in slurm/ ask too: launch/slurm_env.sh sets TIEBREAK_PREFLIGHT=1, upon which training and prediction look
-first, in their own process, so that nothing is started or imported twice.
+The files in slurm/ check too: launch/slurm_env.sh sets TIEBREAK_PREFLIGHT=1, and training and prediction then run these
+checks first, in their own process, so that nothing is started or imported twice.
 """
 
-import argparse
+import logging
 import os
 import sys
 import time
@@ -18,7 +18,8 @@ from tiebreak.cluster.machine import gpu_memory
 from tiebreak.cluster.meeting import meet
 from tiebreak.cluster.ranks import Ranks, find_ranks, joined
 from tiebreak.compatibility import Setting, check_compatibility, check_positions
-from tiebreak.config import Recipe, load_recipe
+from tiebreak.config import Recipe
+from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
@@ -33,41 +34,70 @@ from tiebreak.preflight.versions import check_versions
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+log = logging.getLogger(__name__)
+
 SWITCH = "TIEBREAK_PREFLIGHT"
 TIMEOUT_S = 180
 """For the ranks to meet: nodes that start their Python from a shared file system differ by a minute or two."""
 
 
-def preflight(options: argparse.Namespace) -> int:
-    """The command; returns 0, or raises UserError with all that failed."""
-    recipe = load_recipe(options.recipe, options.set, options.model)
+def preflight(
+    recipe: Recipe,
+    *,
+    data: Sequence[Path] = (),
+    valid: Path | None = None,
+    out: Path | None = None,
+    engine: str = "auto",
+    ds: Path | None = None,
+    on_bad_row: OnBadRow = "fail",
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    gpu_gib: float | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Check whether a training can run: files, memory, disk, versions and, under a launcher, the network.
+
+    Args:
+        recipe: of the training.
+        data: labelled tables; none means the embedded sample.
+        valid: a table to validate on.
+        out: the run folder.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration.
+        on_bad_row: `fail` or `skip`.
+        nodes: of the job; by default the launcher's, or 1.
+        gpus_per_node: GPUs, and so ranks, per node; by default the launcher's, or 1.
+        gpu_gib: memory of each GPU, if this machine does not have them.
+        timeout_s: seconds that all ranks have to connect.
+
+    Raises:
+        UserError: with everything that failed.
+    """
     ranks = find_ranks()
-    choice = choose_engine(options.engine, options.ds, recipe.train, _world(options, ranks))
-    valid = None if options.valid in (None, "none") else Path(options.valid)
-    job = Job.of(
+    world = _world(ranks, nodes, gpus_per_node)
+    plan = LaunchPlan.of(
         recipe,
         ranks,
-        choice,
-        data=[Path(name) for name in options.data],
+        choose_engine(engine, ds, recipe.train, world),
+        data=data,
         valid=valid,
-        out=Path(options.out) if options.out else None,
-        on_bad_row=options.on_bad_row,
-        world=_world(options, ranks),
-        gpus_per_node=options.gpus_per_node,
-        gpu_gib=options.gpu_gib,
+        out=out,
+        on_bad_row=on_bad_row,
+        world=world,
+        gpus_per_node=gpus_per_node,
+        gpu_gib=gpu_gib,
     )
-    met = look(job, options.timeout)
-    if met is None:
-        print("one process and no launcher: the network is not looked at (srun or torchrun tiebreak preflight does)")
-        return 0
-    with joined(ranks, options.timeout, met=met):
-        look_at_network(job, met, options.timeout)
-    return 0
+    store = run_checks(plan, timeout_s)
+    if store is None:
+        log.info("one process and no launcher: the network is not checked (srun or torchrun tiebreak preflight does)")
+        return
+    with joined(ranks, round(timeout_s), met=store):
+        check_network(plan, store, timeout_s)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is looked at: `world` ranks, `per_node` on each node, on `device` cuda or cpu; `extra` tables unlabelled."""
+class LaunchPlan:
+    """The job that is checked: `world` ranks, `per_node` on each node, `device` cuda or cpu; `extra` has no labels."""
 
     recipe: Recipe
     choice: Choice
@@ -78,7 +108,7 @@ class Job:
     files: list[Path]
     extra: list[Path]
     out: Path
-    on_bad_row: str
+    on_bad_row: OnBadRow
     gpu_gib: float | None
 
     @classmethod
@@ -92,11 +122,11 @@ class Job:
         valid: Path | None = None,
         extra: Sequence[Path] = (),
         out: Path | None = None,
-        on_bad_row: str = "fail",
+        on_bad_row: OnBadRow = "fail",
         world: int | None = None,
         gpus_per_node: int | None = None,
         gpu_gib: float | None = None,
-    ) -> "Job":
+    ) -> "LaunchPlan":
         """Describe a job; what is not given is that of the launcher and of this machine."""
         files = [*data, *([valid] if valid else [])]
         gpus = gpu_gib is not None or bool(gpus_per_node) or bool(gpu_memory())
@@ -118,66 +148,66 @@ class Job:
         return estimate(self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)
 
 
-def wanted() -> bool:
-    """Whether a run is to look first."""
+def enabled() -> bool:
+    """Whether TIEBREAK_PREFLIGHT asks for the checks before a run."""
     return os.environ.get(SWITCH) == "1"
 
 
-def look(job: Job, timeout_s: float = TIMEOUT_S) -> "dist.Store | None":
+def run_checks(plan: LaunchPlan, timeout_s: float = TIMEOUT_S) -> "dist.Store | None":
     """Everything but collectives: print the table on rank 0; the store in which several ranks have met.
 
     Raises:
         UserError: with all that failed.
     """
     started = time.monotonic()
-    met = meet(job.ranks, timeout_s) if job.ranks.world > 1 else None
-    found = list(local_checks(job)) if job.ranks.local_rank == 0 else []
+    met = meet(plan.ranks, timeout_s) if plan.ranks.world > 1 else None
+    found = list(local_checks(plan)) if plan.ranks.local_rank == 0 else []
     if met is not None:
-        found = exchange(met, job.ranks, found)
-    if job.ranks.first:
-        print(f"{render(found)}\npreflight: {time.monotonic() - started:.1f} s", flush=True)
+        found = exchange(met, plan.ranks, found)
+    if plan.ranks.first:
+        log.info(f"{render(found)}\npreflight: {time.monotonic() - started:.1f} s")
     if met is not None and any(row.failed for row in found):
-        exit_together(met, job.ranks)
-        if not job.ranks.first:
+        exit_together(met, plan.ranks)
+        if not plan.ranks.first:
             sys.exit(2)
     refuse(found)
     return met
 
 
-def look_at_network(job: Job, met: "dist.Store", timeout_s: float = TIMEOUT_S) -> None:
+def check_network(plan: LaunchPlan, met: "dist.Store", timeout_s: float = TIMEOUT_S) -> None:
     """The collectives, inside the job's process group.
 
     Raises:
         UserError: a sum is wrong.
     """
-    finding = check_collectives(met, job.ranks, timeout_s, job.estimate(_architecture(_folder(job.recipe))))
-    if job.ranks.first:
-        print(render([finding]).splitlines()[1], flush=True)
+    finding = check_collectives(met, plan.ranks, timeout_s, plan.estimate(_architecture(_folder(plan.recipe))))
+    if plan.ranks.first:
+        log.info(render([finding]).splitlines()[1])
 
 
-def local_checks(job: Job) -> list[Finding]:
+def local_checks(plan: LaunchPlan) -> list[Finding]:
     """What a node's first rank looks at. Rank 0 alone reads the tables: they are the same everywhere."""
-    recipe = job.recipe
+    recipe = plan.recipe
     folder = _folder(recipe)
     architecture = _architecture(folder)
-    findings = [told("recipe", lambda: _check_recipe(job, architecture))]
-    if job.ranks.first:
-        findings.append(told("data", lambda: check_tables(job.files, job.on_bad_row)))
-        if job.extra:
-            findings.append(told("extra data", lambda: check_tables(job.extra, job.on_bad_row, need_labels=False)))
+    findings = [told("recipe", lambda: _check_recipe(plan, architecture))]
+    if plan.ranks.first:
+        findings.append(told("data", lambda: check_tables(plan.files, plan.on_bad_row)))
+        if plan.extra:
+            findings.append(told("extra data", lambda: check_tables(plan.extra, plan.on_bad_row, need_labels=False)))
     else:
-        findings.append(told("data", lambda: _check_there([*job.files, *job.extra])))
+        findings.append(told("data", lambda: _check_there([*plan.files, *plan.extra])))
     if isinstance(folder, Finding):
         findings.append(folder)
     else:
         findings.append(told("model files", lambda: check_folder(folder)))
         if not findings[-1].failed:
             findings.append(told("tokenizer", lambda: check_tokenizer(folder, recipe)))
-    needs = job.estimate(architecture)
-    findings.append(told("memory", lambda: check_memory(needs, recipe, job.per_node, job.gpu_gib)))
-    if job.ranks.first:
-        findings.append(told("disk", lambda: check_disk(job.out, needs, recipe, job.world)))
-    findings.append(told("versions", lambda: check_versions(job.device)))
+    needs = plan.estimate(architecture)
+    findings.append(told("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
+    if plan.ranks.first:
+        findings.append(told("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
+    findings.append(told("versions", lambda: check_versions(plan.device)))
     return findings
 
 
@@ -202,7 +232,7 @@ def look_before_prediction(models: Sequence[Path], files: Sequence[Path], change
         findings.append(told("model files", partial(_check_judge, folder, recipe)))
     findings.append(told("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:
-        print(render(findings), flush=True)
+        log.info(render(findings))
     refuse(findings)
 
 
@@ -218,12 +248,12 @@ def _check_judge(folder: Path, recipe: Recipe) -> Finding:
     return base if isinstance(base, Finding) else check_folder(base)
 
 
-def _world(options: argparse.Namespace, ranks: Ranks) -> int:
-    """Ranks of the job: the launcher's, else those of the command line."""
+def _world(ranks: Ranks, nodes: int | None, gpus_per_node: int | None) -> int:
+    """Ranks of the job: the launcher's, else those that are asked about."""
     if ranks.world > 1:
         return ranks.world
-    nodes = getattr(options, "nodes", None) or 1
-    return nodes * (getattr(options, "gpus_per_node", None) or (len(gpu_memory()) if nodes > 1 else 1) or 1)
+    nodes = nodes or 1
+    return nodes * (gpus_per_node or (len(gpu_memory()) if nodes > 1 else 1) or 1)
 
 
 def _ranks_here(ranks: Ranks) -> int:
@@ -255,13 +285,13 @@ def _check_there(files: list[Path]) -> Finding:
     return Finding("data", "there")
 
 
-def _check_recipe(job: Job, architecture: dict[str, Any] | None) -> Finding:
+def _check_recipe(plan: LaunchPlan, architecture: dict[str, Any] | None) -> Finding:
     """What does not go together; the recipe itself has been read."""
-    recipe = job.recipe
+    recipe = plan.recipe
     known = architecture or find_architecture(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
-    warnings = check_compatibility(Setting.of(recipe, known["model_type"], job.device, job.choice.kind))
+    warnings = check_compatibility(Setting.of(recipe, known["model_type"], plan.device, plan.choice.kind))
     check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)
-    text = f"{recipe.name}: {recipe.model.method}, {job.choice.kind}, {job.world} rank{'s' * (job.world > 1)} "
-    text += f"on {'GPUs' if job.device == 'cuda' else 'CPUs'}, "
+    text = f"{recipe.name}: {recipe.model.method}, {plan.choice.kind}, {plan.world} rank{'s' * (plan.world > 1)} "
+    text += f"on {'GPUs' if plan.device == 'cuda' else 'CPUs'}, "
     text += f"{recipe.train.batch_size} rows a step, {recipe.train.tokens_per_micro_batch:,} tokens a micro-batch"
     return Finding("recipe", "; ".join([text, *warnings]), NOTE if warnings else "ok")

@@ -1,15 +1,16 @@
 """`tiebreak preflight --fake-world N`: a job of N ranks planned here, from the token lengths of the data."""
 
-import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from tiebreak.config import Recipe, load_recipe
-from tiebreak.data.folds import parse_fold
+from tiebreak.config import Recipe
 from tiebreak.data.plan import Plan
+from tiebreak.data.table import OnBadRow
 from tiebreak.models.architectures import find_architecture
 from tiebreak.preflight.traffic import ENGINES, LINKS, RATE, bytes_per_step, efficiency, find_payload
 
@@ -48,23 +49,32 @@ def measure(plan: Plan) -> Balance:
     return Balance(plan.steps, *means_of)
 
 
-def simulate(options: argparse.Namespace) -> int:
-    """The command: print the plan of a job of `options.fake_world` ranks."""
+def simulate(
+    recipe: Recipe,
+    world: int,
+    *,
+    data: Sequence[Path] = (),
+    valid: Path | Literal["none"] | None = None,
+    fold: tuple[int, int] | None = None,
+    on_bad_row: OnBadRow = "fail",
+) -> str:
+    """Plan a job of `world` ranks on this machine; returns its load balance and traffic as text.
+
+    Args:
+        recipe: of the training.
+        world: number of ranks.
+        data: labelled tables; none means the embedded sample.
+        valid: a table to validate on; `none` trains on every row.
+        fold: (k, n) validates on fold k of n.
+        on_bad_row: `fail` or `skip`.
+    """
     from tiebreak.data.split import read_split
     from tiebreak.models.folder import resolve_base
     from tiebreak.models.loading import load_tokenizer
 
-    recipe = load_recipe(options.recipe, options.set, options.model)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    rows = read_split(
-        recipe,
-        tokenizer,
-        data=[Path(name) for name in options.data],
-        valid_from="none" if options.valid == "none" else Path(options.valid) if options.valid else None,
-        fold=parse_fold(options.fold) if options.fold else None,
-        on_bad_row=options.on_bad_row,
-    )
-    train, world = recipe.train, options.fake_world
+    rows = read_split(recipe, tokenizer, data=data, valid_from=valid, fold=fold, on_bad_row=on_bad_row)
+    train = recipe.train
     lengths = rows.tokens.lengths[rows.train]
     started = time.perf_counter()
     plan = Plan(
@@ -79,26 +89,24 @@ def simulate(options: argparse.Namespace) -> int:
     )
     found = measure(plan)
     seconds = time.perf_counter() - started
-    print(
+    lines = [
         f"{world:,} ranks, {len(lengths):,} rows of {lengths.mean():,.0f} tokens on average: {found.steps:,} steps of "
         f"{train.batch_size:,} rows, planned in {seconds:.1f} s\n"
         f"tokens of a rank in a step: {found.mean_tokens:,.0f} on average, {found.most_tokens:,.0f} on the fullest, "
         f"in {found.micro_batches:.1f} micro-batches; straggle factor {found.straggle:.3f}"
-    )
+    ]
     if train.batch_size < ENOUGH_ROWS * world:
-        print(
+        lines.append(
             f"note: {train.batch_size / world:.2g} rows a rank and step leave {found.idle:.0%} of the ranks idle and "
             f"the rest uneven: take fewer ranks, or train.batch_size={ENOUGH_ROWS * world} and a learning rate to match"
         )
     architecture = find_architecture(resolve_base(recipe.model.base))
     if architecture is None:
-        print(f"traffic: the sizes of {recipe.model.base} are not known here")
-        return 0
-    print(render_traffic(recipe, architecture, found, world))
-    return 0
+        return "\n".join([*lines, f"traffic: unknown, as the sizes of {recipe.model.base} are"])
+    return "\n".join([*lines, render_traffic(recipe, architecture, found, world)])
 
 
-def render_traffic(recipe: Recipe, architecture: dict, found: Balance, world: int) -> str:
+def render_traffic(recipe: Recipe, architecture: dict[str, Any], found: Balance, world: int) -> str:
     """Bytes a rank sends in a step, and the efficiency at each link speed, by engine."""
     payload = find_payload(recipe, architecture)
     head = f"{'engine':8}{'MB a step':>14}" + "".join(f"{f'{link} Gbit/s':>12}" for link in LINKS)

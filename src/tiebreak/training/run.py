@@ -24,8 +24,7 @@ from tiebreak.errors import UserError
 from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
 from tiebreak.models.preference import count_parameters
 from tiebreak.preemption import StopRequest
-from tiebreak.preflight.checks import Job as PreflightJob
-from tiebreak.preflight.checks import look, look_at_network, wanted
+from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Run, finish
@@ -66,7 +65,7 @@ class Prepared:
     loss: Loss
     plan: Plan
     description: dict[str, Any]
-    preflight: PreflightJob | None
+    preflight: LaunchPlan | None
     store: "dist.Store | None"
 
     @property
@@ -176,12 +175,12 @@ def prepare(
     ranks = find_ranks()
     settle_process()
     preflight = None
-    if wanted():
+    if enabled():
         table = None if valid == "none" else valid
-        preflight = PreflightJob.of(
+        preflight = LaunchPlan.of(
             recipe, ranks, choice, data=data, valid=table, extra=extra, out=out, on_bad_row=on_bad_row
         )
-    store = look(preflight) if preflight else None
+    store = run_checks(preflight) if preflight else None
     tokenizer = check_recipe(recipe, ranks, choice)
     rows = read_split(
         recipe, tokenizer, data=data, valid_from=valid, fold=fold, extra_from=extra, on_bad_row=on_bad_row
@@ -245,7 +244,7 @@ def open_run(
     """Claim the run folder, find its newest checkpoint and open its log; every rank must call this."""
     recipe, ranks = prepared.recipe, prepared.ranks
     if prepared.preflight and prepared.store:
-        look_at_network(prepared.preflight, prepared.store)
+        check_network(prepared.preflight, prepared.store)
     folder = agree(out or default_folder(recipe))
     claim, checkpoint, notes = open_folder(folder, recipe, prepared.description, resume, ranks)
     if checkpoint is not None:
