@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: install demo test check clean
+.PHONY: install demo test test-fast check clean
 
 install: .venv/installed
 
@@ -18,8 +18,14 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/tiebreak pipeline --recipe demo --out $(DEMO)
 
+# Each file on one worker, the longest first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+test-fast: install
+	$(PYTEST) -m "not processes and not slow"
 
 check: install
 	$(BIN)/ruff check .

@@ -13,6 +13,24 @@ import warm
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = (
+    "engines/test_engines.py training/test_resume.py training/test_twins.py pipeline/test_pipeline.py "
+    "training/test_stopping.py test_launch.py prediction/test_shared_folder.py training/test_distill.py "
+    "training/test_training_run.py"
+).split()
+"""Files that take longest, and so begin first, so that all workers end together. Slurm's jobs mostly wait, so they come
+before all, beside the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order whole files; `make test` keeps a file on one worker and asks for the files in this order."""
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return -1 if name.startswith("slurm/") else LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=turn)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
