@@ -30,8 +30,8 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import Pair, read_table
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import row_losses, softmax
-from tiebreak.models.pretrained.weights import default_folder
 from tiebreak.pipeline.summary import SYSTEMS
+from tiebreak.pretrained.weights import default_folder
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 NUMBERS = ["length", "style", "readability"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from tiebreak.models.pretrained.weights import install_weights
+from tiebreak.pretrained.weights import install_weights
 from tiebreak.process import quieten_transformers
 
 SENTENCES = (

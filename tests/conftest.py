@@ -97,6 +97,14 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def write_table(tmp_path: Path):
+    """`handmade.write_csv` into the test's own folder, by file name."""
+    from handmade import write_csv
+
+    return lambda *rows, name="table.csv", **options: write_csv(tmp_path / name, *rows, **options)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The time of each job on a cluster: the tests wait for jobs that run side by side, so theirs says little."""
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):

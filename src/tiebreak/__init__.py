@@ -1,3 +1,76 @@
-"""tiebreak: judges that predict which of two chatbot answers people prefer."""
+"""tiebreak: judges that predict which of two chatbot answers people prefer.
+
+The names of `__all__` are imported on first use, so that `import tiebreak` stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tiebreak.api import Judge, RankedAnswer, Verdict, distill, train
+    from tiebreak.data.predictions import read_predictions, write_predictions
+    from tiebreak.data.table import read_table
+    from tiebreak.errors import UserError
+    from tiebreak.evaluation.baselines import baseline
+    from tiebreak.evaluation.evaluate import evaluate
+    from tiebreak.pipeline.cross_validation import cross_validate
+    from tiebreak.prediction.compute import SwapPolicy
+    from tiebreak.prediction.ensemble import ensemble
+    from tiebreak.prediction.merge import merge
+    from tiebreak.prediction.predict import predict
+    from tiebreak.report.build import write_report
+
+_HOMES = {
+    "Judge": "api",
+    "RankedAnswer": "api",
+    "SwapPolicy": "prediction.compute",
+    "UserError": "errors",
+    "Verdict": "api",
+    "baseline": "evaluation.baselines",
+    "cross_validate": "pipeline.cross_validation",
+    "distill": "api",
+    "ensemble": "prediction.ensemble",
+    "evaluate": "evaluation.evaluate",
+    "merge": "prediction.merge",
+    "predict": "prediction.predict",
+    "read_predictions": "data.predictions",
+    "read_table": "data.table",
+    "train": "api",
+    "write_predictions": "data.predictions",
+    "write_report": "report.build",
+}
+"""The module of each public name."""
+
+__all__ = [
+    "Judge",
+    "RankedAnswer",
+    "SwapPolicy",
+    "UserError",
+    "Verdict",
+    "baseline",
+    "cross_validate",
+    "distill",
+    "ensemble",
+    "evaluate",
+    "merge",
+    "predict",
+    "read_predictions",
+    "read_table",
+    "train",
+    "write_predictions",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tiebreak' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"tiebreak.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
@@ -14,9 +14,6 @@ from tiebreak.files import FULL, write_atomically
 from tiebreak.options import build_parser
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
-
-if TYPE_CHECKING:
-    from tiebreak.training.finish import Run
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +54,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tiebreak.data.check import check
+    from tiebreak.preflight.inspect_tables import check
 
     result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
     print(result)
@@ -71,35 +68,25 @@ def _check(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     stop_at_once()
+    from tiebreak.api import train
     from tiebreak.config import load_recipe
     from tiebreak.data.folds import parse_fold
-    from tiebreak.training.run import train
 
     train(
         load_recipe(options.recipe, options.set, options.model),
-        data=[Path(name) for name in options.data],
-        valid="none" if options.valid == "none" else Path(options.valid) if options.valid else None,
+        data=options.data,
+        valid=options.valid,
         fold=parse_fold(options.fold) if options.fold else None,
-        out=Path(options.out) if options.out else None,
+        out=options.out,
         teachers=options.teachers,
-        extra=[Path(name) for name in options.extra],
+        extra=options.extra,
         allow_in_sample=options.allow_in_sample,
         engine=options.engine,
         ds=options.ds,
         resume=options.resume is not None,
         on_bad_row=options.on_bad_row,
-        on_done=_describe_run,
     )
     return 0
-
-
-def _describe_run(run: "Run") -> None:
-    """Add the model card and the training curves to a finished run."""
-    from tiebreak.report.card import leave_card
-    from tiebreak.report.curves import leave_curves
-
-    leave_card(run.folder)
-    leave_curves(run.folder)
 
 
 def _preflight(options: argparse.Namespace) -> int:
@@ -252,18 +239,18 @@ def _attack(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tiebreak.report.build import report
+    from tiebreak.report.build import write_report
     from tiebreak.report.words import render_scores
 
     out = Path(options.out)
-    made = report(
+    made = write_report(
         options.predictions,
-        Path(options.labels) if options.labels else None,
+        options.labels,
         out,
         attacked=options.attacked,
-        runs=[Path(folder) for folder in options.runs],
+        runs=options.runs,
         family=options.family,
-        model=Path(options.model) if options.model else None,
+        model=options.model,
         resamples=options.resamples,
         seed=options.seed,
         on_bad_row=options.on_bad_row,
@@ -305,7 +292,7 @@ def _env(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from tiebreak.models.pretrained.weights import install_weights, listing
+    from tiebreak.pretrained.weights import install_weights, listing
 
     if options.name is None:
         print(listing())
@@ -338,10 +325,6 @@ def _baseline(options: argparse.Namespace) -> int:
             write_predictions(options.out / f"{name}.csv", fitted.ids, probabilities)
         print(f"out-of-fold predictions: {options.out}/{{{','.join(fitted.probabilities)}}}.csv")
     return 0
-
-
-def _say_at_once(text: str) -> None:
-    print(text, flush=True)
 
 
 COMMANDS = {

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -83,6 +83,11 @@ def new_folder(path: Path, existing: Literal["replace", "keep", "fail"] = "fail"
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """One path or several, as strings or not, as a list of paths."""
+    return [Path(item) for item in ([given] if isinstance(given, (str, Path)) else given)]
 
 
 def sweep(*folders: Path) -> None:

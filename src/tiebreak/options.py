@@ -36,8 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_attack_command,
         _add_report_command,
         _add_merge_adapters_command,
-        _add_recipes_command,
-        _add_env_command,
+        _add_listing_commands,
         _add_weights_command,
         _add_baseline_command,
     ):
@@ -133,6 +132,7 @@ def _add_folds_command(commands: "Commands") -> None:
         metavar="KEY=VALUE",
         help="change a field of the recipe, e.g. train.lr=1e-4",
     )
+    commands.add_parser("env", help="versions and hardware, for bug reports")
 
 
 def _add_pipeline_command(commands: "Commands") -> None:
@@ -259,7 +259,7 @@ def _add_merge_adapters_command(commands: "Commands") -> None:
     adapters.add_argument("--into-base", action="store_true", help="leave a whole model without adapters, in fp32")
 
 
-def _add_recipes_command(commands: "Commands") -> None:
+def _add_listing_commands(commands: "Commands") -> None:
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
     recipes.add_argument(
@@ -269,10 +269,6 @@ def _add_recipes_command(commands: "Commands") -> None:
         metavar="KEY=VALUE",
         help="change a field of the recipe, e.g. train.lr=1e-4",
     )
-
-
-def _add_env_command(commands: "Commands") -> None:
-    commands.add_parser("env", help="versions and hardware, for bug reports")
 
 
 def _add_weights_command(commands: "Commands") -> None:

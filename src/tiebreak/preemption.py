@@ -2,8 +2,10 @@
 
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 STOPPED = 75
 """Exit code of a command that was stopped and may be run again."""
@@ -32,13 +34,26 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class StopRequest:
-    """True once a signal came to this process or a file `STOP` is in the run folder."""
+    """True once a signal came to this process or a file `STOP` is in the run folder.
+
+    Signals are taken while it is entered as a context; afterwards they do what they did before. Outside the main
+    thread, where Python delivers no signals, only the file counts.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "STOP"
         self._signalled = False
-        for number in (*STOP_SIGNALS, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (*STOP_SIGNALS, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signalled and number == signal.SIGINT:

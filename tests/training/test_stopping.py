@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
-from tiebreak.training import checkpoints, evaluate, loop
+from tiebreak.training import checkpoints, loop, validation
 from tiebreak.training.checkpoints import find_checkpoint
 
 
@@ -41,17 +41,17 @@ class Once:
     ("stage", "module", "name", "call", "stopped_at"),
     [
         ("training", loop, "lr_factor", 3, {3}),
-        ("an evaluation", evaluate, "make_batch", 2, {4}),
+        ("an evaluation", validation, "make_batch", 2, {4}),
         ("a checkpoint", checkpoints, "save_file", 1, {3, 4}),  # of step 2, written beside step 3
-        ("the last evaluation", evaluate, "make_batch", None, {6}),
+        ("the last evaluation", validation, "make_batch", None, {6}),
     ],
 )
 def test_a_signal_during(stage, module, name, call, stopped_at, sample, tmp_path, monkeypatch, capsys):
     """Within one step of the signal everything is saved, and the end is that of an undisturbed run, bit for bit."""
     changes = ["train.max_steps=6", "train.save_every=2", "train.tokens_per_micro_batch=512"]
     options = ["train", "--recipe", "demo-llama2", "--data", str(sample), "--resume", "auto", *SHORT, *set_(*changes)]
-    calls = Once(evaluate.make_batch, 0)
-    monkeypatch.setattr(evaluate, "make_batch", calls)
+    calls = Once(validation.make_batch, 0)
+    monkeypatch.setattr(validation, "make_batch", calls)
     assert main([*options, "--out", str(tmp_path / "whole")]) == 0
     monkeypatch.undo()
     blocks = -calls.left // 3  # evaluations after steps 4 and 6, and the last one

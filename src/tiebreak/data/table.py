@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from tiebreak.data.cells import (
     LONE_SURROGATE,
     CellError,
@@ -16,7 +18,8 @@ from tiebreak.data.cells import (
 )
 from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
 from tiebreak.errors import UserError
-from tiebreak.labels import CLASSES, TIE
+from tiebreak.files import as_paths
+from tiebreak.labels import CLASSES, NO_LABEL, TIE
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
@@ -75,9 +78,22 @@ class Table:
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Class (n,) of each pair: 0, 1, 2, or -1 where it has none."""
+        return np.array([NO_LABEL if pair.label is None else pair.label for pair in self.pairs], dtype=np.int64)
+
+    @property
+    def prompts(self) -> list[list[str]]:
+        """Each pair's prompt, a list of turns: rows of one prompt belong together when intervals are resampled."""
+        return [pair.prompt for pair in self.pairs]
+
 
 def read_table(
-    paths: Iterable[str | Path], on_bad_row: OnBadRow = "fail", need_labels: bool = False, keep_ids: bool = False
+    paths: str | Path | Iterable[str | Path],
+    on_bad_row: OnBadRow = "fail",
+    need_labels: bool = False,
+    keep_ids: bool = False,
 ) -> Table:
     """Read one or more files into one table, in order.
 
@@ -94,7 +110,8 @@ def read_table(
     """
     table = Table()
     first_files: dict[str, Path] = {}
-    for path in map(Path, paths):
+    files = as_paths(paths)
+    for path in files:
         for row in read_rows(path, table.counts):
             if isinstance(row, Pair):
                 row = _accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
@@ -108,7 +125,7 @@ def read_table(
     if table.problems and on_bad_row == "fail":
         raise UserError(describe_problems(table.problems))
     if not table.pairs:
-        raise UserError(f"{', '.join(map(str, paths))}: no readable rows")
+        raise UserError(f"{', '.join(map(str, files))}: no readable rows")
     return table
 
 

@@ -18,6 +18,7 @@ from tiebreak.data.folds import assign_folds
 from tiebreak.data.table import OnBadRow, Pair, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
+from tiebreak.files import as_paths
 from tiebreak.labels import TIE
 
 if TYPE_CHECKING:
@@ -253,7 +254,11 @@ def cross_fit(
 
 
 def baseline(
-    tables: Sequence[Path], folds: int = FOLDS, classes: int | None = None, on_bad_row: OnBadRow = "fail", seed: int = 0
+    tables: str | Path | Sequence[str | Path],
+    folds: int = FOLDS,
+    classes: int | None = None,
+    on_bad_row: OnBadRow = "fail",
+    seed: int = 0,
 ) -> OutOfFold:
     """Cross-fit the baselines on labelled tables.
 
@@ -269,7 +274,7 @@ def baseline(
     """
     if folds < 2:
         raise UserError(f"--folds {folds}: at least 2 are needed")
-    table = read_table(tables, on_bad_row, need_labels=True)
+    table = read_table(as_paths(tables), on_bad_row, need_labels=True)
     if table.problems:
         log.info(f"{len(table.problems)} bad rows were left out")
     labels = np.array([pair.label for pair in table.pairs])

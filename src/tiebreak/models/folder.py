@@ -19,7 +19,7 @@ from tiebreak.files import new_folder, sha256, write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
 from tiebreak.models.demo import FAMILIES, demo_folder
-from tiebreak.models.pretrained.weights import WEIGHTS, default_folder
+from tiebreak.pretrained.weights import WEIGHTS, default_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -27,7 +27,7 @@ from tiebreak.data.predictions import FORMATS, read_predictions, round_probabili
 from tiebreak.data.table import OnBadRow, read_labels
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import compare_with_baselines
-from tiebreak.files import TEMPORARY, sha256, write_json
+from tiebreak.files import TEMPORARY, as_paths, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
 from tiebreak.models.switching import LoadedModels
@@ -106,9 +106,9 @@ def predict(
     settle_process()
     # Read first, so that a mistake in the labels is reported now and not after hours.
     given = read_labels(Path(labels)) if labels not in (None, "auto") else None
-    paths = [[Path(item) for item in ([some] if isinstance(some, (str, Path)) else some)] for some in (models, data)]
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
-    request = PredictionRequest(paths[0], paths[1], Path(out), fold, swap, degenerate, changes, on_bad_row)
+    tables, out = as_paths(data), Path(out)
+    request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row)
     if enabled():
         look_before_prediction(request.models, request.data, changes, ranks)
     predictions = prepare_models(request, ranks)

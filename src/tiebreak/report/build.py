@@ -11,7 +11,7 @@ from tiebreak.evaluation.evaluate import LEAST_RESAMPLES
 from tiebreak.evaluation.inputs import LabelledRows, read_judges, read_labelled
 from tiebreak.evaluation.measure import measure
 from tiebreak.evaluation.schema import Report
-from tiebreak.files import write_atomically
+from tiebreak.files import as_paths, write_atomically
 from tiebreak.labels import CLASS_NAMES
 from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
@@ -20,15 +20,15 @@ from tiebreak.report.page import write_page
 log = logging.getLogger(__name__)
 
 
-def report(
-    predictions: Sequence[str | Path],
-    labels: Path | None,
-    out: Path,
+def write_report(
+    predictions: str | Path | Sequence[str | Path],
+    labels: str | Path | None,
+    out: str | Path,
     *,
-    attacked: Sequence[str | Path] = (),
-    runs: Sequence[Path] = (),
+    attacked: str | Path | Sequence[str | Path] = (),
+    runs: str | Path | Sequence[str | Path] = (),
     family: str | None = None,
-    model: Path | None = None,
+    model: str | Path | None = None,
     resamples: int = 1_000,
     seed: int = 0,
     on_bad_row: OnBadRow = "fail",
@@ -53,27 +53,29 @@ def report(
     Raises:
         UserError: nothing to report on, or files that cannot be used.
     """
-    if not predictions and not runs:
+    given, judged_attacks, out = as_paths(predictions), as_paths(attacked), Path(out)
+    if not given and not runs:
         raise UserError("nothing to report on: give prediction files or folders, or run folders with --runs")
-    if predictions and labels is None:
+    if given and labels is None:
         raise UserError("--labels is required with predictions: a table with id and winner columns")
     if resamples < LEAST_RESAMPLES:
         raise UserError(f"--resamples {resamples}: an interval needs at least {LEAST_RESAMPLES}")
-    if model is not None and len(predictions) != 1:
-        raise UserError(f"--model: give exactly one prediction, the model's own (got {len(predictions)})")
-    histories = [read_history(folder) for folder in runs]
+    if model is not None and len(given) != 1:
+        raise UserError(f"--model: give exactly one prediction, the model's own (got {len(given)})")
+    histories = [read_history(folder) for folder in as_paths(runs)]
     measured, rows = _nothing_measured(resamples, seed), None
-    if labels is not None and predictions:
-        rows = read_labelled(labels, on_bad_row)
-        judges, rows = read_judges([str(name) for name in predictions], [str(name) for name in attacked], family, rows)
-        measured = measure(rows, judges, labels.name, resamples, seed)
+    if labels is not None and given:
+        table = Path(labels)
+        rows = read_labelled(table, on_bad_row)
+        judges, rows = read_judges([str(name) for name in given], [str(name) for name in judged_attacks], family, rows)
+        measured = measure(rows, judges, table.name, resamples, seed)
     measured.runs = [summarise(history) for history in histories]
     (out / "plots").mkdir(parents=True, exist_ok=True)
-    write_report(out, measured, histories, rows)
+    _write_files(out, measured, histories, rows)
     if model is not None:
         from tiebreak.report.card import update_card
 
-        log.info(f"model card: {update_card(model, measured)}")
+        log.info(f"model card: {update_card(Path(model), measured)}")
     return measured
 
 
@@ -86,7 +88,7 @@ def _nothing_measured(resamples: int, seed: int) -> Report:
     )  # fmt: skip
 
 
-def write_report(out: Path, report: Report, histories: list[History], rows: LabelledRows | None) -> None:
+def _write_files(out: Path, report: Report, histories: list[History], rows: LabelledRows | None) -> None:
     """Write everything below the report's folder."""
     from tiebreak.report.figures import make_figures
     from tiebreak.report.plots import save

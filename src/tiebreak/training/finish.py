@@ -19,9 +19,9 @@ from tiebreak.models.loading import choose_precision
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
-from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.loop import TrainingJob, interrupted
 from tiebreak.training.start import new_model
+from tiebreak.training.validation import predict_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

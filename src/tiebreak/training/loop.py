@@ -23,10 +23,10 @@ from tiebreak.evaluation.metrics import scores, softmax
 from tiebreak.preemption import Stopped, StopRequest
 from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
-from tiebreak.training.evaluate import predict_rows
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor, set_learning_rates
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
+from tiebreak.training.validation import predict_rows
 
 log = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_ch
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Run, finish
-from tiebreak.training.folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Loss, TrainingJob, fit
 from tiebreak.training.losses import cross_entropy, distillation
 from tiebreak.training.optimizer import build_optimizer
+from tiebreak.training.run_folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.speed import StepFlops
 from tiebreak.training.start import new_model
 from tiebreak.training.teachers import Teachers, find_teachers
@@ -153,7 +153,7 @@ def train(
     )
     with prepared.join(), open_run(prepared, out, resume, on_step) as run:
         job = build_job(prepared, run)
-        with job.watch:
+        with job.watch, job.stop:
             cursor = fit(job, run.cursor)
             return finish(job, cursor, run.claim, prepared.tokenizer, prepared.teachers_record, on_done)
 

@@ -226,9 +226,9 @@ def converter(kind: str) -> Callable[[Path, Path], None]:
     if kind in ("gguf", "onnx") and find_spec(kind) is None:
         raise UserError(f"the package {kind} is needed: pip install -c constraints.txt -e '.[weights]'")
     if kind == "gguf":
-        from tiebreak.models.pretrained.from_gguf import convert
+        from tiebreak.pretrained.from_gguf import convert
     elif kind == "onnx":
-        from tiebreak.models.pretrained.from_onnx import convert
+        from tiebreak.pretrained.from_onnx import convert
     else:
         convert = _copy
     return convert

@@ -17,9 +17,9 @@ from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.loading import build_model, load_tokenizer
-from tiebreak.models.pretrained import weights
-from tiebreak.models.pretrained.from_onnx import convert as convert_onnx
-from tiebreak.models.pretrained.weights import SOURCE_FILE, WEIGHTS, Weights, Wheel, default_folder, install_weights
+from tiebreak.pretrained import weights
+from tiebreak.pretrained.from_onnx import convert as convert_onnx
+from tiebreak.pretrained.weights import SOURCE_FILE, WEIGHTS, Weights, Wheel, default_folder, install_weights
 
 CPU = torch.device("cpu")
 
@@ -163,7 +163,7 @@ def test_gguf_becomes_the_weights_and_the_tokenizer_it_holds(family, tmp_path):
     from tiny_gguf import EXPECTED, write_gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tiebreak.models.pretrained.from_gguf import convert
+    from tiebreak.pretrained.from_gguf import convert
 
     parts, folder = tmp_path / "parts", tmp_path / "folder"
     parts.mkdir()
