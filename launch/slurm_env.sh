@@ -64,7 +64,7 @@ meaning() {
 # the newest checkpoint. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
 # that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
 run() {
-  local folder=$1 most=${MOST_REQUEUES:-3} code=0 told='' ended='' from now before lives=1 record
+  local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record
   record=$folder/requeues${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
   shift
   mkdir -p "$folder"
@@ -81,16 +81,16 @@ run() {
   fi
 
   # A signal meant for the ranks may come to this script, and Slurm's SIGTERM comes to both.
-  trap 'told=1; scancel --signal=USR2 "$JOB"' USR1 USR2
-  trap 'told=1 ended=1' TERM
+  trap 'asked=1; scancel --signal=USR2 "$JOB"' USR1 USR2
+  trap 'asked=1 ended=1' TERM
   "${RUN[@]}" "$@" &
-  while told='' code=0; wait $! || code=$?; [[ $told ]]; do :; done
+  while asked='' code=0; wait $! || code=$?; [[ $asked ]]; do :; done
 
   now=$(reached "$folder")
   if ((code == 0)); then
     echo "done: $folder"
   elif ((code == 2)); then
-    echo "not requeued: exit code 2 is a mistake to mend, told above"
+    echo "not requeued: exit code 2 is a mistake to correct, see the message above"
   elif [[ $ended ]]; then
     echo "exit code $code ($(meaning $code)) at $now: Slurm ends this life of the job (cancelled, preempted or out of time)"
   elif [[ $(scontrol show job "$JOB" -o | grep -oP ' Restarts=\K\d+') != "$LIFE" ]]; then

@@ -1,6 +1,7 @@
 """The structure of the package: rooms import one way, files and functions stay small, one door for the command line."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_a_file_name_stands_in_one_room_only():
         if path.stem not in ("__init__", "__main__"):
             names.setdefault(path.stem, []).append(module_of(path))
     assert {name: places for name, places in names.items() if len(places) > 1} == {}
+
+
+@pytest.mark.parametrize("settings", [[], ["--config", 'src = [".", "src"]']], ids=["ours", "ruff's own"])
+def test_the_check_of_style_passes_beside_the_folders_that_the_demo_makes(tmp_path: Path, settings: list[str]):
+    """Ruff takes a module named as a folder beside it for this project's own, and asks for another order of imports."""
+    root = SRC.parent.parent
+    for folder in ("src", "tests"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    (tmp_path / "runs").mkdir()
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "I", *settings, "tests"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_importing_the_package_is_light():

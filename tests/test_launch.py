@@ -96,6 +96,36 @@ def test_the_scripts_are_clean(run):
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "settings", "words"),
+    [
+        ("train_gemma", {}, "src/train.py --recipe gemma2-9b --out OUT --resume auto --engine auto"),
+        ("train_llama", {"DATA": "t.csv"}, "src/train.py --recipe llama2-7b --out OUT --resume auto --data t.csv"),
+        (
+            "train_deberta",
+            {"ENGINE": "deepspeed"},
+            "src/train.py --recipe deberta-v3-base --out OUT --resume auto --ds",
+        ),
+        ("train_gemma", {"RECIPE": "demo-gemma2", "FOLD": "0/5", "MODEL": "m"}, "--model m --fold 0/5 --engine auto"),
+        ("distill", {"TEACHERS": "a b"}, "src/distill.py --recipe distill-deberta-v3-xsmall --out OUT --resume auto"),
+    ],
+)
+def test_a_batch_file_starts_its_script_from_wherever_slurm_copied_it(tmp_path, file, settings, words):
+    for name, body in (("scontrol", "echo localhost"), ("srun", f'echo "$@" >{tmp_path}/words')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    spooled = tmp_path / "slurm_script"
+    spooled.write_text((LAUNCH.parent / "slurm" / f"{file}.sbatch").read_text())
+    out = tmp_path / "run"
+    job = {"SLURM_SUBMIT_DIR": str(LAUNCH.parent), "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n1"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(out), **job, **settings}
+    subprocess.run(["bash", spooled, "--set", "train.lr=1e-4"], env=environment, cwd=tmp_path, check=True)
+    started = (tmp_path / "words").read_text()
+    assert words.replace("OUT", str(out)) in started
+    assert ("--teachers a b" in started) == ("TEACHERS" in settings)
+    assert started.endswith(" --set train.lr=1e-4\n")
+
+
 @pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
 def test_directives_hold_no_variables_and_stand_before_the_first_command(path):
     lines = path.read_text().splitlines()
