@@ -166,6 +166,7 @@ print(tokens.folder.name, len(tokens), int(tokens.lengths.sum()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_one_cache(tokenizers, tmp_path):
     path = tmp_path / "sample.csv"
     write_sample(path, 3_000, seed=8, profile="short")

@@ -132,6 +132,7 @@ def test_a_known_temperature_is_found(temperature):
     assert found.ece.value > found.ece_if_calibrated_high
 
 
+@pytest.mark.slow
 def test_the_neutral_judge_alarms_no_audit_more_often_than_it_says():
     """People's own law, judged with noise that favours nobody: what each audit's 95 % interval misses in 200 worlds."""
     alarms: Counter = Counter()

@@ -25,6 +25,7 @@ def test_rows_of_a_prompt_stay_together():
         np.testing.assert_allclose(sums, sum(weights[group] * row for group, row in zip(groups, values, strict=True)))
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_holds_it_95_times_in_100():
     """Copies of rows, taken for rows of their own, would make the interval too narrow by a factor of two."""
     held = wrong = 0

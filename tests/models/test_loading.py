@@ -17,6 +17,8 @@ from tiebreak.models.demo import demo_folder
 from tiebreak.models.folder import find_model_folder, fingerprint, save_model
 from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 PLAIN = """

@@ -13,6 +13,8 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import fit_calibration, fit_weights
 from tiebreak.evaluation.metrics import log_loss, softmax
 
+pytestmark = pytest.mark.slow
+
 ROWS = 3_000
 
 

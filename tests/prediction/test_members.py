@@ -13,6 +13,8 @@ from tiebreak.models import switching
 from tiebreak.prediction.merge import merge
 from tiebreak.prediction.models import name_models
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["--set", "train.max_steps=2", "--set", "train.batch_size=16", "--set", "data.max_tokens=128"]
 
 

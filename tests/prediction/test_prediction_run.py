@@ -18,6 +18,8 @@ from tiebreak.prediction.merge import merge
 from tiebreak.prediction.parts import read_part
 from tiebreak.sample.generator import write_sample
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = ["--set", "predict.tokens_per_block=1500"]
 
 

@@ -16,6 +16,8 @@ from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.data.predictions import read_predictions
 from tiebreak.prediction.parts import part_path, read_part, write_part
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def expected(model, table, tmp_path_factory):

@@ -152,6 +152,7 @@ print(code, time.perf_counter() - started, peak)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.slow
 def test_a_table_of_kaggles_size_takes_seconds(tmp_path):
     """57,477 rows of the real lengths, 180 MB; the limits leave room for a shared machine."""
     write_sample(tmp_path / "arena.csv", 57_477)

@@ -60,6 +60,7 @@ def test_adapters_of_gemma_2_9b():
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.slow
 def test_each_recipe_is_built_at_full_size(name):
     """Adapters stand on every linear layer of the backbone, on nothing else, and are the whole that is trained."""
     recipe = load_recipe(name)

@@ -21,6 +21,8 @@ from tiebreak.models.preference import PreferenceModel
 from tiebreak.preflight.memory import ERROR, estimate
 from tiebreak.training.optimizer import build_optimizer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 WIDE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 2, "num_attention_heads": 8}
 WIDE |= {"pooler_hidden_size": 512}

@@ -106,6 +106,7 @@ def test_efficiency_by_hand():
     assert efficiency(12.5e6, 10, 1_000, 2_000, 4e9) == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_the_command(capsys, sample):
     """Eight rows a rank on 16 ranks; with too few rows the idle ranks are told."""
     options = ["preflight", "--fake-world", "16", "--recipe", "demo-llama2", "--data", str(sample)]

@@ -13,6 +13,8 @@ from tiebreak.labels import CLASSES
 from tiebreak.process import configure_logging
 from tiebreak.report.card import BEGIN, END, leave_card, render_card, render_usage, write_card
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_hub_reads_the_card_of_a_run(judged):
     card = ModelCard.load(judged.run / "model" / "README.md")

@@ -13,6 +13,8 @@ from tiebreak.cli import main
 from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.predictions import write_predictions
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = [
     "<script>window.hacked = 1</script>",

@@ -21,6 +21,8 @@ from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.law import bayes_probabilities
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 HEADER = "id,winner_model_a,winner_model_b,winner_tie\n"
 

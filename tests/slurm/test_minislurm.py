@@ -6,6 +6,8 @@ import time
 import pytest
 from minicluster import MINISLURM, ROOT, cluster_of
 
+pytestmark = pytest.mark.slow
+
 
 def down_nodes(cluster) -> set[str]:
     return set(cluster.slurm("sinfo", "-h", "-N", "-t", "down", "-o", "%N").split())

@@ -17,6 +17,8 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import read_table
 from tiebreak.models.folder import read_prompts
 
+pytestmark = pytest.mark.slow
+
 FEATURES = "data.features=[length,style,readability,turns]"
 CHANGED = ("data.drop_turns=0.5", "data.jitter=0.5")
 

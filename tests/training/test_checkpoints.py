@@ -14,6 +14,8 @@ from tiebreak.training import checkpoints
 from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.claim import take_over
 
+pytestmark = pytest.mark.slow
+
 CHANGES = [
     "train.batch_size=16",
     "data.max_tokens=128",

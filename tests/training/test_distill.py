@@ -13,6 +13,8 @@ from training_runs import set_, steps_of
 from tiebreak.cli import main
 from tiebreak.data.predictions import read_predictions
 
+pytestmark = pytest.mark.slow
+
 SMALL = set_("data.max_tokens=96", "train.batch_size=16", "train.max_steps=4", "train.eval_every=2")
 TEACHER = ["--recipe", "demo-llama2", *SMALL, *set_("model.method=full")]
 TEACHER_RUN = ["train", *TEACHER]

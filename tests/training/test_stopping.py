@@ -16,6 +16,8 @@ from tiebreak.cli import main
 from tiebreak.training import checkpoints, loop, validation
 from tiebreak.training.checkpoints import find_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def code_of(command) -> int:
     try:

@@ -10,6 +10,8 @@ from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "weights-00000-of-00001.safetensors"
 WEIGHT = "network.base_model.model.score.modules_to_save.default.weight"
 

@@ -19,6 +19,8 @@ from tiebreak.models.loading import load_model
 from tiebreak.prediction.compute import forward
 from tiebreak.sample.generator import write_sample
 
+pytestmark = pytest.mark.slow
+
 STEPS = {
     "demo-deberta": 100,
     "demo-deberta-cross": 140,
