@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,13 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
-    "engines/test_engines.py training/test_resume.py training/test_twins.py pipeline/test_pipeline.py "
+    "slurm/test_jobs.py engines/test_engines.py slurm/test_slurm_pipeline.py training/test_resume.py "
+    "training/test_twins.py slurm/test_minislurm.py pipeline/test_pipeline.py "
     "training/test_stopping.py test_launch.py prediction/test_shared_folder.py training/test_distill.py "
     "training/test_training_run.py"
 ).split()
-"""Files that take longest, and so begin first, so that all workers end together. Slurm's jobs mostly wait, so they come
-before all, beside the others."""
+"""Files that take longest begin first, so that all workers end together. Slurm's jobs mostly wait: each of its files
+stands before one that computes, for another worker."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def turn(item: pytest.Item) -> int:
         name = item.path.relative_to(ROOT / "tests").as_posix()
-        return -1 if name.startswith("slurm/") else LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=turn)
 
@@ -106,8 +108,13 @@ def write_table(tmp_path: Path):
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The time of each job on a cluster: the tests wait for jobs that run side by side, so theirs says little."""
-    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+    """Each room's seconds; and each job's on a cluster: tests wait for jobs that run side by side."""
+    seconds: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if not isinstance(report, pytest.TestReport):
+            continue
+        seconds[report.location[0].rpartition("/")[0]] += report.duration
         for name, text in report.user_properties:
             if name == "slurm" and report.when == "call":
                 terminalreporter.write_line(f"{report.nodeid.rpartition('[')[2].rstrip(']'):16} {text}")
+    terminalreporter.write_line("seconds: " + ", ".join(f"{room} {took:.0f}" for room, took in seconds.most_common()))
