@@ -81,6 +81,10 @@ def run():
             os.killpg(process.pid, signal.SIGKILL)  # a launcher's ranks too
             stdout, stderr = process.communicate()
             pytest.fail(f"not done after {timeout} s: {command}\n{stdout[-4000:]}\n{stderr[-4000:]}")
+        finally:
+            if process.poll() is None:  # the test's own time has run out
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
         if code is not None:
             assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
