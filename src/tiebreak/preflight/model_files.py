@@ -1,8 +1,6 @@
 """Whether a model folder is whole: read from the heads of its files, no weight is loaded."""
 
 import json
-import os
-import struct
 from pathlib import Path
 
 from tiebreak.config import Recipe, cache_folder
@@ -19,10 +17,10 @@ MARKS = ("▁", "##", "Ġ", " ")
 
 
 def find_folder(base: str) -> Path | Finding:
-    """The local folder of a base, or what is to be said where there is none. Builds and downloads nothing.
+    """Find the local folder of a base, or say that it is made or fetched later. Builds and downloads nothing.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: there is no such folder, and it cannot be fetched.
     """
     if base in FAMILIES:
         folder = cache_folder() / "models" / f"{base}-v{VERSION}"
@@ -32,22 +30,22 @@ def find_folder(base: str) -> Path | Finding:
         return Path(found)
     if Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") != 1:
         raise UserError(
-            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): mend model.base or --model"
+            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): correct model.base or --model"
         )
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
     if isinstance(cached := try_to_load_from_cache(base, "config.json"), str):
         return Path(cached).parent
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{base}: there is no such folder, it is not in the hub's cache here, and HF_HUB_OFFLINE is set: give a "
-            "local folder with --model (sbatch: MODEL=...), or fetch it before"
+            "local folder with --model (sbatch: MODEL=...), or fetch it where there is a network"
         )
     return Finding("model files", f"{base}: neither a folder nor in the hub's cache: to be downloaded first", NOTE)
 
 
 def check_folder(folder: Path) -> Finding:
-    """Configuration, tokenizer and weights are there, and each safetensors file is as long as its header says."""
+    """Configuration, tokenizer and weights are there, and the header of each safetensors file fits its size."""
     if not (folder / "config.json").is_file():
         return Finding("model files", f"{folder}: the folder holds no config.json, so it is no model folder", FAIL)
     try:
@@ -80,25 +78,17 @@ def check_folder(folder: Path) -> Finding:
 
 
 def fault_of(path: Path, tensors: set[str]) -> str | None:
-    """What is wrong with a safetensors file that ought to hold these tensors, by its header and its size."""
+    """What is wrong with a safetensors file that ought to hold these tensors: its header must fit its size."""
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         return f"{path}: the index names it, but it is not there"
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        first = file.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
-        if length > size - 8:
-            return f"{path}: truncated: {size:,} bytes, less than its header"
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return f"{path}: its header is not that of a safetensors file"
-    whole = 8 + length + max(ends, default=0)
-    if size != whole:
-        word = "truncated" if size < whole else "too long"
-        return f"{path}: {word}: {size:,} bytes, {whole:,} by its header"
-    if absent := sorted(tensors - header.keys()):
+    try:
+        with safe_open(path, framework="np") as file:
+            absent = sorted(tensors - set(file.keys()))
+    except SafetensorError as error:
+        return f"{path}: truncated or damaged, {path.stat().st_size:,} bytes ({error})"
+    if absent:
         return f"{path}: lacks {len(absent)} tensors that the index promises, for example {absent[0]}"
     return None
 
