@@ -9,9 +9,8 @@ from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.folder import save_model
-from tiebreak.models.heads import FeatureHead, SiameseHead, pool
+from tiebreak.models.heads import FeatureHead, SiameseHead, fit_features, pool
 from tiebreak.models.loading import build_model, load_model, load_tokenizer
-from tiebreak.training.start import fit_numbers, new_model
 
 CPU = torch.device("cpu")
 SIAMESE = ["model.template=siamese", "model.head=siamese"]
@@ -149,7 +148,9 @@ def test_a_judge_with_features_starts_as_their_logistic_model(kind, method, samp
     changes = [*KINDS[kind], "data.features=[length,turns]", f"model.method={method}"]
     recipe, tokenizer, tokens, _ = made("demo-deberta", changes, sample)
     rows = np.arange(0, 400, 2)
-    judge = new_model(recipe, tokenizer, CPU, torch.float32, tokens, rows).eval()
+    judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
+    if isinstance(judge.head, FeatureHead):
+        judge.head.fit(tokens.features[rows], tokens.labels[rows])
     numbers, labels, signs = tokens.features[rows], tokens.labels[rows], tokens.swap_signs
     mean = np.where(signs > 0, numbers.mean(0), 0)
     scale = np.sqrt(((numbers - mean) ** 2).mean(0))
@@ -167,10 +168,10 @@ def test_a_judge_with_features_starts_as_their_logistic_model(kind, method, samp
 
 def test_features_without_labels_or_spread_start_at_nothing():
     numbers = np.array([[1.0, 5.0], [-1.0, 5.0], [2.0, 5.0]], dtype=np.float32)
-    mean, scale, weights, biases = fit_numbers(numbers, np.full(3, -1), np.array([-1.0, 1.0]))
+    mean, scale, weights, biases = fit_features(numbers, np.full(3, -1), np.array([-1.0, 1.0]))
     assert mean.tolist() == [0, 5] and scale.tolist() == [pytest.approx(2**0.5), 1]
     assert not weights.any() and biases.tolist() == [biases[0]] * 3
-    _, _, weights, biases = fit_numbers(numbers, np.array([0, 1, -1]), np.array([-1.0, 1.0]))
+    _, _, weights, biases = fit_features(numbers, np.array([0, 1, -1]), np.array([-1.0, 1.0]))
     assert biases[2] < biases[0] and weights[0, 0] > weights[1, 0], "no tie was seen; the first number speaks for A"
 
 

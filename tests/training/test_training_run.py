@@ -9,6 +9,11 @@ from safetensors.torch import load_file
 from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
+from tiebreak.cluster.ranks import find_ranks
+from tiebreak.config import load_recipe
+from tiebreak.data.split import RowsManifest
+from tiebreak.errors import UserError
+from tiebreak.training.run_folder import open_folder
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +44,24 @@ def test_run_folder_holds_all_that_the_contract_names(sample, drawn_curves, tmp_
     environment = json.loads((out / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["rows_trained"] + environment["rows_held_out"] == 400
+
+
+def test_rows_are_compared_with_those_the_run_was_begun_with(tmp_path):
+    """Also with a rows.json of the version before, which had no version and a null for no fold."""
+    recipe, ranks = load_recipe("demo-llama2"), find_ranks()
+    split = {"data": ["t.csv"], "tokens": "k1", "valid": "k2", "fold": None, "rows_trained": 90, "rows_held_out": 10}
+    rows = RowsManifest(**split)
+    open_folder(tmp_path, recipe, rows, True, ranks)
+    assert json.loads((tmp_path / "rows.json").read_text())["version"] == 1
+    (tmp_path / "rows.json").write_text(json.dumps(split | {"teachers": [["t", "parts-1"]]}))
+    open_folder(tmp_path, recipe, rows.model_copy(update={"teachers": [["t", "parts-1"]]}), True, ranks)
+    for other, changed in (
+        (rows, "teachers: [['t', 'parts-1']] then, None now"),
+        (rows.model_copy(update={"teachers": [["t", "parts-1"]], "tokens": "k3"}), "tokens: 'k1' then, 'k3' now"),
+    ):
+        with pytest.raises(UserError) as refused:
+            open_folder(tmp_path, recipe, other, True, ranks)
+        assert changed in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
 def test_a_few_rows_are_learnt_by_heart(tmp_path, sample):

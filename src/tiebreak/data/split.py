@@ -17,6 +17,7 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
+from tiebreak.manifests import Manifest
 from tiebreak.sample.generator import sample_file
 
 if TYPE_CHECKING:
@@ -28,13 +29,41 @@ HOLD_OUT = (0, 10)
 """The fold that validates a run which names neither a table nor a fold."""
 
 
+class RowsManifest(Manifest):
+    """rows.json of a run folder: the tables and the split that the run was begun with.
+
+    Tables are named by their files, and by the keys of their token caches, which hash content and settings.
+    """
+
+    data: list[str]
+    tokens: str
+    valid: str
+    """Key of the validation table's cache, or `none`."""
+    fold: str | None = None
+    """K/N, unless a table was given to validate on."""
+    rows_trained: int
+    rows_held_out: int
+    extra: list[str] | None = None
+    """Tables trained on without labels."""
+    extra_tokens: str | None = None
+    rows_extra: int | None = None
+    paraphrases: str | None = None
+    teachers: list[list[str]] | None = None
+    """For each its name and the folders of parts of its predictions."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields that this run set, as environment.json repeats them."""
+        return self.model_dump(exclude_unset=True)
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a run learns from and is judged by.
 
     `train` are rows of `tokens`, `held_out` rows of `valid` (often the same table). Unlabelled extra rows stand
-    at the end of both `tokens` and `train`. `description` names tables and split: a resumed run must have the
-    same. `problems` are the rows left out. `variants` are the rows of `tokens`, behind all others, that are
+    at the end of both `tokens` and `train`. `manifest` names tables and split: a resumed run must have the same.
+    `problems` are the rows left out. `variants` are the rows of `tokens`, behind all others, that are
     paraphrases of a row.
     """
 
@@ -42,7 +71,7 @@ class Rows:
     train: np.ndarray
     valid: Tokens
     held_out: np.ndarray
-    description: dict[str, Any]
+    manifest: RowsManifest
     problems: list[dict[str, Any]]
     variants: dict[int, list[int]] = field(default_factory=dict)
 
@@ -110,24 +139,25 @@ def read_split(
     if recipe.data.share < 1:
         kept = max(1, round(recipe.data.share * len(train)))
         train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
-    description = {
-        "data": [str(path) for path in files],
-        "tokens": tokens.key,
-        "valid": "none" if valid_from == "none" else valid.key,
-        "fold": None if valid_from else f"{held_out_fold}/{folds}",
-        "rows_trained": len(train),
-        "rows_held_out": len(held_out),
-    }
+    manifest = RowsManifest(
+        data=[str(path) for path in files],
+        tokens=tokens.key,
+        valid="none" if valid_from == "none" else valid.key,
+        fold=None if valid_from else f"{held_out_fold}/{folds}",
+        rows_trained=len(train),
+        rows_held_out=len(held_out),
+    )
     problems = tokens.problems
     if extra_from:
         extra = prepared(list(extra_from), need_labels=False)
         extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
         names = [str(path) for path in extra_from]
         log.info(f"extra: {', '.join(names)}: {len(extra):,} rows, trained on without labels")
-        description |= {"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)}
+        added = {"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)}
+        manifest = manifest.model_copy(update=added)
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
-    rows = Rows(tokens, train, valid, held_out, description, problems)
+    rows = Rows(tokens, train, valid, held_out, manifest, problems)
     return _add_paraphrases(rows, recipe, prepared) if recipe.data.paraphrases else rows
 
 
@@ -146,7 +176,7 @@ def _add_paraphrases(rows: Rows, recipe: Recipe, prepared: Callable[[list[Path],
     return replace(
         rows,
         tokens=rows.tokens.join(others),
-        description=rows.description | {"paraphrases": others.key},
+        manifest=rows.manifest.model_copy(update={"paraphrases": others.key}),
         problems=rows.problems + others.problems,
         variants=variants,
     )

@@ -14,7 +14,8 @@ from torch import nn
 from tiebreak.compatibility import find_family
 from tiebreak.config import ModelSettings
 from tiebreak.data.features import swap_signs
-from tiebreak.labels import CLASSES, SWAPPED_CLASS
+from tiebreak.evaluation.baselines import fit_logistic
+from tiebreak.labels import CLASSES, NO_LABEL, SWAPPED_CLASS
 
 HEADS = ("score", "classifier", "pooler")
 """The modules of a classifier that are trained whole under adapters and never quantised."""
@@ -90,6 +91,15 @@ class FeatureHead(nn.Module):
         self.register_buffer("mean", torch.zeros(len(swap_signs)))
         self.register_buffer("scale", torch.ones(len(swap_signs)))
 
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Initialise the linear part with a logistic model of the training rows.
+
+        Args:
+            features: (m, k).
+            labels: (m,), `NO_LABEL` for none.
+        """
+        self.start(*fit_features(features, labels, self.swap_signs.cpu().numpy()))
+
     def start(self, mean: np.ndarray, scale: np.ndarray, weights: np.ndarray, biases: np.ndarray) -> None:
         """Initialise the linear part from these coefficients and zero the text head's output layer.
 
@@ -114,6 +124,33 @@ class FeatureHead(nn.Module):
         there, back = self.linear(scaled), self.linear(scaled * self.swap_signs)[:, SWAPPED_CLASS]
         logits: torch.Tensor = self.head(pooled) + (there + back) / 2
         return logits
+
+
+def fit_features(
+    features: np.ndarray, labels: np.ndarray, signs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit a logistic model to scaled features.
+
+    Both orders of every row count, so a feature that changes its sign with the order has a mean of zero. A constant
+    feature has a scale of one.
+
+    Args:
+        features: (m, k).
+        labels: (m,), `NO_LABEL` for none.
+        signs: (k,), -1 for a feature that changes its sign with the order of the answers, else 1.
+
+    Returns:
+        Mean (k,), scale (k,), weights (3, k) and biases (3,).
+    """
+    mean = np.where(signs > 0, features.mean(0, dtype=np.float64), 0.0)
+    scale = np.sqrt(((features - mean) ** 2).mean(0))
+    scale[scale < 1e-6] = 1.0
+    known = labels != NO_LABEL
+    there = (features[known] - mean) / scale
+    weights, biases = fit_logistic(
+        np.concatenate([there, there * signs]), np.concatenate([labels[known], SWAPPED_CLASS[labels[known]]])
+    )
+    return mean, scale, weights, biases
 
 
 def head_name(classifier: Any) -> str:

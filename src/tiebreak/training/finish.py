@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.models.folder import read_prompts, save_model
-from tiebreak.models.loading import choose_precision
+from tiebreak.models.preference import PreferenceModel
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.loop import TrainingJob, interrupted
-from tiebreak.training.start import new_model
 from tiebreak.training.validation import predict_rows
 
 if TYPE_CHECKING:
@@ -54,12 +52,14 @@ def finish(
     cursor: Cursor,
     claim: Claim,
     tokenizer: "PreTrainedTokenizerBase",
+    new_model: Callable[[], PreferenceModel],
     teachers_record: dict[str, Any],
     on_done: Callable[[Run], None] | None = None,
 ) -> Run:
     """Take the best checkpoint, score it beside the baselines, and leave model/ and metrics.json.
 
     Args:
+        new_model: makes a model on the CPU for the trained weights to be put into.
         teachers_record: what metrics.json says of the teachers, empty without them.
         on_done: called on rank 0 when all is written.
 
@@ -82,10 +82,7 @@ def finish(
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = baselines.compare_with_baselines(softmax(logits), labels, chars, fitted, bayes)
-    precision = choose_precision(job.recipe.train.precision, job.engine.ranks.device)
-    model = job.engine.gathered_model(
-        lambda: new_model(job.recipe, tokenizer, torch.device("cpu"), precision, job.tokens, job.rows)
-    )
+    model = job.engine.gathered_model(new_model)
     if not job.engine.ranks.first:
         return Run(folder, best, cursor.step, {})
     claim.check()

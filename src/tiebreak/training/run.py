@@ -17,12 +17,13 @@ from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
-from tiebreak.data.split import Rows, read_split
+from tiebreak.data.split import Rows, RowsManifest, read_split
 from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
-from tiebreak.models.loading import choose_precision, find_model_type, load_tokenizer
-from tiebreak.models.preference import count_parameters
+from tiebreak.models.heads import FeatureHead
+from tiebreak.models.loading import build_model, choose_precision, find_model_type, load_tokenizer
+from tiebreak.models.preference import PreferenceModel, count_parameters
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
@@ -34,7 +35,6 @@ from tiebreak.training.losses import cross_entropy, distillation
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.run_folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.speed import StepFlops
-from tiebreak.training.start import new_model
 from tiebreak.training.teachers import Teachers, find_teachers
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Prepared:
     """All that is known of a run before weights are loaded and ranks are joined.
 
     Attributes:
-        description: names tables, split and teachers; a resumed run must have the same.
+        manifest: names tables, split and teachers; a resumed run must have the same.
         preflight, store: of the preflight, if it ran; the ranks have met in `store`.
     """
 
@@ -64,7 +64,7 @@ class Prepared:
     teachers: Teachers | None
     loss: Loss
     plan: Plan
-    description: dict[str, Any]
+    manifest: RowsManifest
     preflight: LaunchPlan | None
     store: "dist.Store | None"
 
@@ -72,6 +72,19 @@ class Prepared:
     def teachers_record(self) -> dict[str, Any]:
         """What metrics.json and environment.json say of the teachers; empty without them."""
         return self.teachers.record if self.teachers else {}
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the weights, on this rank's device."""
+        return choose_precision(self.recipe.train.precision, self.ranks.device)
+
+    def new_model(self, device: torch.device) -> PreferenceModel:
+        """Build the model that the run starts with; a head with features is fitted on the training rows."""
+        model = build_model(self.recipe, self.tokenizer, device, self.precision)
+        head, tokens, rows = model.head, self.rows.tokens, self.rows.train
+        if isinstance(head, FeatureHead):
+            head.fit(tokens.features[rows], tokens.labels[rows])
+        return model
 
     def join(self) -> AbstractContextManager[None]:
         """The process group around the job's work."""
@@ -155,7 +168,15 @@ def train(
         job = build_job(prepared, run)
         with job.watch, job.stop:
             cursor = fit(job, run.cursor)
-            return finish(job, cursor, run.claim, prepared.tokenizer, prepared.teachers_record, on_done)
+            return finish(
+                job,
+                cursor,
+                run.claim,
+                prepared.tokenizer,
+                partial(prepared.new_model, torch.device("cpu")),
+                prepared.teachers_record,
+                on_done,
+            )
 
 
 def prepare(
@@ -195,7 +216,7 @@ def prepare(
         teachers=found,
         loss=choose_loss(recipe, found),
         plan=make_plan(recipe, rows, ranks),
-        description=rows.description | (found.description if found else {}),
+        manifest=rows.manifest.model_copy(update={"teachers": found.identity} if found else {}),
         preflight=preflight,
         store=store,
     )
@@ -246,7 +267,7 @@ def open_run(
     if prepared.preflight and prepared.store:
         check_network(prepared.preflight, prepared.store)
     folder = agree(out or default_folder(recipe))
-    claim, checkpoint, notes = open_folder(folder, recipe, prepared.description, resume, ranks)
+    claim, checkpoint, notes = open_folder(folder, recipe, prepared.manifest, resume, ranks)
     if checkpoint is not None:
         notes.append(f"resumed from {checkpoint.name}")
     elif resume:
@@ -261,8 +282,7 @@ def open_run(
 def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
     """Load model, engine and checkpoint; every rank must call this."""
     recipe, ranks, rows, plan = prepared.recipe, prepared.ranks, prepared.rows, prepared.plan
-    precision = choose_precision(recipe.train.precision, ranks.device)
-    model = new_model(recipe, prepared.tokenizer, ranks.device, precision, rows.tokens, rows.train)
+    model = prepared.new_model(ranks.device)
     parameters, trained = count_parameters(model)
     flops = StepFlops(model, recipe.train.gradient_checkpointing)
     engine = make_engine(model, partial(build_optimizer, train=recipe.train), ranks, recipe, prepared.choice)
@@ -272,11 +292,12 @@ def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
     teachers = prepared.teachers
     if ranks.first:
         sizes = {"parameters": parameters, "trained_parameters": trained}
-        describe(run.folder, engine, sizes | prepared.description | prepared.teachers_record)
+        describe(run.folder, engine, sizes | prepared.manifest.record | prepared.teachers_record)
+    precision = str(prepared.precision).removeprefix("torch.")
     log.info(
         f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
         f"{plan.steps:,} steps; {trained:,} trained parameters; "
-        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(precision).removeprefix('torch.')}; "
+        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; "
         f"attention: {model.attention.backend} ({model.attention.reason})"
     )
     for note in [*run.notes, f"run folder: {run.folder}"]:

@@ -15,13 +15,15 @@ import yaml
 
 from tiebreak.cluster.ranks import Ranks, agree
 from tiebreak.config import Recipe
+from tiebreak.data.split import RowsManifest
 from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.files import sweep, write_atomically, write_json
+from tiebreak.manifests import read_manifest, write_manifest
 from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.claim import Claim, take_over
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, ROWS = "checkpoints", "rows.json"
 FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.save_every", "train.keep", "train.timeout_s"}
 FREE_SECTIONS = {"log", "fsdp", "predict"}
 """Fields and sections that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
@@ -39,7 +41,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def open_folder(
-    folder: Path, recipe: Recipe, rows: dict[str, Any], resume: bool, ranks: Ranks
+    folder: Path, recipe: Recipe, rows: RowsManifest, resume: bool, ranks: Ranks
 ) -> tuple[Claim, Path | None, list[str]]:
     """Create and claim the run folder, and find the checkpoint at which an earlier run in it stands.
 
@@ -64,12 +66,14 @@ def open_folder(
     return result
 
 
-def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tuple[Claim, Path | None, list[str]]:
+def _open_folder(
+    folder: Path, recipe: Recipe, rows: RowsManifest, resume: bool
+) -> tuple[Claim, Path | None, list[str]]:
     stored = folder / "recipe.yaml"
     now = recipe.model_dump(mode="json")
     if not stored.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "rows.json", rows)
+        write_manifest(folder / ROWS, rows)
         write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
         return take_over(folder), None, []
     if not resume:
@@ -82,12 +86,9 @@ def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tupl
         for name, value in fields.items()
         if then.get(section, {}).get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
     ]
-    earlier = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-    changed += [
-        f"{name}: {earlier.get(name)!r} then, {value!r} now"
-        for name, value in rows.items()
-        if earlier.get(name) != value
-    ]
+    earlier = read_manifest(folder / ROWS, RowsManifest)
+    before, after = (manifest.model_dump(exclude={"version"}) for manifest in (earlier, rows))
+    changed += [f"{name}: {before[name]!r} then, {after[name]!r} now" for name in after if before[name] != after[name]]
     if changed:
         raise UserError(f"{folder} was begun with other settings:\n  " + "\n  ".join(changed))
     claim = take_over(folder)
@@ -95,8 +96,8 @@ def _open_folder(folder: Path, recipe: Recipe, rows: dict, resume: bool) -> tupl
     return claim, *find_checkpoint(folder / CHECKPOINTS)
 
 
-def describe(folder: Path, engine: Engine, rows: dict[str, Any]) -> None:
-    """Write environment.json: what runs, on what, with which versions."""
+def describe(folder: Path, engine: Engine, more: dict[str, Any]) -> None:
+    """Write environment.json: what runs, on what, with which versions, and `more`."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
@@ -112,7 +113,7 @@ def describe(folder: Path, engine: Engine, rows: dict[str, Any]) -> None:
         "engine": engine.name,
         "world": engine.ranks.world,
     }
-    write_json(folder / "environment.json", content | rows)
+    write_json(folder / "environment.json", content | more)
 
 
 def keep_problems(folder: Path, problems: list[dict]) -> list[str]:

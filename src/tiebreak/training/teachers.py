@@ -46,13 +46,13 @@ class Teachers:
 
     Attributes:
         targets: logits (t, 2, rows of the table, 3), zero where a row is not trained on. weights: (t,).
-        description: names them for rows.json; a resumed run must have the same.
+        identity: for each its name and the folders of parts of its predictions; a resumed run must have the same.
         record: what metrics.json and environment.json say of them.
     """
 
     targets: np.ndarray
     weights: np.ndarray
-    description: dict[str, Any]
+    identity: list[list[str]]
     record: dict[str, Any]
 
 
@@ -115,7 +115,7 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
     identity = [[name, *(p.manifest.parts for p in predictions or [])] for name, predictions in named.items()]
     record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
     record["held_out_rows_seen_by_teachers"] = seen
-    return Teachers(targets, np.array([entry["weight"] for entry in told]), {"teachers": identity}, record)
+    return Teachers(targets, np.array([entry["weight"] for entry in told]), identity, record)
 
 
 def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
