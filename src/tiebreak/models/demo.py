@@ -17,7 +17,7 @@ from tiebreak.files import new_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-VERSION = 4
+VERSION = 3
 SEED = 0
 VOCABULARY = 1_024
 CORPUS_ROWS = 2_000
