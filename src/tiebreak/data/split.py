@@ -153,8 +153,7 @@ def read_split(
         extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
         names = [str(path) for path in extra_from]
         log.info(f"extra: {', '.join(names)}: {len(extra):,} rows, trained on without labels")
-        added = {"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)}
-        manifest = manifest.model_copy(update=added)
+        manifest = manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)})
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
     rows = Rows(tokens, train, valid, held_out, manifest, problems)
