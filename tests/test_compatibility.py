@@ -47,7 +47,7 @@ def test_a_row_holds_in_its_case_and_in_no_usual_run(row):
         )
 
 
-def test_all_refusals_are_told_at_once():
+def test_all_refusals_are_reported_at_once():
     with pytest.raises(UserError) as error:
         check_compatibility(Setting("gemma2", attention="sdpa", precision="fp16"))
     assert "DeBERTa#77" in str(error.value) and "transformers#32390" in str(error.value)

@@ -17,7 +17,7 @@ def test_changes_reach_every_kind_of_field():
     assert recipe.log.wandb == "off"
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(UserError) as caught:
         load_recipe("demo-gemma2", ["train.lr=-1", "data.foo=3", "train.precision=int8", "model.lora.rank=3"])
     message = str(caught.value)

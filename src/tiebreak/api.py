@@ -238,7 +238,7 @@ def train(
         **settings: fields of the recipe to change: `**{"train.lr": 1e-4}`.
 
     Raises:
-        UserError: what the caller can mend, in one message.
+        UserError: a mistake that the caller can correct, in one message.
         Stopped: a SystemExit with code 75: stopped by a signal, a checkpoint is saved; call again with `resume`.
 
     Example:

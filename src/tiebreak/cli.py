@@ -59,7 +59,7 @@ def _check(options: argparse.Namespace) -> int:
     result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
     print(result)
     if result.problems and options.on_bad_row == "fail":
-        raise UserError(f"{len(result.problems):,} bad rows; mend them, or train with --on-bad-row=skip")
+        raise UserError(f"{len(result.problems):,} bad rows; correct them, or train with --on-bad-row=skip")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out, f"{result}\n")

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend; the message says what is wrong, where, and what to do."""
+    """A mistake that the user can correct; the message says what is wrong, where, and what to do."""

@@ -42,7 +42,7 @@ def test_ranks_of_each_launcher(environment, values, expected):
         ({"RANK": "one", "WORLD_SIZE": "2"}, "invalid literal"),
     ],
 )
-def test_an_incomplete_environment_is_told(environment, values, sentence):
+def test_an_incomplete_environment_is_reported(environment, values, sentence):
     environment(values)
     with pytest.raises(UserError, match=sentence):
         find_ranks()

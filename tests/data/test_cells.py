@@ -98,7 +98,7 @@ def test_a_surrogate_pair_is_no_lone_surrogate():
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_cell_that_is_no_array_of_strings_is_told(cell, message):
+def test_a_cell_that_is_no_array_of_strings_is_reported(cell, message):
     with pytest.raises(CellError, match=message):
         decode_json_cell(cell)
 
@@ -158,7 +158,7 @@ def test_plain_cells_are_taken_as_they_stand(cell, turns):
 
 
 @pytest.mark.parametrize("cell", [{"a": 1}, [["one"]], [{"a": 1}]])
-def test_a_plain_cell_of_something_else_is_told(cell):
+def test_a_plain_cell_of_something_else_is_reported(cell):
     with pytest.raises(CellError, match=r"object|array"):
         decode_plain_cell(cell)
 

@@ -73,19 +73,19 @@ def test_a_fold_is_written_as_k_of_n(text, fold):
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/", "/5", "5/5", "-1/5", "0/1", "0/0", "a/b", "1/5/2", "1.0/5", " 1/5"])
-def test_any_other_fold_is_told(text):
+def test_any_other_fold_is_reported(text):
     with pytest.raises(UserError) as caught:
         parse_fold(text)
     assert f"--fold {text}: write it as K/N" in str(caught.value) and "for example 0/5" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["²/5", "0/⑤"])
-def test_a_fold_in_strange_digits_is_told(text):
+def test_a_fold_in_strange_digits_is_reported(text):
     with pytest.raises(UserError):
         parse_fold(text)
 
 
-def test_fewer_prompts_than_folds_are_told():
+def test_fewer_prompts_than_folds_are_reported():
     labels, groups = np.array([0, 1, 2, 0, 1, 2]), np.array([7, 7, 7, 8, 8, 8])
     with pytest.raises(UserError, match="5 folds need at least 5 distinct prompts; the table has 2"):
         assign_folds(labels, groups, FOLDS, seed=0)

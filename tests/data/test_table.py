@@ -221,26 +221,26 @@ def test_an_id_in_two_files_is_an_error_where_ids_are_kept(write_table):
         ("table.jsonl", b'{"id": 1, "prompt": "p"}\n', "missing column response_a, response_b"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told(tmp_path, name, content, message):
+def test_a_file_that_cannot_be_used_is_reported(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     assert message in told(path)
     assert message in told(path, on_bad_row="skip"), "no policy for rows mends a file"
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_file_that_is_not_there_is_reported(tmp_path):
     assert "no such file" in told(tmp_path / "table.csv")
     (tmp_path / "folder.csv").mkdir()
     assert "no such file" in told(tmp_path / "folder.csv")
 
 
-def test_a_parquet_file_without_rows_is_told(tmp_path):
+def test_a_parquet_file_without_rows_is_reported(tmp_path):
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in PLAIN}), tmp_path / "none.parquet")
     assert "a header but no rows" in told(tmp_path / "none.parquet")
 
 
 @pytest.mark.parametrize("place", [slice(300, 340), slice(-60, -20)], ids=["data", "footer"])
-def test_a_damaged_parquet_file_is_told(tmp_path, place):
+def test_a_damaged_parquet_file_is_reported(tmp_path, place):
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({name: [f"{value}{k}" * 20 for k in range(200)] for name, value in PLAIN.items()}), path)
     data = bytearray(path.read_bytes())
@@ -249,7 +249,7 @@ def test_a_damaged_parquet_file_is_told(tmp_path, place):
     told(path)
 
 
-def test_bytes_of_parquet_that_are_not_utf8_are_told(tmp_path):
+def test_bytes_of_parquet_that_are_not_utf8_are_reported(tmp_path):
     wrong = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe"))
     columns = {name: [value] for name, value in PLAIN.items()} | {"prompt": wrong}
     pq.write_table(pa.table(columns), tmp_path / "table.parquet")
@@ -325,7 +325,7 @@ def test_a_row_without_an_id_of_its_own_cannot_be_kept(write_table, cells):
         (b' ,m,n,["p"],["a"],["b"],1,0,0\n', "row 2: no id"),
     ],
 )
-def test_a_broken_line_of_csv_is_told_by_its_row(write_table, line, reason):
+def test_a_broken_line_of_csv_is_reported_by_its_row(write_table, line, reason):
     path = write_table({})
     path.write_bytes(path.read_bytes() + line)
     assert f"table.csv, {reason}" in told(path)
@@ -348,20 +348,20 @@ def test_a_broken_line_of_csv_is_told_by_its_row(write_table, line, reason):
         ('{"id": 2, "prompt": "p", "response_a": "a", "response_b": "b", "winner": "C"}', "winner is 'C', not one of"),
     ],
 )
-def test_a_broken_line_of_json_is_told_by_its_row(tmp_path, line, reason):
+def test_a_broken_line_of_json_is_reported_by_its_row(tmp_path, line, reason):
     path = write_jsonl(tmp_path / "table.jsonl", PLAIN)
     path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     assert reason in told(path)
     assert len(read_table([path], on_bad_row="skip").pairs) == 1
 
 
-def test_all_bad_rows_are_told_at_once_up_to_ten(write_table):
+def test_all_bad_rows_are_reported_at_once_up_to_ten(write_table):
     message = told(write_table(*[{"prompt": "broken"}] * 14))
     assert message.startswith("14 bad rows:")
     assert "row 10 " in message and "row 11 " not in message and "... and 4 more" in message
 
 
-def test_a_table_of_bad_rows_alone_is_told(write_table):
+def test_a_table_of_bad_rows_alone_is_reported(write_table):
     assert "no readable rows" in told(write_table({"id": ""}), on_bad_row="skip")
 
 
@@ -456,7 +456,7 @@ def test_labels_may_be_json_lines_without_texts(tmp_path):
         ("id,winner_model_a,winner_model_b,winner_tie\n1,1,1,0\n", "row 1: the winner columns are 1, 1, 0"),
     ],
 )
-def test_labels_that_cannot_be_read_are_told(tmp_path, content, message):
+def test_labels_that_cannot_be_read_are_reported(tmp_path, content, message):
     path = tmp_path / "labels.csv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -223,7 +223,7 @@ def test_a_forged_boundary_in_a_table_leaves_the_rows_boundaries_alone(tokenizer
     assert plain == other
 
 
-def test_a_limit_below_the_template_is_told(tokenizers, family, sample):
+def test_a_limit_below_the_template_is_reported(tokenizers, family, sample):
     tokenizer, template = tokenizers[family], TEMPLATES[family]
     fixed = fixed_pieces(tokenizer, template)
     needed = sum(len(tokens) for name, tokens in fixed.items() if name != "turn")
@@ -232,7 +232,7 @@ def test_a_limit_below_the_template_is_told(tokenizers, family, sample):
         cached([sample], tokenizer, family, settings)
 
 
-def test_a_table_that_is_not_there_is_told(tokenizers, tmp_path):
+def test_a_table_that_is_not_there_is_reported(tokenizers, tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
         cached([tmp_path / "none.csv"], tokenizers["llama2"], "llama2")
 

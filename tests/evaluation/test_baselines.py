@@ -137,7 +137,7 @@ def test_the_command_prints_the_table_and_writes_predictions(two, tmp_path, caps
         )
 
 
-def test_too_few_rows_and_folds_are_told(tmp_path):
+def test_too_few_rows_and_folds_are_reported(tmp_path):
     path = write_table(tmp_path / "few.csv", [(f"q{k}", "yes", "no", 0 if k else 1) for k in range(8)])
     with pytest.raises(UserError, match="at least 2"):
         baseline([path], folds=1)

@@ -165,7 +165,7 @@ def test_missing_models_are_the_users_mistake(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_truncated_weights_are_told(method, tmp_path):
+def test_truncated_weights_are_reported(method, tmp_path):
     recipe = load_recipe("demo-llama2", [f"model.method={method}"])
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     judge = build_model(recipe, tokenizer, CPU, torch.float32)
@@ -206,7 +206,7 @@ def test_rows_longer_than_a_table_of_positions_are_refused(tmp_path):
         build_model(recipe, tokenizer, CPU, torch.float32)
 
 
-def test_families_of_which_no_judge_is_made_are_told(tmp_path):
+def test_families_of_which_no_judge_is_made_are_reported(tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
     config = DistilBertConfig(vocab_size=2_000, dim=16, hidden_dim=16, n_layers=1, n_heads=2)

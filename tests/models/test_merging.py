@@ -83,7 +83,7 @@ def test_merged_into_the_base_gives_the_same_logits_without_peft(folds, tmp_path
     assert find_model_folder(tmp_path / "whole")[1].baselines["prior"] == pytest.approx([0.3, 0.3, 0.4])
 
 
-def test_what_cannot_be_merged_is_told(folds, tmp_path, capsys):
+def test_what_cannot_be_merged_is_reported(folds, tmp_path, capsys):
     root, *_ = folds
     out = ["--out", str(tmp_path / "out")]
     assert main(["merge-adapters", str(root), *out]) == 2

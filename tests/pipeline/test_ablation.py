@@ -67,7 +67,7 @@ def test_shipped_ladders_name_four_recipes_that_load(name):
     assert recipes[3].model.head_dropout > 0
 
 
-def test_rungs_of_other_rows_and_faulty_files_are_told(tmp_path, capsys):
+def test_rungs_of_other_rows_and_faulty_files_are_reported(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["ladder", str(written(tmp_path, ", data.folds_seed=1")), "--out", out]) == 2
     assert "variant a head, deeper: data.folds_seed differs from that of small (0)" in capsys.readouterr().err

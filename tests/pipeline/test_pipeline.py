@@ -64,7 +64,7 @@ def test_stages_are_listed_without_a_trace(tmp_path, capsys):
         (["--stage", "nothing"], "no stage 'nothing'; the stages are tables/train"),
     ],
 )
-def test_a_mistake_is_told(tmp_path, capsys, words, message):
+def test_a_mistake_is_reported(tmp_path, capsys, words, message):
     assert main(["pipeline", "--out", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -78,7 +78,7 @@ def test_a_mistake_is_told(tmp_path, capsys, words, message):
         ("teachers: {report: {recipe: demo-gemma2}}\nstudent: {recipe: distill-demo}\n", "cannot be named report"),
     ],
 )
-def test_a_faulty_recipe_is_told(tmp_path, text, message):
+def test_a_faulty_recipe_is_reported(tmp_path, text, message):
     (tmp_path / "chain.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
         load_pipeline(str(tmp_path / "chain.yaml"))

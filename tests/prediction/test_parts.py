@@ -47,7 +47,7 @@ def test_a_truncated_part_or_one_with_a_changed_byte_is_found_out(part, tmp_path
 
 
 @pytest.mark.parametrize("name", PROVENANCE.model_dump())
-def test_a_part_of_another_prediction_is_told_by_what_is_other(part, tmp_path, name):
+def test_a_part_of_another_prediction_is_reported_by_what_is_other(part, tmp_path, name):
     write_part(tmp_path, 0, part, PROVENANCE.model_copy(update={name: "x"}))
     with pytest.raises(BadPart, match=f"of another {name}"):
         read_part(part_path(tmp_path, 0), PROVENANCE)

@@ -49,7 +49,7 @@ def test_processes_that_are_killed_at_random_leave_the_same_table(run):
     assert "8 kills, " in told and " 0 parts written again" in told
 
 
-def test_bad_parts_are_told_and_computed_again_and_good_ones_are_not(model, table, expected, tmp_path, capsys):
+def test_bad_parts_are_reported_and_computed_again_and_good_ones_are_not(model, table, expected, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(expected[1], out)
     (parts,) = out.glob("parts-*")

@@ -59,7 +59,7 @@ def test_oddities_are_listed(check, write_table):
     assert "unusual encodings that were handled: empty arrays 1, lone surrogates 1, null turns 1" in out
 
 
-def test_every_problem_is_told_by_row_and_fails(check, write_table):
+def test_every_problem_is_reported_by_row_and_fails(check, write_table):
     bad = [{"prompt": "broken"}, {"response_b": '["a","b"]'}, winner(1, 1, 0), {"id": 1}, {"id": ""}]
     code, out, err = check(write_table({}, *bad * 3, {}))
     assert code == 2
@@ -68,7 +68,7 @@ def test_every_problem_is_told_by_row_and_fails(check, write_table):
     reasons = ["not a JSON array", "2 turns", "1, 1, 0", "this file, row 1", "no id"] * 3
     for row, (line, reason) in enumerate(zip(lines, reasons, strict=True), 2):
         assert line.startswith(f"bad row: table.csv, row {row}") and reason in line
-    assert err == "tiebreak: error: 15 bad rows; mend them, or train with --on-bad-row=skip\n"
+    assert "15 bad rows" in err and "--on-bad-row=skip" in err
 
 
 def test_a_table_of_bad_rows_alone_is_described(check, write_table):
@@ -84,7 +84,7 @@ def test_a_table_of_bad_rows_alone_is_described(check, write_table):
     ],
     ids=["text", "winner"],
 )
-def test_a_row_that_is_not_utf8_is_told(check, write_table, place):
+def test_a_row_that_is_not_utf8_is_reported(check, write_table, place):
     path = write_table({}, {})
     path.write_bytes(path.read_bytes().replace(place, b"\xff" + place[1:]))
     code, out, _ = check(path)
@@ -126,7 +126,7 @@ def test_several_files_are_counted_together(check, write_table):
     assert "prompts in more than one of these files: 1" in out
 
 
-def test_prompts_shared_with_a_test_table_are_told(check, write_table):
+def test_prompts_shared_with_a_test_table_are_reported(check, write_table):
     train = write_table({"prompt": '["What is it?"]'}, {"prompt": '["Mine"]'}, name="train.csv")
     shared = [{"prompt": '["what is  IT?"]'}, {"prompt": '["what is it?"]'}, {"prompt": '["Yours"]'}]
     code, out, _ = check(train, "--test", write_table(*shared, name="test.csv"))

@@ -139,7 +139,7 @@ def test_what_fails_on_another_node_is_told_with_its_name(master):
     assert "2 ranks on" in found[0][2].found
 
 
-def test_a_name_that_leads_to_loopback_is_told(monkeypatch):
+def test_a_name_that_leads_to_loopback_is_reported(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(network.socket, "gethostbyname", lambda name: "127.0.1.1")
     (found,) = network._names_of_this_node()

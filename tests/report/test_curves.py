@@ -64,7 +64,7 @@ def test_the_moving_average_is_the_mean_of_its_window():
     ("lines", "message"),
     [([], "no step"), (["nonsense}\n"], "line 1"), ([{"loss": 1}], "line 1")],
 )
-def test_a_broken_log_is_told(lines, message, tmp_path):
+def test_a_broken_log_is_reported(lines, message, tmp_path):
     with pytest.raises(UserError, match=message):
         read_history(write_log(tmp_path / "run", lines))
 

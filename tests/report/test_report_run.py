@@ -209,7 +209,7 @@ def test_attack_doubles_one_answer_by_its_id_alone(table, tmp_path):
         (HEADER + "nobody,1,0,0\n", "none of its ids is labelled"),
     ],
 )
-def test_a_bad_prediction_file_is_told_by_file_and_row(lines, message, table, tmp_path, capsys):
+def test_a_bad_prediction_file_is_reported_by_file_and_row(lines, message, table, tmp_path, capsys):
     file = tmp_path / "bad.csv"
     file.write_text(lines)
     assert main(["report", str(file), "--labels", str(table), "--out", str(tmp_path / "out")]) == 2

@@ -150,13 +150,13 @@ def test_a_test_table_has_no_models_and_no_winners(tmp_path):
         ("sample.csv", -1, "--rows -1"),
     ],
 )
-def test_a_sample_that_cannot_be_written_is_told(tmp_path, name, rows, message):
+def test_a_sample_that_cannot_be_written_is_reported(tmp_path, name, rows, message):
     with pytest.raises(UserError, match=message):
         write_sample(tmp_path / name, rows)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_negative_seed_is_told(tmp_path):
+def test_a_negative_seed_is_reported(tmp_path):
     assert main(["sample", "--rows", "3", "--seed", "-1", "--out", str(tmp_path / "sample.csv")]) == 2
 
 

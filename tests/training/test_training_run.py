@@ -180,7 +180,7 @@ def test_a_folder_with_a_run_is_not_overwritten(sample, tmp_path, capsys):
     assert "fold: '0/10' then, '1/4' now" in capsys.readouterr().err
 
 
-def test_bad_rows_are_told_or_skipped_and_kept_in_a_file(sample, tmp_path, capsys):
+def test_bad_rows_are_reported_or_skipped_and_kept_in_a_file(sample, tmp_path, capsys):
     table = tmp_path / "bad.csv"
     lines = sample.read_text().splitlines()
     lines[5] = lines[5].rsplit(",", 3)[0] + ",1,1,0"
@@ -206,7 +206,7 @@ def test_wandb_offline_goes_on_in_the_same_run(run, sample, tmp_path):
     assert len(list((out / "wandb").glob(f"offline-run-*-{name}"))) == 2
 
 
-def test_wandb_that_is_not_installed_is_told(sample, tmp_path, capsys, monkeypatch):
+def test_wandb_that_is_not_installed_is_reported(sample, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     changes = set_("log.wandb=offline", "train.max_steps=1")
     assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT, *changes]) == 2

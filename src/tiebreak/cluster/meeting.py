@@ -69,14 +69,14 @@ def meet(ranks: Ranks, timeout_s: float) -> "dist.Store":
         if time.monotonic() > deadline:
             absent = [rank for rank in range(ranks.world) if not store.check([f"here-{rank}"])]
             raise UserError(
-                f"{_told(absent, _nodes_of_ranks())} did not sign in at {address}:{port} within {timeout_s:.0f} s, the "
-                f"other {ranks.world - len(absent)} ranks did: is the node up, and does it reach {address}?"
+                f"{_by_node(absent, _nodes_of_ranks())} did not sign in at {address}:{port} within {timeout_s:.0f} s, "
+                f"the other {ranks.world - len(absent)} ranks did: is the node up, and does it reach {address}?"
             )
         time.sleep(POLL_S)
     return store
 
 
-def _told(ranks: list[int], nodes: list[str]) -> str:
+def _by_node(ranks: list[int], nodes: list[str]) -> str:
     """As in: `n2 (ranks 4, 5)`."""
     by_node: dict[str, list[int]] = {}
     for rank in ranks:

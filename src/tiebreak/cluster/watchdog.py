@@ -127,11 +127,11 @@ def describe(first: list[Heartbeat | None], second: list[Heartbeat | None]) -> s
 
 
 def _listed(ranks: list[int], signs: list[Heartbeat | None]) -> str:
-    told = []
+    named = []
     for rank in ranks[:SHOWN]:
         sign = signs[rank]
-        told.append(f"rank {rank}" + (f" ({sign.host}, last at {_place(sign)})" if sign else " (never heard of)"))
-    return ", ".join(told) + (f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else "")
+        named.append(f"rank {rank}" + (f" ({sign.host}, last at {_place(sign)})" if sign else " (never heard of)"))
+    return ", ".join(named) + (f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else "")
 
 
 def _place(sign: Heartbeat) -> str:

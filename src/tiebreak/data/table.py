@@ -161,7 +161,7 @@ def describe_problems(problems: list[Problem]) -> str:
     more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     return (
         f"{len(problems)} bad row{'s' * (len(problems) > 1)}:\n{shown}{more}\n"
-        "Mend the table, or leave such rows out with --on-bad-row=skip "
+        "Correct the table, or leave such rows out with --on-bad-row=skip "
         "(they are then written to skipped_rows.jsonl)"
     )
 

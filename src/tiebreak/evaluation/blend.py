@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import CLIP, best_temperature, log_probabilities, row_losses, softmax
 
 FOLDS = 5
-SPACES = ("probabilities", "logits")
-CALIBRATIONS = ("temperature", "vector")
+Space = Literal["probabilities", "logits"]
+Calibrator = Literal["temperature", "vector"]
 RIDGE = 1e-6
 """Of the vector calibration, in nats per row: keeps it finite where classes can be told apart perfectly."""
 
@@ -21,7 +22,7 @@ class Blend:
     """Weights (k,) of k judges, summing to one; then the blend's logits times `scale` (3,), plus `shift` (3,)."""
 
     weights: np.ndarray
-    space: str = "probabilities"
+    space: Space = "probabilities"
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
 
@@ -41,7 +42,7 @@ def equal_weights(count: int) -> np.ndarray:
     return np.full(count, 1 / count)
 
 
-def fit_weights(judges: np.ndarray, labels: np.ndarray, space: str) -> np.ndarray:
+def fit_weights(judges: np.ndarray, labels: np.ndarray, space: Space) -> np.ndarray:
     """The weights (k,), none negative and summing to one, of least log loss; a convex problem in either space."""
     from scipy.optimize import minimize
     from scipy.special import logsumexp
@@ -70,7 +71,7 @@ def fit_weights(judges: np.ndarray, labels: np.ndarray, space: str) -> np.ndarra
     return weights if loss(weights)[0] <= loss(start)[0] else start
 
 
-def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, kind: Calibrator) -> tuple[np.ndarray, np.ndarray]:
     """Scale (3,) and shift (3,) of the logits of least log loss (Guo et al. 2017, ICML).
 
     Args:

@@ -54,7 +54,7 @@ def load_tokenizer(base: str, template: str) -> "PreTrainedTokenizerBase":
     quieten_transformers()
     tokenizer: PreTrainedTokenizerBase = load_or_refuse(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
     if not tokenizer.is_fast:
-        raise UserError(f"{base}: only a slow tokenizer; a tokenizer.json is needed")
+        raise UserError(f"{base}: its tokenizer is not a fast one; put a tokenizer.json into the folder")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"

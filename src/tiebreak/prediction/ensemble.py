@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from tiebreak.data.predictions import TableFormat, in_chunks, read_predictions, 
 from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import (
-    CALIBRATIONS,
     Blend,
+    Calibrator,
+    Space,
     Trial,
     cut_folds,
     equal_weights,
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 MAX_SHOWN_IDS = 5
 SUFFIXES: dict[TableFormat, str] = {"kaggle": ".csv", "wsdm": ".csv", "parquet": ".parquet"}
-
-Space = Literal["probabilities", "logits"]
-Calibration = Literal["temperature", "vector"]
 
 
 class CalibrationRecord(Section):
@@ -96,7 +93,7 @@ def ensemble(
     *,
     weights: Sequence[float] | None = None,
     fit: Path | str | None = None,
-    calibrate: Calibration | None = None,
+    calibrate: Calibrator | None = None,
     space: Space = "probabilities",
     format: TableFormat = "kaggle",
     on_bad_row: OnBadRow = "fail",
@@ -192,7 +189,7 @@ def choose_blend(
     ids: list[str],
     judges: np.ndarray,
     fit: Path,
-    calibrate: Calibration | None,
+    calibrate: Calibrator | None,
     space: Space,
     on_bad_row: OnBadRow,
 ) -> FittedBlend:
@@ -228,9 +225,8 @@ def choose_blend(
     return FittedBlend(blend, len(known), scores, chosen.name)
 
 
-def calibrated(trial: Trial, kind: Calibration) -> Callable[[np.ndarray, np.ndarray], Blend]:
+def calibrated(trial: Trial, kind: Calibrator) -> Callable[[np.ndarray, np.ndarray], Blend]:
     """Return the same way to blend, its logits then calibrated on the same rows."""
-    assert kind in CALIBRATIONS
 
     def fit(judges: np.ndarray, labels: np.ndarray) -> Blend:
         blend = trial.fit(judges, labels)

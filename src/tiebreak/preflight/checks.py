@@ -23,7 +23,7 @@ from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
-from tiebreak.preflight.findings import NOTE, Finding, refuse, render, told
+from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, render
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
 from tiebreak.preflight.network import check_collectives, exchange, exit_together
@@ -190,24 +190,26 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
     recipe = plan.recipe
     folder = _folder(recipe)
     architecture = _architecture(folder)
-    findings = [told("recipe", lambda: _check_recipe(plan, architecture))]
+    findings = [finding_of("recipe", lambda: _check_recipe(plan, architecture))]
     if plan.ranks.first:
-        findings.append(told("data", lambda: check_tables(plan.files, plan.on_bad_row)))
+        findings.append(finding_of("data", lambda: check_tables(plan.files, plan.on_bad_row)))
         if plan.extra:
-            findings.append(told("extra data", lambda: check_tables(plan.extra, plan.on_bad_row, need_labels=False)))
+            findings.append(
+                finding_of("extra data", lambda: check_tables(plan.extra, plan.on_bad_row, need_labels=False))
+            )
     else:
-        findings.append(told("data", lambda: _check_there([*plan.files, *plan.extra])))
+        findings.append(finding_of("data", lambda: _check_there([*plan.files, *plan.extra])))
     if isinstance(folder, Finding):
         findings.append(folder)
     else:
-        findings.append(told("model files", lambda: check_folder(folder)))
+        findings.append(finding_of("model files", lambda: check_folder(folder)))
         if not findings[-1].failed:
-            findings.append(told("tokenizer", lambda: check_tokenizer(folder, recipe)))
+            findings.append(finding_of("tokenizer", lambda: check_tokenizer(folder, recipe)))
     needs = plan.estimate(architecture)
-    findings.append(told("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
+    findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
     if plan.ranks.first:
-        findings.append(told("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
-    findings.append(told("versions", lambda: check_versions(plan.device)))
+        findings.append(finding_of("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
+    findings.append(finding_of("versions", lambda: check_versions(plan.device)))
     return findings
 
 
@@ -226,11 +228,11 @@ def look_before_prediction(models: Sequence[Path], files: Sequence[Path], change
 
     judges = [find_model_folder(folder) for folder in models]
     tables: Callable[[], Finding] = lambda: check_tables(list(files), "keep", need_labels=False)  # noqa: E731
-    findings = [told("data", tables if ranks.first else lambda: _check_there(list(files)))]
+    findings = [finding_of("data", tables if ranks.first else lambda: _check_there(list(files)))]
     for folder, stored in judges:
         recipe = stored.make_recipe(list(changes))
-        findings.append(told("model files", partial(_check_judge, folder, recipe)))
-    findings.append(told("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
+        findings.append(finding_of("model files", partial(_check_judge, folder, recipe)))
+    findings.append(finding_of("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:
         log.info(render(findings))
     refuse(findings)
@@ -258,8 +260,8 @@ def _world(ranks: Ranks, nodes: int | None, gpus_per_node: int | None) -> int:
 
 def _ranks_here(ranks: Ranks) -> int:
     """Ranks of this node, as far as the launcher says."""
-    told_by = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
-    return next((int(value) for value in told_by if value and value.isdigit()), 1 if ranks.world == 1 else ranks.world)
+    stated = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    return next((int(value) for value in stated if value and value.isdigit()), 1 if ranks.world == 1 else ranks.world)
 
 
 def _folder(recipe: Recipe) -> Path | Finding:
@@ -270,7 +272,7 @@ def _folder(recipe: Recipe) -> Path | Finding:
 
 
 def _architecture(folder: Path | Finding) -> dict[str, Any] | None:
-    """Of the folder; None where it cannot be told, and then what is known by the base's name counts."""
+    """Of the folder; None where it is unknown; then what is known by the base's name counts."""
     if isinstance(folder, Finding):
         return None
     try:

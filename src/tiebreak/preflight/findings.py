@@ -24,8 +24,8 @@ class Finding:
         return self.verdict == FAIL
 
 
-def told(check: str, look: Callable[[], Finding]) -> Finding:
-    """A check's finding; what a user would be told as an error is a failure of it."""
+def finding_of(check: str, look: Callable[[], Finding]) -> Finding:
+    """Run a check and return its finding; a UserError becomes a failure."""
     try:
         return look()
     except UserError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 SKEW_NOTE_S, SKEW_FAIL_S = 1.0, 60.0
-"""Half of the time after which the lock on a token cache, told by its age, counts as abandoned."""
+"""Half of the time after which the lock on a token cache, by its age, counts as abandoned."""
 BUFFER = 4 * 2**20
 """Elements of the all-reduce whose bandwidth is measured: 16 MiB."""
 REPEATS = 3
@@ -98,7 +98,7 @@ def _names_of_this_node() -> list[Finding]:
         return [Finding("names", f"{platform.node()} does not resolve its own name ({error})", FAIL)]
     if not address.startswith("127."):
         return []
-    advice = "set GLOO_SOCKET_IFNAME to the network's interface, or mend /etc/hosts"
+    advice = "set GLOO_SOCKET_IFNAME to the network's interface, or correct /etc/hosts"
     return [Finding("names", f"{platform.node()}'s own name leads to {address}: {advice}", FAIL)]
 
 
@@ -147,7 +147,7 @@ def _give_up(store: "dist.Store", ranks: Ranks, timeout_s: float) -> None:
     try:
         absent = [rank for rank in range(ranks.world) if not store.check([f"adds-{rank}"])]
     except Exception:
-        absent = []  # rank 0 has gone with its store, and has told
+        absent = []  # rank 0 has gone with its store, and has said why
     who = f"rank {', '.join(map(str, absent))} did not begin it" if absent else "all ranks began it and none could end"
     print_error(
         UserError(f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable")

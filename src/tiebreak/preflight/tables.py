@@ -23,7 +23,7 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
     if not files:
         return Finding("data", "the embedded sample")
     deadline = time.monotonic() + READ_S
-    told, problems = [], []
+    read, problems = [], []
     for path in files:
         rows, whole = 0, True
         for item in read_rows(path, Counter()):
@@ -37,8 +37,8 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
                 break
         if not rows:
             raise UserError(f"{path}: no readable rows")
-        told.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
-    text = "; ".join(told)
+        read.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
+    text = "; ".join(read)
     if problems:
         text += f"; {len(problems)} bad rows, the first: {problems[0]}"
         return Finding("data", text, FAIL if on_bad_row == "fail" else NOTE)

@@ -136,9 +136,9 @@ def write_sample(path: str | Path, rows: int, seed: int = 0, profile: str = "are
     if path.suffix != ".csv":
         raise UserError(f"{path}: a sample is written as .csv")
     if not 1 <= rows <= 2**31:
-        raise UserError(f"--rows {rows}: at least 1 and at most {2**31}")
+        raise UserError(f"--rows {rows}: give at least 1 and at most {2**31}")
     if seed < 0:
-        raise UserError(f"--seed {seed}: at least 0")
+        raise UserError(f"--seed {seed}: give at least 0")
     columns = ["id", *(["model_a", "model_b"] if labels else []), "prompt", "response_a", "response_b"]
     entropy = realised = 0.0
     counts = np.zeros(3, dtype=np.int64)

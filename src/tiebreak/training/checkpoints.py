@@ -91,7 +91,7 @@ class Saver:
             sweep(self.folder)
             raise UserError(
                 f"{self.folder}: the checkpoint could not be written ({error}); "
-                "make room or mend the folder, and run the same command again"
+                "make room or make the folder writable, and run the same command again"
             ) from error
 
     def _write(self, final: Path, cursor: dict, rank: int, writers: int, parts: dict[str, dict]) -> None:

@@ -145,7 +145,7 @@ def train(
         on_done: called on rank 0 once the model folder is written, before the ranks part.
 
     Raises:
-        UserError: what the user can mend, in one message.
+        UserError: a mistake that the user can correct, in one message.
         Stopped: asked to stop; the same call with `resume` goes on.
     """
     if resume and out is None:

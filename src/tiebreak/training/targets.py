@@ -45,7 +45,7 @@ def make_targets(
     if not known.any() and (settings.calibrate or settings.teacher_weights == "log-loss"):
         raise UserError("distill.calibrate and distill.teacher_weights=log-loss need labelled rows: there are none")
     targets = np.empty((len(views), 2, len(labels), 3), dtype=np.float32)
-    told: list[dict] = []
+    entries: list[dict] = []
     for k, view in enumerate(views):
         temperature = best_temperature(view, labels) if settings.calibrate and not view.exact else 1.0
         ab = view.ab / temperature
@@ -60,10 +60,10 @@ def make_targets(
             ba = ab[:, SWAPPED_CLASS]
         targets[k, 0], targets[k, 1] = ab, ba
         loss = log_loss(softmax(ab[known]), labels[known]) if known.any() else None
-        told.append({"name": view.name, "temperature": temperature, "log_loss": loss})
-    for entry, weight in zip(told, weigh(told, labels[known], settings.teacher_weights), strict=True):
+        entries.append({"name": view.name, "temperature": temperature, "log_loss": loss})
+    for entry, weight in zip(entries, weigh(entries, labels[known], settings.teacher_weights), strict=True):
         entry["weight"] = weight
-    return targets, told
+    return targets, entries
 
 
 def best_temperature(view: TeacherLogits, labels: np.ndarray) -> float:
@@ -74,21 +74,23 @@ def best_temperature(view: TeacherLogits, labels: np.ndarray) -> float:
     return metrics.best_temperature(logits, truth)
 
 
-def weigh(told: list[dict], labels: np.ndarray, how: str | list[float]) -> list[float]:
+def weigh(entries: list[dict], labels: np.ndarray, how: str | list[float]) -> list[float]:
     """Each teacher's weight: one, as given, or its gain in log loss over the class prior, with a mean of one.
 
     A teacher no better than the prior gets nothing; if none is better, all are equal.
     """
     if isinstance(how, list):
-        if len(how) != len(told):
-            raise UserError(f"distill.teacher_weights has {len(how)} weights for {len(told)} teachers: give each one")
+        if len(how) != len(entries):
+            raise UserError(
+                f"distill.teacher_weights has {len(how)} weights for {len(entries)} teachers: give each one"
+            )
         return how
     if how == "equal":
-        return [1.0] * len(told)
+        return [1.0] * len(entries)
     shares = np.bincount(labels, minlength=3) / len(labels)
     prior = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    gains = np.array([max(0.0, prior - entry["log_loss"]) for entry in told])
-    return (gains / gains.mean()).tolist() if gains.any() else [1.0] * len(told)
+    gains = np.array([max(0.0, prior - entry["log_loss"]) for entry in entries])
+    return (gains / gains.mean()).tolist() if gains.any() else [1.0] * len(entries)
 
 
 def centred_log(probabilities: np.ndarray) -> np.ndarray:

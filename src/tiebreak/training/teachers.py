@@ -96,11 +96,11 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
     for leak in findings.leaks:
         log.info(f"WARNING, allowed by --allow-in-sample: {leak}")
 
-    made, told = make_targets(views, tokens.labels[train], settings)
+    made, entries = make_targets(views, tokens.labels[train], settings)
     targets = np.zeros((len(views), 2, len(tokens), 3), dtype=np.float32)
     targets[:, :, train] = made
     seen = held_out_seen(rows, named)
-    for entry, view, predictions in zip(told, views, named.values(), strict=True):
+    for entry, view, predictions in zip(entries, views, named.values(), strict=True):
         entry |= {"both_orders": bool(view.both.all()), "in_sample_rows": findings.leaked.get(view.name, 0)}
         entry["predictions"] = [describe(prediction) for prediction in predictions or []]
         loss = "" if entry["log_loss"] is None else f", log loss {entry['log_loss']:.4f}"
@@ -113,9 +113,9 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
             "so the validation score is optimistic; judge the student on a table no teacher was trained on"
         )
     identity = [[name, *(p.manifest.parts for p in predictions or [])] for name, predictions in named.items()]
-    record = {"teachers": told, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
+    record = {"teachers": entries, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
     record["held_out_rows_seen_by_teachers"] = seen
-    return Teachers(targets, np.array([entry["weight"] for entry in told]), identity, record)
+    return Teachers(targets, np.array([entry["weight"] for entry in entries]), identity, record)
 
 
 def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
@@ -198,7 +198,7 @@ def view_of(
     keys = keys_of([tokens.ids[row] for row in train], tokens.groups[train], tokens.chars[train])
     ab, ba = np.zeros((count, 3), dtype=np.float32), np.zeros((count, 3), dtype=np.float32)
     found, both = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-    told = 0
+    leaked_rows = 0
     for prediction in predictions:
         places = np.array([prediction.places.get(key, -1) for key in keys])
         here = np.flatnonzero(places >= 0)
@@ -218,9 +218,9 @@ def view_of(
                 f"teacher {name}: the model of {prediction.folder} {why}: {len(leaked):,} of its {len(here):,} rows "
                 f"({shown})"
             )
-            told += len(leaked)
-    if told:
-        findings.leaked[name] = told
+            leaked_rows += len(leaked)
+    if leaked_rows:
+        findings.leaked[name] = leaked_rows
     if missing := np.flatnonzero(found == 0).tolist():
         ids = {key[0] for prediction in predictions for key in prediction.places}
         changed = sum(keys[k][0] in ids for k in missing)
