@@ -50,7 +50,7 @@ class Verdict:
     @property
     def winner(self) -> Literal["a", "b", "tie"]:
         """The likeliest class."""
-        return max(("a", "b", "tie"), key=lambda name: getattr(self, name))  # type: ignore[return-value]
+        return max(("a", "b", "tie"), key=lambda name: getattr(self, name))
 
     def __str__(self) -> str:
         return f"{self.winner} (a {self.a:.2f}, b {self.b:.2f}, tie {self.tie:.2f})"

@@ -77,6 +77,7 @@ class Setting:
 
     @property
     def quantised(self) -> int | None:
+        """Bits of the quantised base; None if it is not quantised."""
         return self.bits if self.method == "qlora" else None
 
 

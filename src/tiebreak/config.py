@@ -30,6 +30,8 @@ class Section(BaseModel):
 
 
 class LoraSettings(Section):
+    """Low-rank adapters, where `model.method` is `lora` or `qlora`."""
+
     r: Positive = 16
     """Rank of the update matrices."""
     alpha: float = 32.0
@@ -41,6 +43,8 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
+    """The base, its head, and how they are trained."""
+
     base: str
     """A built-in demo model (`demo-gemma2`, ...), a local folder, or a hub name."""
     template: Literal["gemma2", "llama2", "llama3", "qwen2", "deberta", "siamese", "plain"] = "plain"
@@ -80,6 +84,8 @@ class ModelSettings(Section):
 
 
 class DataSettings(Section):
+    """How rows become tokens, and how they are augmented."""
+
     max_tokens: Annotated[int, Field(ge=16)] = 1024
     """Maximum tokens of a row, template included."""
     truncation: Literal["spread", "tail-trim", "right"] = "spread"
@@ -116,6 +122,8 @@ class DataSettings(Section):
 
 
 class TrainSettings(Section):
+    """Optimizer, schedule and layout of a run."""
+
     seed: int = 0
     """Seed of the head's initialisation, the order of rows, the swap and dropout."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
@@ -210,6 +218,8 @@ class FsdpSettings(Section):
 
 
 class PredictSettings(Section):
+    """How a prediction cuts and shares its rows."""
+
     tokens_per_block: Positive = 16_384
     """Maximum tokens of one block of rows. Fixed by the recipe, so predictions do not depend on the ranks."""
     lease_s: Annotated[float, Field(gt=0)] = 180.0
@@ -217,6 +227,8 @@ class PredictSettings(Section):
 
 
 class LogSettings(Section):
+    """Where a run is logged beside log.jsonl."""
+
     wandb: Literal["off", "online", "offline"] = "off"
     """Weights & Biases, on rank 0."""
     project: str = "tiebreak"
@@ -229,6 +241,8 @@ class LogSettings(Section):
 
 
 class Recipe(Section):
+    """A system: all that decides what is trained, and how it predicts."""
+
     name: str = "custom"
     """Taken from the file's name."""
     description: str = ""

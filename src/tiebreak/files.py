@@ -46,6 +46,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
+    """Write indented JSON; a kill leaves the old file or the new one."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

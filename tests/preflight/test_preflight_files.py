@@ -29,7 +29,7 @@ def cut(path, by=100):
 
 def test_a_whole_folder(folder):
     found = check_folder(folder)
-    assert found.verdict == "ok" and "1 safetensors file" in found.found
+    assert found.verdict == "ok" and "1 safetensors file" in found.text
     assert check_tokenizer(folder, RECIPE).verdict == "ok"
 
 
@@ -81,35 +81,35 @@ def test_shards_and_their_index(folder):
     whole = {name: shard.name for name in names}
     assert found(whole).verdict == "ok"
     absent = found(whole | {"more": "model-00002-of-00002.safetensors"})
-    assert absent.failed and "model-00002-of-00002.safetensors: the index names it, but it is not there" in absent.found
+    assert absent.failed and "model-00002-of-00002.safetensors: the index names it, but it is not there" in absent.text
     lacking = found(whole | {"model.norm.bias": shard.name})
-    assert lacking.failed and "lacks 1 tensors that the index promises, for example model.norm.bias" in lacking.found
+    assert lacking.failed and "lacks 1 tensors that the index promises, for example model.norm.bias" in lacking.text
     index.write_text('{"weight_m')
-    assert check_folder(folder).failed and "damaged" in check_folder(folder).found
+    assert check_folder(folder).failed and "damaged" in check_folder(folder).text
 
 
 def test_files_that_are_not_there(folder):
     (folder / "tokenizer.json").unlink()
-    assert "no tokenizer.json" in check_tokenizer(folder, RECIPE).found
+    assert "no tokenizer.json" in check_tokenizer(folder, RECIPE).text
     (folder / "model.safetensors").unlink()
-    assert "holds no weights" in check_folder(folder).found
+    assert "holds no weights" in check_folder(folder).text
     (folder / "config.json").write_text("{")
-    assert "config.json: not readable as JSON" in check_folder(folder).found
+    assert "config.json: not readable as JSON" in check_folder(folder).text
     (folder / "config.json").unlink()
-    assert "no config.json" in check_folder(folder).found
+    assert "no config.json" in check_folder(folder).text
 
 
 def test_another_model_s_tokenizer(folder):
     """Ids beyond the embeddings, and a text that does not come back."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
-    assert "the model has 300 embeddings" in check_tokenizer(folder, RECIPE).found
+    assert "the model has 300 embeddings" in check_tokenizer(folder, RECIPE).text
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "e"}, "content": "a"}
     path.write_text(json.dumps(tokenizer))
     found = check_tokenizer(folder, RECIPE)
-    assert found.failed and "comes back as" in found.found
+    assert found.failed and "comes back as" in found.text
 
 
 @pytest.mark.parametrize(
@@ -145,5 +145,5 @@ def test_what_is_fetched_or_built_later_is_a_note(tmp_path, monkeypatch):
     monkeypatch.setenv("TIEBREAK_CACHE", str(tmp_path))
     for base, sentence in (("google/gemma-2-9b-it", "downloaded first"), ("demo-gemma2", "built at its first use")):
         found = find_folder(base)
-        assert isinstance(found, Finding) and found.verdict == "note" and sentence in found.found
+        assert isinstance(found, Finding) and found.verdict == "note" and sentence in found.text
     assert not os.listdir(tmp_path), "nothing is built"

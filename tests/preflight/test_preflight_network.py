@@ -18,14 +18,14 @@ import torch.distributed as dist
 
 from tiebreak.cli import main
 from tiebreak.cluster import meeting
-from tiebreak.cluster.meeting import ClockServer, Node, call, call_all, meet
+from tiebreak.cluster.meeting import ClockServer, Node, meet, probe, probe_all
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.folder import MANIFEST_FILE
 from tiebreak.preflight import network
-from tiebreak.preflight.findings import FAIL, Finding, pack
+from tiebreak.preflight.findings import FAIL, Finding, as_rows
 from tiebreak.preflight.network import clock_finding, exchange
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_clocks_are_compared_by_a_call():
     """On one machine the clocks are one: the difference is within its own error bound, and a shifted clock is seen."""
     answering = ClockServer()
     node = Node(1, "n2", "127.0.0.1", answering.port)
-    ahead, error = call(node)
+    ahead, error = probe(node)
     assert abs(ahead) <= error < 1
     answering.close()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -101,18 +101,18 @@ def test_clocks_are_compared_by_a_call():
                 caller.sendall(struct.pack("!d", time.time() + 90))
 
         threading.Thread(target=answer, daemon=True).start()
-        silent, clocks = call_all([node, Node(2, "n3", "127.0.0.1", server.getsockname()[1])], own_rank=1)
+        silent, clocks = probe_all([node, Node(2, "n3", "127.0.0.1", server.getsockname()[1])], own_rank=1)
     assert silent == []
     assert clocks["n3"][0] == pytest.approx(90, abs=1)
     found = clock_finding(clocks)
-    assert found.failed and "n3 is +90" in found.found and "set the clocks" in found.found
+    assert found.failed and "n3 is +90" in found.text and "set the clocks" in found.text
     assert clock_finding({"n2": (-2.5, 0.001)}).verdict == "note"
-    assert clock_finding({"n2": (0.01, 0.001), "n3": (-0.02, 0.001)}).found.startswith("n3 is -0.020 s off")
+    assert clock_finding({"n2": (0.01, 0.001), "n3": (-0.02, 0.001)}).text.startswith("n3 is -0.020 s off")
 
 
 def test_a_node_that_does_not_answer_is_named_from_where(monkeypatch):
-    monkeypatch.setattr(meeting, "CALL_S", 0.2)
-    silent, clocks = call_all([Node(4, "n5", "127.0.0.1", free_port())], own_rank=0)
+    monkeypatch.setattr(meeting, "PROBE_S", 0.2)
+    silent, clocks = probe_all([Node(4, "n5", "127.0.0.1", free_port())], own_rank=0)
     assert silent == [f"n5 cannot be reached from {platform.node()} (127.0.0.1: Connection refused)"]
     assert clocks == {}
 
@@ -132,18 +132,18 @@ def test_what_fails_on_another_node_is_told_with_its_name(master):
     other = threading.Thread(target=look, args=(1,))
     other.start()
     look(0)
-    assert pack(found[0]) == pack(found[1]), "every rank knows"
+    assert as_rows(found[0]) == as_rows(found[1]), "every rank knows"
     by_check = [(row.check, row.verdict) for row in found[0]]
     assert by_check == [("memory", "ok"), ("memory", "FAIL"), ("nodes", "ok")]
-    assert found[0][1].found == f"on {platform.node()}: too little memory"
-    assert "2 ranks on" in found[0][2].found
+    assert found[0][1].text == f"on {platform.node()}: too little memory"
+    assert "2 ranks on" in found[0][2].text
 
 
 def test_a_name_that_leads_to_loopback_is_reported(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(network.socket, "gethostbyname", lambda name: "127.0.1.1")
     (found,) = network._names_of_this_node()
-    assert found.failed and "leads to 127.0.1.1: set GLOO_SOCKET_IFNAME" in found.found
+    assert found.failed and "leads to 127.0.1.1: set GLOO_SOCKET_IFNAME" in found.text
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     assert network._names_of_this_node() == []
 

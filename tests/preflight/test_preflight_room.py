@@ -30,7 +30,7 @@ def test_memory_of_a_gpu_against_the_estimate_and_its_error(there, verdict):
     """The error is 15 %: below it the run cannot fit, within it perhaps."""
     found = check_memory(NEEDS, GEMMA, 1, there)
     assert found.verdict == verdict
-    assert ("too little memory" in found.found) == (verdict == "FAIL")
+    assert ("too little memory" in found.text) == (verdict == "FAIL")
 
 
 def test_too_little_memory_says_what_to_do(capsys, tmp_path):
@@ -46,13 +46,13 @@ def test_too_little_memory_says_what_to_do(capsys, tmp_path):
 def test_free_memory_is_what_counts(monkeypatch):
     monkeypatch.setattr(room, "gpu_memory", lambda: [(80 * GIB, 79 * GIB), (80 * GIB, 3 * GIB)])
     found = check_memory(NEEDS, GEMMA, 1, None)
-    assert found.failed and "3.0 GiB free on a GPU of 80" in found.found
+    assert found.failed and "3.0 GiB free on a GPU of 80" in found.text
 
 
 def test_without_a_gpu_nothing_is_compared_and_that_is_said(monkeypatch):
     monkeypatch.setattr(room, "gpu_memory", list)
     found = check_memory(NEEDS, GEMMA, 1, None)
-    assert found.verdict == "note" and "no GPU here to compare with" in found.found
+    assert found.verdict == "note" and "no GPU here to compare with" in found.text
     assert check_memory(None, GEMMA, 1, None).verdict == "note"
 
 
@@ -62,7 +62,7 @@ def test_the_host_s_memory_is_shared_by_the_ranks_of_a_node(monkeypatch):
     monkeypatch.setattr(room, "host_memory", lambda: int(1.5 * needs.gib * GIB))
     assert not check_memory(needs, recipe, 1, None).failed
     found = check_memory(needs, recipe, 2, None)
-    assert found.failed and "too little memory" in found.found
+    assert found.failed and "too little memory" in found.text
 
 
 def test_offloading_needs_room_on_the_host(monkeypatch):
@@ -72,7 +72,7 @@ def test_offloading_needs_room_on_the_host(monkeypatch):
     assert needs.kept == 0 and needs.host > 9.24e9 * 16 / 8
     monkeypatch.setattr(room, "host_memory", lambda: 64 * GIB)
     found = check_memory(needs, recipe, 8, 80.0)
-    assert found.failed and "go to the host, which has 8.0 for each: too little memory" in found.found
+    assert found.failed and "go to the host, which has 8.0 for each: too little memory" in found.text
 
 
 def test_limits_of_slurm_count(monkeypatch):
@@ -127,13 +127,13 @@ def test_a_full_disk_is_told_even_where_the_model_is_not_known(monkeypatch, tmp_
     assert check_disk(tmp_path, None, GEMMA, 1).failed
     monkeypatch.setattr(os, "statvfs", statvfs())
     found = check_disk(tmp_path, None, GEMMA, 1)
-    assert found.verdict == "note" and "whose size is not known" in found.found
+    assert found.verdict == "note" and "whose size is not known" in found.text
 
 
 def test_too_few_inodes(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "statvfs", statvfs(inodes=20))
     found = check_disk(tmp_path, NEEDS, GEMMA, 8)
-    assert found.failed and "20 inodes free" in found.found
+    assert found.failed and "20 inodes free" in found.text
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**vars(statvfs(inodes=0)(path)) | {"f_files": 0}))
     assert not check_disk(tmp_path, NEEDS, GEMMA, 8).failed, "a file system that does not count them"
 
@@ -149,7 +149,7 @@ def test_supported_versions_are_those_of_pyproject():
     assert "torch>=" in names and "flash-attn>=2.6.3; extra == 'gpu'" in requirements()
     assert pinned().keys() >= set(versions.NAMED)
     found = check_versions("cpu")
-    assert not found.failed and all(name in found.found for name in versions.NAMED)
+    assert not found.failed and all(name in found.text for name in versions.NAMED)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_versions_beyond_the_tested_ones_and_a_missing_extra_are_notes(monkeypat
     monkeypatch.setattr(versions, "pinned", lambda: {"torch": "2.12.9"})
     found = check_versions("cuda")
     assert found.verdict == "note"
-    assert "torch is tested at 2.12.9" in found.found and "nowhere-attn is not installed" in found.found
-    assert "nowhere" not in check_versions("cpu").found
+    assert "torch is tested at 2.12.9" in found.text and "nowhere-attn is not installed" in found.text
+    assert "nowhere" not in check_versions("cpu").text
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_unreadable_data(name, content, sentence, tmp_path, capsys):
 
 def test_a_table_is_hashed_and_read_for_a_while_only(sample, monkeypatch):
     digest = hashlib.sha256(Path(sample).read_bytes()).hexdigest()[:12]
-    assert check_tables([sample], "fail").found == f"{sample}: 400 rows read, sha256 {digest}"
+    assert check_tables([sample], "fail").text == f"{sample}: 400 rows read, sha256 {digest}"
     monkeypatch.setattr(tables, "READ_S", 0.0)
-    assert check_tables([sample], "fail").found == f"{sample}: first 1 rows read, sha256 {digest}"
+    assert check_tables([sample], "fail").text == f"{sample}: first 1 rows read, sha256 {digest}"
 
 
 def test_bad_rows_that_may_be_skipped_are_a_note(tmp_path):

@@ -1,7 +1,7 @@
-"""Where the ranks of a job meet before they form a process group: who does not come is named.
+"""Connect the ranks of a job before they form a process group, and name those that do not come.
 
 A process group that lacks a rank says only that time has run out. Here every rank signs in at rank 0's store, and
-then a process of each node calls the others, which answers two questions at once: whether the nodes reach one
+then a process of each node probes the others, which answers two questions at once: whether the nodes reach one
 another, and how far apart their clocks are.
 """
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 POLL_S = 0.1
-CALL_S = 5.0
-"""A node that has signed in answers a call within this."""
+PROBE_S = 5.0
+"""A node that has signed in answers a probe within this."""
 MAX_UNREACHABLE = 3
 
 
 @dataclass(frozen=True)
 class Node:
-    """The process that speaks for a node: its rank, its host name, and where it answers calls."""
+    """The process that speaks for a node: its rank, its host name, and where it answers probes."""
 
     rank: int
     name: str
@@ -41,7 +41,11 @@ class Node:
 
 
 def meet(ranks: Ranks, timeout_s: float) -> "dist.Store":
-    """The store of the job, in which all ranks have signed in.
+    """Sign this rank in at rank 0's store, wait for the others, and return the store.
+
+    Args:
+        ranks: this process among the job's.
+        timeout_s: seconds that all ranks have to sign in.
 
     Raises:
         UserError: naming the ranks that did not come in time, and their nodes as far as Slurm tells them.
@@ -69,15 +73,15 @@ def meet(ranks: Ranks, timeout_s: float) -> "dist.Store":
         if time.monotonic() > deadline:
             absent = [rank for rank in range(ranks.world) if not store.check([f"here-{rank}"])]
             raise UserError(
-                f"{_by_node(absent, _nodes_of_ranks())} did not sign in at {address}:{port} within {timeout_s:.0f} s, "
-                f"the other {ranks.world - len(absent)} ranks did: is the node up, and does it reach {address}?"
+                f"{_list_ranks(absent, _nodes_of_ranks())} did not sign in at {address}:{port} within {timeout_s:.0f} "
+                f"s, the other {ranks.world - len(absent)} ranks did: is the node up, and does it reach {address}?"
             )
         time.sleep(POLL_S)
     return store
 
 
-def _by_node(ranks: list[int], nodes: list[str]) -> str:
-    """As in: `n2 (ranks 4, 5)`."""
+def _list_ranks(ranks: list[int], nodes: list[str]) -> str:
+    """List ranks by node, as in `n2 (ranks 4, 5)`."""
     by_node: dict[str, list[int]] = {}
     for rank in ranks:
         by_node.setdefault(nodes[rank] if rank < len(nodes) else "", []).append(rank)
@@ -89,28 +93,30 @@ def _by_node(ranks: list[int], nodes: list[str]) -> str:
 
 
 def _nodes_of_ranks() -> list[str]:
-    """The node of each rank of this Slurm step, in the order of ranks; empty where Slurm is not asked."""
+    """Return the node of each rank of this Slurm step, in the order of ranks; empty without Slurm."""
     names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE")
     if not names or not tasks or ("RANK" in os.environ and "SLURM_STEP_NUM_TASKS" not in os.environ):
         return []
     try:
-        shown = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, timeout=CALL_S)
+        shown = subprocess.run(
+            ["scontrol", "show", "hostnames", names], capture_output=True, text=True, timeout=PROBE_S
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     counts = [
-        int(count) for part in tasks.split(",") for count, times in _counted(part) for _ in range(int(times or 1))
+        int(count) for part in tasks.split(",") for count, times in _parse_counts(part) for _ in range(int(times or 1))
     ]
     return [node for node, count in zip(shown.stdout.split(), counts, strict=False) for _ in range(count)]
 
 
-def _counted(part: str) -> list[tuple[str, str]]:
-    """`2(x3)` is two tasks on each of three nodes."""
+def _parse_counts(part: str) -> list[tuple[str, str]]:
+    """Read Slurm's counts: `2(x3)` is two tasks on each of three nodes."""
     return re.findall(r"^(\d+)(?:\(x(\d+)\))?$", part)
 
 
 class ClockServer:
-    """Answers calls with this machine's time, until closed."""
+    """Answers probes with this machine's time, until closed."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("", 0), backlog=512)
@@ -120,18 +126,19 @@ class ClockServer:
     def _answer(self) -> None:
         while True:
             try:
-                call, _ = self._socket.accept()
+                connection, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            with call:
-                call.sendall(struct.pack("!d", time.time()))
+            with connection:
+                connection.sendall(struct.pack("!d", time.time()))
 
     def close(self) -> None:
+        """Stop answering and free the port."""
         self._socket.close()
 
 
-def call(node: Node, timeout_s: float = CALL_S) -> tuple[float, float]:
-    """How far the node's clock is ahead of this one's, and the error of that, half the round trip; both in seconds.
+def probe(node: Node, timeout_s: float = PROBE_S) -> tuple[float, float]:
+    """Measure how far the node's clock is ahead of this one's, and the error, half the round trip; both in seconds.
 
     Raises:
         OSError: it does not answer.
@@ -148,34 +155,41 @@ def call(node: Node, timeout_s: float = CALL_S) -> tuple[float, float]:
 
 
 def own_address(ranks: Ranks) -> str:
-    """This node's address as the others reach it: the one that the way to rank 0 starts from."""
+    """Return this node's address as the others reach it: the one that the route to rank 0 starts from."""
     master = os.environ["MASTER_ADDR"]
     if ranks.first:
         return master
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         route.connect((master, int(os.environ["MASTER_PORT"])))  # sends nothing
-        return route.getsockname()[0]
+        address: str = route.getsockname()[0]
+        return address
 
 
 def find_nodes(store: "dist.Store", ranks: Ranks, port: int) -> list[Node]:
-    """Every node's speaker: its first rank. All ranks call this; `port` is a speaker's."""
-    mine = [platform.node(), own_address(ranks), port] if ranks.local_rank == 0 else None
-    store.set(f"node-{ranks.rank}", json.dumps(mine))
+    """Return the first rank of every node, which speaks for it; every rank must call this.
+
+    Args:
+        store: of the job.
+        ranks: this process among the job's.
+        port: where this process answers probes.
+    """
+    own = [platform.node(), own_address(ranks), port] if ranks.local_rank == 0 else None
+    store.set(f"node-{ranks.rank}", json.dumps(own))
     if ranks.first:
-        found = [json.loads(store.get(f"node-{rank}")) for rank in range(ranks.world)]
-        store.set("nodes", json.dumps([[rank, *node] for rank, node in enumerate(found) if node]))
+        speakers = [json.loads(store.get(f"node-{rank}")) for rank in range(ranks.world)]
+        store.set("nodes", json.dumps([[rank, *node] for rank, node in enumerate(speakers) if node]))
     return [Node(*node) for node in json.loads(store.get("nodes"))]
 
 
-def call_all(nodes: list[Node], own_rank: int) -> tuple[list[str], dict[str, tuple[float, float]]]:
-    """A sentence for each node that does not answer, and the others' clocks against this one's (see `call`)."""
+def probe_all(nodes: list[Node], own_rank: int) -> tuple[list[str], dict[str, tuple[float, float]]]:
+    """Return a sentence for each node that does not answer, and the others' clocks against this one's (see `probe`)."""
     silent: list[str] = []
     clocks: dict[str, tuple[float, float]] = {}
     for node in nodes:
         if node.rank == own_rank or len(silent) >= MAX_UNREACHABLE:
             continue
         try:
-            clocks[node.name] = call(node)
+            clocks[node.name] = probe(node)
         except OSError as error:
             why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
             silent.append(f"{node.name} cannot be reached from {platform.node()} ({node.address}: {why})")

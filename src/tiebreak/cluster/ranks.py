@@ -34,17 +34,19 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this is rank 0, which speaks and writes for the job."""
         return self.rank == 0
 
     @property
     def device(self) -> "torch.device":
+        """The GPU of this rank, or the CPU."""
         import torch
 
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def find_ranks() -> Ranks:
-    """Ranks from RANK (torchrun, deepspeed), else from a Slurm step of several tasks, else one process.
+    """Read the ranks from RANK (torchrun, deepspeed), else from a Slurm step of several tasks, else one process.
 
     Raises:
         UserError: an environment that names a rank but lacks the rest.
@@ -69,11 +71,14 @@ def find_ranks() -> Ranks:
     return Ranks()
 
 
-def join(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | None" = None) -> None:
+def join(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Store | None" = None) -> None:
     """Form the process group of a job of several ranks (or `always`): NCCL on GPUs, gloo elsewhere.
 
     Args:
-        met: a store in which the ranks have met already (tiebreak.cluster.meeting).
+        ranks: this process among the job's.
+        timeout_s: seconds after which a collective that does not end is an error.
+        always: form a group of one process too.
+        store: in which the ranks have signed in already (tiebreak.cluster.meeting).
     """
     import torch
     import torch.distributed as dist
@@ -84,7 +89,8 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | 
         return
     backend = "cuda:nccl,cpu:gloo" if ranks.device.type == "cuda" else "gloo"
     timeout = datetime.timedelta(seconds=timeout_s)
-    store = dist.HashStore() if ranks.world == 1 else met  # one process needs no port
+    if ranks.world == 1:
+        store = dist.HashStore()  # one process needs no port
     if "RANK" not in os.environ:  # DeepSpeed reads these
         os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.world), "LOCAL_RANK": str(ranks.local_rank)}
     dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world)
@@ -97,7 +103,7 @@ def settle_process() -> None:
 
 
 def own_rank() -> int:
-    """The rank that the environment names, 0 without one: for messages, where `find_ranks` may be what fails."""
+    """Return the rank that the environment names, 0 without one: for messages, where `find_ranks` may be what fails."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", ""))
     return int(rank) if rank.isdigit() else 0
 
@@ -117,17 +123,23 @@ def print_error(error: UserError) -> int:
 
 
 @contextlib.contextmanager
-def joined(ranks: Ranks, timeout_s: int, always: bool = False, met: "dist.Store | None" = None) -> Iterator[None]:
-    """The process group around the job's work; a job of several ranks ends with it, process and all.
+def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Store | None" = None) -> Iterator[None]:
+    """Hold the process group around the job's work; a job of several ranks ends with it, process and all.
 
     Gloo's threads give back Python tensors some time after an operation has ended. A group that is destroyed
     before that, by us or by the last reference to it, waits for a thread that waits for the interpreter lock. So
-    no rank tears its group down: all pass a barrier and end at once, and a failing rank ends without one, upon
-    which its launcher ends the others.
+    no rank tears its group down: all pass a barrier and end at once, and a failing rank ends without one; its
+    launcher then ends the others.
+
+    Args:
+        ranks: this process among the job's.
+        timeout_s: as `join`, like the rest.
+        always: form a group of one process too.
+        store: in which the ranks have signed in already.
     """
     import torch.distributed as dist
 
-    join(ranks, timeout_s, always, met)
+    join(ranks, timeout_s, always, store)
     try:
         yield
         code = 0
@@ -160,7 +172,7 @@ def _end(code: int) -> NoReturn:
 
 
 def agree(value: Any) -> Any:
-    """Rank 0's value on every rank."""
+    """Return rank 0's value on every rank."""
     import torch.distributed as dist
 
     if not dist.is_initialized():

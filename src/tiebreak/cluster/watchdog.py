@@ -1,4 +1,4 @@
-"""Names the rank that stalls: collective operations only say that somebody did.
+"""Name the rank that stalls: collective operations only say that somebody did.
 
 Every rank's thread leaves signs of life in the job's key-value store: a count that rises, the step and what the
 rank is at. A rank that has stood still for too long reads them all, says who is at fault, and ends the job; that
@@ -44,7 +44,7 @@ class HangWatchdog:
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
         self.ranks, self.timeout_s = ranks, timeout_s
-        self._mine = Heartbeat(os.uname().nodename)
+        self._own = Heartbeat(os.uname().nodename)
         self._since = time.monotonic()
         self._ended = threading.Event()
         self._every = min(5.0, timeout_s / 10)
@@ -54,8 +54,8 @@ class HangWatchdog:
                 threading.Thread(target=work, daemon=True, name="watch").start()
 
     def at(self, step: int, stage: str) -> None:
-        """The main thread has come this far; costs nothing."""
-        self._mine.step, self._mine.stage, self._since = step, stage, time.monotonic()
+        """Note how far the main thread has come; costs nothing."""
+        self._own.step, self._own.stage, self._since = step, stage, time.monotonic()
 
     def __enter__(self) -> "HangWatchdog":
         return self
@@ -71,10 +71,10 @@ class HangWatchdog:
 
     def _sign(self) -> None:
         while not self._ended.is_set():  # the first at once: who dies early is named too
-            self._mine.count += 1
-            self._mine.seconds = time.monotonic() - self._since
+            self._own.count += 1
+            self._own.seconds = time.monotonic() - self._since
             try:
-                self._store.set(str(self.ranks.rank), json.dumps(asdict(self._mine)))
+                self._store.set(str(self.ranks.rank), json.dumps(asdict(self._own)))
             except RuntimeError:  # the store's host has gone: the guard says so if it matters
                 return
             self._ended.wait(self._every)
@@ -94,10 +94,10 @@ class HangWatchdog:
             first = self._read()
             time.sleep(3 * self._every)
             second = self._read()
-            if self._store.add("told", 1) == 1:
+            if self._store.add("reported", 1) == 1:
                 self._say(describe(first, second))
             else:
-                time.sleep(self._every)  # let the one who tells finish before a launcher ends it
+                time.sleep(self._every)  # let the rank that reports finish before a launcher ends it
         except RuntimeError as error:
             self._say(f"the job's store does not answer ({str(error).splitlines()[0]}): rank 0 has gone")
 
@@ -110,7 +110,7 @@ class HangWatchdog:
 
 
 def describe(first: list[Heartbeat | None], second: list[Heartbeat | None]) -> str:
-    """Who is at fault, from two readings of all ranks' signs some seconds apart.
+    """Say who is at fault, from two readings of all ranks' signs some seconds apart.
 
     A rank whose count stands still is dead, stopped or cut off; if all live, it is those furthest behind.
     """
@@ -127,11 +127,11 @@ def describe(first: list[Heartbeat | None], second: list[Heartbeat | None]) -> s
 
 
 def _listed(ranks: list[int], signs: list[Heartbeat | None]) -> str:
-    named = []
+    listed = []
     for rank in ranks[:SHOWN]:
         sign = signs[rank]
-        named.append(f"rank {rank}" + (f" ({sign.host}, last at {_place(sign)})" if sign else " (never heard of)"))
-    return ", ".join(named) + (f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else "")
+        listed.append(f"rank {rank}" + (f" ({sign.host}, last at {_place(sign)})" if sign else " (never heard of)"))
+    return ", ".join(listed) + (f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else "")
 
 
 def _place(sign: Heartbeat) -> str:

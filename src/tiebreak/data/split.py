@@ -58,8 +58,8 @@ class RowsManifest(Manifest):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What a run learns from and is judged by.
+class Split:
+    """The rows that a run learns from, and those that it is judged by.
 
     `train` are rows of `tokens`, `held_out` rows of `valid` (often the same table). Unlabelled extra rows stand
     at the end of both `tokens` and `train`. `manifest` names tables and split: a resumed run must have the same.
@@ -77,7 +77,7 @@ class Rows:
 
     @property
     def longest(self) -> np.ndarray:
-        """Most tokens with which each row of `train` may be seen."""
+        """Most tokens (n,) with which each row of `train` may be seen."""
         longest: np.ndarray = self.tokens.lengths.copy()
         for row, variants in self.variants.items():
             longest[row] = longest[[row, *variants]].max()
@@ -93,7 +93,7 @@ def read_split(
     fold: tuple[int, int] | None = None,
     extra_from: Sequence[Path] = (),
     on_bad_row: OnBadRow = "fail",
-) -> Rows:
+) -> Split:
     """Prepare the tables and split them into training and held-out rows.
 
     Args:
@@ -156,26 +156,26 @@ def read_split(
         manifest = manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)})
         train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
         tokens, problems = tokens.join(extra), problems + extra.problems
-    rows = Rows(tokens, train, valid, held_out, manifest, problems)
-    return _add_paraphrases(rows, recipe, prepared) if recipe.data.paraphrases else rows
+    split = Split(tokens, train, valid, held_out, manifest, problems)
+    return _add_paraphrases(split, recipe, prepared) if recipe.data.paraphrases else split
 
 
-def _add_paraphrases(rows: Rows, recipe: Recipe, prepared: Callable[[list[Path], bool], Tokens]) -> Rows:
+def _add_paraphrases(split: Split, recipe: Recipe, prepared: Callable[[list[Path], bool], Tokens]) -> Split:
     """Join the paraphrases of training rows to the table; those with a held-out prompt are not used."""
-    files, count = [Path(name) for name in recipe.data.paraphrases], len(rows.tokens)
+    files, count = [Path(name) for name in recipe.data.paraphrases], len(split.tokens)
     others = prepared(files, False)
-    trained = set(rows.train.tolist())
-    every = {row: found for row, found in find_variants(rows.tokens, others).items() if row in trained}
-    foreign = ~np.isin(others.groups, rows.valid.groups[rows.held_out])
-    variants = {row: [other for other in found if foreign[other - count]] for row, found in every.items()}
+    trained = set(split.train.tolist())
+    every = {row: rephrased for row, rephrased in find_variants(split.tokens, others).items() if row in trained}
+    foreign = ~np.isin(others.groups, split.valid.groups[split.held_out])
+    variants = {row: [other for other in rephrased if foreign[other - count]] for row, rephrased in every.items()}
     used, dropped = (sum(map(len, some.values())) for some in (variants, every))
     log.info(f"paraphrases: {', '.join(map(str, files))}: {used:,}, of {len(variants):,} training rows")
     if dropped > used:
         log.info(f"{dropped - used:,} paraphrases have a held-out prompt and are not used")
     return replace(
-        rows,
-        tokens=rows.tokens.join(others),
-        manifest=rows.manifest.model_copy(update={"paraphrases": others.key}),
-        problems=rows.problems + others.problems,
+        split,
+        tokens=split.tokens.join(others),
+        manifest=split.manifest.model_copy(update={"paraphrases": others.key}),
+        problems=split.problems + others.problems,
         variants=variants,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.models.preference import PreferenceModel
 
+T = TypeVar("T")
 Moments = dict[str, torch.Tensor]
 """A parameter's optimizer state: exp_avg and exp_avg_sq of its full shape, fp32, and the count `step`."""
 
@@ -26,7 +27,7 @@ class Engine:
         model: the bare model, whose `named_parameters()` name everything saved.
         module: what to call for a forward pass.
         optimizer: its `param_groups` take the learning rates.
-        sharded: whether no rank holds all trained weights, so that each had better write a share of them.
+        sharded: whether no rank holds all trained weights, so that each writes a share of them.
     """
 
     name = "single"
@@ -43,10 +44,11 @@ class Engine:
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        """Around one forward and backward; `last` ends the accumulation and reduces the gradients."""
+        """Hold around one forward and backward; `last` ends the accumulation and reduces the gradients."""
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss, a scalar, to those of the step."""
         loss.backward()
 
     def step(self) -> float:
@@ -55,8 +57,8 @@ class Engine:
         With a norm that is not finite the weights stay as they are.
         """
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        found = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
-        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        total = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -68,20 +70,20 @@ class Engine:
             dist.all_reduce(values)
         return values
 
-    def gather(self, value: object) -> list:
-        """Every rank's value, by rank."""
+    def gather(self, value: T) -> list[T]:
+        """Gather every rank's value, by rank; every rank must call this."""
         if self.ranks.world == 1:
             return [value]
-        gathered: list = [None] * self.ranks.world
+        gathered = [value] * self.ranks.world
         dist.all_gather_object(gathered, value)
         return gathered
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name, in the model's order."""
+        """Return the trained parameters by name, in the model's order."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def gathered_model(self, rebuild: Callable[[], PreferenceModel]) -> PreferenceModel:
-        """The model to save on rank 0, its parameters full tensors; every rank must call this.
+        """Return the model to save on rank 0, its parameters full tensors; every rank must call this.
 
         Args:
             rebuild: makes an untrained twin, for engines whose own model holds a part only.
@@ -89,12 +91,12 @@ class Engine:
         if not self.sharded:
             return self.model
         twin = rebuild() if self.ranks.first else self.model
-        theirs = dict(twin.named_parameters())
+        gathered = dict(twin.named_parameters())
         with torch.no_grad():
             for name, parameter in self.trainable().items():
                 weight = self.get_weight(parameter)  # one full tensor at a time
                 if self.ranks.first:
-                    theirs[name].copy_(weight)
+                    gathered[name].copy_(weight)
         return twin
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -106,24 +108,26 @@ class Engine:
     def load_moments(self, moments: Callable[[str], Moments]) -> None:
         """Set every parameter's optimizer state; an empty one means that it had made no step."""
         for name, parameter in self.trainable().items():
-            if found := moments(name):
-                self.set_moments(parameter, found)
+            if values := moments(name):
+                self.set_moments(parameter, values)
 
     # What an engine that cuts parameters or optimizer states overrides. Every rank calls these, for the same
     # parameter at a time.
 
     def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
-        """The full weight, as the optimizer has it."""
+        """Return the full weight, as the optimizer has it."""
         return parameter.detach()
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set the weight from the full one."""
         parameter.copy_(value)
 
     def get_moments(self, parameter: nn.Parameter) -> Moments:
-        """The full optimizer state; empty before the first step."""
+        """Return the full optimizer state; empty before the first step."""
         return {key: torch.as_tensor(value) for key, value in self.optimizer.state[parameter].items()}
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        """Set the optimizer state from the full one."""
         torchs = isinstance(self.optimizer, torch.optim.AdamW)
         on = "cpu" if torchs and not self.optimizer.defaults["fused"] else parameter.device
         self.optimizer.state[parameter] = {

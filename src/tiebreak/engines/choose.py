@@ -1,9 +1,9 @@
-"""Which engine runs a job. Light to import: the preflight asks too."""
+"""Choose and build the engine that runs a job. Light to import: the preflight asks too."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import Recipe, TrainSettings
@@ -22,11 +22,11 @@ class Choice:
     """`kind` is single, ddp, fsdp, zero1, zero2 or zero3; `ds` DeepSpeed's completed configuration, if it runs."""
 
     kind: str
-    ds: dict | None = None
+    ds: dict[str, Any] | None = None
 
 
 def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> Choice:
-    """DeepSpeed where there is a configuration, FSDP2 if asked for, DDP for several ranks, else the process.
+    """Choose DeepSpeed where there is a configuration, FSDP2 if asked, DDP for several ranks, otherwise one process.
 
     Raises:
         UserError: `--ds` with another engine, DeepSpeed without a file, or a file against the recipe.
@@ -50,10 +50,14 @@ def make_engine(
     recipe: Recipe,
     choice: Choice,
 ) -> "Engine":
-    """The chosen engine around a model.
+    """Build the chosen engine around a model.
 
     Args:
+        model: on this rank's device, its weights loaded.
         make_optimizer: called once the model's parameters are those that are trained: FSDP2 replaces them.
+        ranks: this process among the job's.
+        recipe: of the training.
+        choice: from `choose_engine`.
     """
     from tiebreak.engines.base import Engine
 

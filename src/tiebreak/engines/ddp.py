@@ -12,6 +12,8 @@ from tiebreak.models.preference import PreferenceModel
 
 
 class DDPEngine(Engine):
+    """Every rank holds the model and the optimizer; gradients are averaged at the last micro-batch of a step."""
+
     name = "ddp"
 
     def __init__(
@@ -25,6 +27,7 @@ class DDPEngine(Engine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Reduce the gradients in the last micro-batch alone."""
         if last:
             yield
             return

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tiebreak.config import TrainSettings
 from tiebreak.errors import UserError
@@ -11,11 +12,11 @@ OFFLOADS = ("offload_optimizer", "offload_param")
 UNSET = (None, "auto")
 
 
-def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
-    """A DeepSpeed JSON file made complete from the recipe.
+def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, Any]:
+    """Read a DeepSpeed JSON file and complete it from the recipe.
 
     The recipe owns batch size, clipping, optimizer, schedule and precision; the file owns everything
-    else. A field that says otherwise than the recipe is an error, never overridden in silence.
+    else. A field that contradicts the recipe is an error; none is overridden silently.
 
     Raises:
         UserError: naming every such field with both values.
@@ -68,7 +69,7 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict:
     }
 
 
-def offloads(config: dict) -> bool:
+def offloads(config: dict[str, Any]) -> bool:
     """Whether optimizer states or parameters live in the host's memory."""
     zero = config.get("zero_optimization") or {}
     return any(

@@ -40,24 +40,31 @@ def shard(model: PreferenceModel, ranks: Ranks, settings: FsdpSettings) -> None:
 
 
 class FSDPEngine(Engine):
+    """Every rank holds its shard of weights, gradients and optimizer state; `shard` has cut the model."""
+
     name = "fsdp"
     sharded = True
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Reduce the gradients in the last micro-batch alone."""
         self.module.set_requires_gradient_sync(last)
         yield
 
     def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Gather the full weight."""
         return _full(parameter.detach())
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set this rank's shard of the weight."""
         parameter.copy_(_like(value, parameter))
 
     def get_moments(self, parameter: nn.Parameter) -> Moments:
+        """Gather the full optimizer state."""
         return {key: _full(value) for key, value in super().get_moments(parameter).items()}
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        """Set this rank's shard of the optimizer state."""
         self.optimizer.state[parameter] = {
             key: value.clone() if key == "step" else _like(value, parameter) for key, value in values.items()
         }

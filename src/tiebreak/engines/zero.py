@@ -4,11 +4,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
+from tiebreak.cluster.ranks import Ranks
 from tiebreak.engines.base import Engine, Moments
+from tiebreak.models.preference import PreferenceModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -26,7 +29,14 @@ def quieten() -> None:
 class ZeroEngine(Engine):
     """ZeRO-1 and ZeRO-2: every rank has the weights, and the optimizer's part of a flat fp32 copy of each group."""
 
-    def __init__(self, model, optimizer, ranks, max_grad_norm, config: dict) -> None:
+    def __init__(
+        self,
+        model: PreferenceModel,
+        optimizer: torch.optim.Optimizer,
+        ranks: Ranks,
+        max_grad_norm: float | None,
+        config: dict[str, Any],
+    ) -> None:
         super().__init__(model, optimizer, ranks, max_grad_norm)
         quieten()
         import deepspeed
@@ -37,28 +47,35 @@ class ZeroEngine(Engine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Tell DeepSpeed whether this micro-batch ends the accumulation."""
         self.module.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Let DeepSpeed add the gradients of a loss, a scalar, and reduce them as its stage does."""
         self.module.backward(loss)
 
     def step(self) -> float:
+        """Let DeepSpeed clip and update; returns the global gradient norm before clipping."""
         self.module.step()
         return float(self.module.get_global_grad_norm())
 
     def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Gather the full fp32 weight."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return safe_get_full_fp32_param(parameter)
+        weight: torch.Tensor = safe_get_full_fp32_param(parameter)
+        return weight
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set the weight, and this rank's part of its fp32 copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         parameter.copy_(value)
         safe_set_full_fp32_param(parameter, value)
 
     def get_moments(self, parameter: nn.Parameter) -> Moments:
+        """Gather the full optimizer state; empty before the first step."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state = self._state(parameter)
@@ -68,6 +85,7 @@ class ZeroEngine(Engine):
         return {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS} | {"step": state["step"].clone()}
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        """Set this rank's part of the optimizer state."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_room(parameter, values["step"])
@@ -81,11 +99,13 @@ class ZeroEngine(Engine):
             self.optimizer.bit16_groups, self.optimizer.single_partition_of_fp32_groups, strict=True
         ):
             if any(member is parameter for member in members):
-                return flat
+                part: torch.Tensor = flat
+                return part
         raise KeyError("the parameter is not trained")
 
     def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        return self.optimizer.optimizer.state[self._flat(parameter)]
+        state: dict[str, torch.Tensor] = self.optimizer.optimizer.state[self._flat(parameter)]
+        return state
 
     def _make_room(self, parameter: nn.Parameter, step: torch.Tensor) -> None:
         """Optimizer state of a flat part that has made no step yet.
@@ -111,6 +131,7 @@ class Zero3Engine(ZeroEngine):
     sharded = True
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set this rank's part of the weight and of its fp32 copy."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_set_local_fp32_param
 
@@ -120,6 +141,7 @@ class Zero3Engine(ZeroEngine):
         safe_set_local_fp32_param(parameter, self._part(parameter, value))
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
+        """Set this rank's part of the optimizer state."""
         from deepspeed.utils import safe_set_local_optimizer_state
 
         self._make_room(parameter, values["step"])
@@ -128,16 +150,17 @@ class Zero3Engine(ZeroEngine):
 
     def _flat(self, parameter: nn.Parameter) -> torch.Tensor:
         group, _, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
-        return self.optimizer.fp32_partitioned_groups_flat[group]
+        flat: torch.Tensor = self.optimizer.fp32_partitioned_groups_flat[group]
+        return flat
 
     def _link(self, parameter: nn.Parameter) -> None:
-        """ZeRO-3 looks its states up by itself."""
+        """Do nothing: ZeRO-3 finds its states by itself."""
 
     def _part(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
         """This rank's part of a full tensor, padded with zeros where the ranks do not divide it.
 
         DeepSpeed's own setters of full tensors read beyond the end there.
         """
-        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        size = int(parameter.ds_tensor.numel())  # type: ignore[attr-defined]
         padded = torch.nn.functional.pad(value.flatten(), (0, size * self.ranks.world - value.numel()))
         return padded[size * self.ranks.rank :][:size]

@@ -130,7 +130,8 @@ def fit_text(answers: Answers, labels: np.ndarray) -> Callable[[Answers], np.nda
     """Fit a logistic model on TF-IDF of answer A minus that of answer B, and on their lengths.
 
     Args:
-        answers: of m rows. labels: (m,), at least two classes.
+        answers: of m rows.
+        labels: (m,), at least two classes.
 
     Returns:
         The fitted model, answers of n rows -> probabilities (n, 3); 0 for a class that did not occur.

@@ -65,16 +65,18 @@ def fit_weights(judges: np.ndarray, labels: np.ndarray, space: Space) -> np.ndar
 
     start = equal_weights(len(judges))
     bounds, whole = [(0.0, 1.0)] * len(judges), {"type": "eq", "fun": lambda weights: weights.sum() - 1}
-    found = minimize(loss, start, jac=True, method="SLSQP", bounds=bounds, constraints=whole, options={"ftol": 1e-10})
-    weights = np.clip(found.x, 0, None)
+    optimum = minimize(loss, start, jac=True, method="SLSQP", bounds=bounds, constraints=whole, options={"ftol": 1e-10})
+    weights = np.clip(optimum.x, 0, None)
     weights /= weights.sum()
     return weights if loss(weights)[0] <= loss(start)[0] else start
 
 
 def fit_calibration(probabilities: np.ndarray, labels: np.ndarray, kind: Calibrator) -> tuple[np.ndarray, np.ndarray]:
-    """Scale (3,) and shift (3,) of the logits of least log loss (Guo et al. 2017, ICML).
+    """Fit scale (3,) and shift (3,) of the logits for the least log loss (Guo et al. 2017, ICML).
 
     Args:
+        probabilities: (n, 3).
+        labels: (n,).
         kind: `temperature` is one scale for all classes; `vector` a scale and a shift for each.
     """
     logits = log_probabilities(probabilities)

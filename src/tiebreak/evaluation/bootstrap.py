@@ -33,8 +33,8 @@ class Bootstrap:
         count = int(self.index.max()) + 1
         rng = np.random.default_rng(seed)
         self.weights = np.empty((resamples, count), dtype=np.uint8)
-        for k in range(resamples):
-            self.weights[k] = np.bincount(rng.integers(0, count, count), minlength=count)
+        for resample in range(resamples):
+            self.weights[resample] = np.bincount(rng.integers(0, count, count), minlength=count)
 
     @property
     def groups(self) -> int:
@@ -106,8 +106,11 @@ def newton(
     Review 40): each resample's optimum to first order, without a fit of its own.
 
     Args:
+        theta: (k,), near the optimum.
         derivatives: at theta, of each row's loss: the gradient (n, k) and the Hessian (n, k, k).
-        ridge: adds ridge * |theta|^2 / 2 to the summed loss. polish: Newton steps to the optimum, before the resamples.
+        bootstrap: of the n rows.
+        ridge: adds ridge * |theta|^2 / 2 to the summed loss.
+        polish: Newton steps to the optimum, before the resamples.
 
     Returns:
         theta (k,), and (resamples, k).

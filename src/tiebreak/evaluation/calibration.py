@@ -48,31 +48,31 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: np.ndarra
     gaps = np.concatenate([member * (right - confidence)[:, None], np.ones((len(bins), 1))], axis=1)
     total, resampled = bootstrap.sums(gaps)
     value, samples = (divide(np.abs(s[:, :-1]).sum(1), s[:, -1]) for s in (total[None], resampled))
-    found = estimate(float(value[0]), np.maximum(0, samples - samples.mean() + value[0]))
-    assert found is not None
-    return found
+    error = estimate(float(value[0]), np.maximum(0, samples - samples.mean() + value[0]))
+    assert error is not None
+    return error
 
 
 def simulate_calibrated(confidence: np.ndarray, bins: np.ndarray, seed: int) -> np.ndarray:
     """ECE (SIMULATIONS,) of verdicts that are right exactly as often as they claim: what chance alone gives."""
     rng = np.random.default_rng(seed)
-    found = np.empty(SIMULATIONS)
-    for k in range(SIMULATIONS):
+    errors = np.empty(SIMULATIONS)
+    for draw in range(SIMULATIONS):
         gap = (rng.random(len(confidence)) < confidence) - confidence
-        found[k] = np.abs(np.bincount(bins, gap)).sum() / len(confidence)
-    return found
+        errors[draw] = np.abs(np.bincount(bins, gap)).sum() / len(confidence)
+    return errors
 
 
 def reliability(predicted: np.ndarray, hit: np.ndarray) -> list[Bin]:
     """Predicted probability of a class against its share, per bin of equal mass, with Wilson's 95 % interval."""
     bins = equal_mass_bins(predicted)
-    found = []
-    for k in range(bins.max() + 1):
-        mine = bins == k
-        n, share = int(mine.sum()), float(hit[mine].mean())
+    shown = []
+    for number in range(bins.max() + 1):
+        members = bins == number
+        n, share = int(members.sum()), float(hit[members].mean())
         low, high = wilson(share, n)
-        found.append(Bin(rows=n, predicted=float(predicted[mine].mean()), observed=share, low=low, high=high))
-    return found
+        shown.append(Bin(rows=n, predicted=float(predicted[members].mean()), observed=share, low=low, high=high))
+    return shown
 
 
 def wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -118,6 +118,6 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndar
         theta, sampled = newton(np.array([inverse]), derivatives, bootstrap, polish=3 if inside else 0)
         inverse, resampled = float(theta[0]), sampled[:, 0]
     resampled = 1 / np.clip(resampled, least, most)
-    found = estimate(1 / inverse, resampled)
-    assert found is not None
-    return found
+    temperature = estimate(1 / inverse, resampled)
+    assert temperature is not None
+    return temperature

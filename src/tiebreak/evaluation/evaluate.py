@@ -40,18 +40,18 @@ class Evaluation(ReportSection):
     def _figures(self) -> list[tuple[str, str, str]]:
         """(name, value, interval) of the figures shown."""
         scores, calibration, position = self.scores, self.calibration, self.position
-        found = [("log loss", number(scores.log_loss, 4), span(scores.log_loss, 4))]
-        found.append(("accuracy", percent(scores.accuracy, 1), span(scores.accuracy, 1, True)))
-        found += [(name, number(e), span(e)) for name, e in (("macro F1", scores.macro_f1), ("Brier", scores.brier))]
-        found.append(("calibration error", number(calibration.ece), span(calibration.ece)))
-        found.append(("temperature", number(calibration.temperature, 2), span(calibration.temperature, 2)))
+        figures = [("log loss", number(scores.log_loss, 4), span(scores.log_loss, 4))]
+        figures.append(("accuracy", percent(scores.accuracy, 1), span(scores.accuracy, 1, True)))
+        figures += [(name, number(e), span(e)) for name, e in (("macro F1", scores.macro_f1), ("Brier", scores.brier))]
+        figures.append(("calibration error", number(calibration.ece), span(calibration.ece)))
+        figures.append(("temperature", number(calibration.temperature, 2), span(calibration.temperature, 2)))
         lean = position.first_preference if position.both_orders else position.excess
         name = "leans to the first, points" if position.both_orders else "leans to A beyond people, points"
-        found.append((name, points(lean.value), span(lean, 1, True)))
+        figures.append((name, points(lean.value), span(lean, 1, True)))
         if position.consistency:
             shown = percent(position.consistency, 1), span(position.consistency, 1, True)
-            found.append(("same verdict when swapped", *shown))
-        return found
+            figures.append(("same verdict when swapped", *shown))
+        return figures
 
     def _by_class(self) -> list[list[str]]:
         return [
@@ -110,8 +110,8 @@ def evaluate(
         UserError: arrays of other shapes, rows that are no probabilities, or labels that are no class.
 
     Example:
-        >>> found = evaluate([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], ["a", "b", "b"], resamples=100)
-        >>> round(found.scores.accuracy.value, 3)
+        >>> figures = evaluate([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], ["a", "b", "b"], resamples=100)
+        >>> round(figures.scores.accuracy.value, 3)
         0.667
     """
     p = _check_probabilities("probabilities", probabilities)

@@ -93,11 +93,13 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
 def read_judges(
     given: list[str], attacked: list[str], family: str | None, rows: LabelledRows
 ) -> tuple[list[Predictions], LabelledRows]:
-    """The judges of the command line, and the rows that all of them predict.
+    """Read the judges of the command line, and keep the rows that all of them predict.
 
     Args:
         given: `PATH` or `NAME=PATH`, a predictions.csv or a folder with one.
         attacked: predictions of the attacked table, one for each of `given` in the same order, or none.
+        family: of the judges' bases; None guesses it from their recipes.
+        rows: labelled.
 
     Raises:
         UserError: a file that cannot be read, or that shares no id with the labels.
@@ -106,18 +108,18 @@ def read_judges(
         raise UserError(f"--attacked names {len(attacked)} files for {len(given)} predictions: give one for each")
     files = [split_name(text) for text in given]
     read = [read_predictions(path) for _, path in files]
-    wanted = set(rows.ids)
+    common = set(rows.ids)
     for (_, path), (ids, _) in zip(files, read, strict=True):
-        found = wanted & set(ids)
-        if not found:
+        shared = common & set(ids)
+        if not shared:
             raise UserError(f"{path}: none of its ids is labelled; is it a prediction of another table?")
-        if len(found) < len(rows.ids):
-            rows.notes.append(f"{path} lacks {len(rows.ids) - len(found):,} labelled ids; no judge is scored on them")
-        wanted = found
-    if len(wanted) < len(rows.ids):
-        rows = _keep(rows, [k for k, name in enumerate(rows.ids) if name in wanted])
+        if len(shared) < len(rows.ids):
+            rows.notes.append(f"{path} lacks {len(rows.ids) - len(shared):,} labelled ids; no judge is scored on them")
+        common = shared
+    if len(common) < len(rows.ids):
+        rows = _keep(rows, [i for i, row_id in enumerate(rows.ids) if row_id in common])
     judges = []
-    for k, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, name_files(files), strict=True)):
+    for i, ((_, path), (ids, probabilities), name) in enumerate(zip(files, read, name_files(files), strict=True)):
         judge = Predictions(name, path, _aligned(rows.ids, ids, probabilities))
         judge.orders = _read_orders(path, rows, judge.probabilities)
         models = read_models_behind(path.parent) if path.name == "predictions.csv" else []
@@ -125,7 +127,7 @@ def read_judges(
         for leak in dict.fromkeys(leak for model in models for leak in model.in_sample):
             rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
         if attacked:
-            attacked_path = split_name(attacked[k])[1]
+            attacked_path = split_name(attacked[i])[1]
             judge.attacked = _aligned(rows.ids, *read_predictions(attacked_path))
             if np.isnan(judge.attacked).all():
                 raise UserError(f"{attacked_path}: none of its ids is labelled; attack and predict the same table")
@@ -134,16 +136,16 @@ def read_judges(
 
 
 def _keep(rows: LabelledRows, chosen: list[int]) -> LabelledRows:
-    pairs = None if rows.pairs is None else [rows.pairs[k] for k in chosen]
-    ids = [rows.ids[k] for k in chosen]
+    pairs = None if rows.pairs is None else [rows.pairs[i] for i in chosen]
+    ids = [rows.ids[i] for i in chosen]
     return LabelledRows(ids, rows.labels[chosen], rows.groups[chosen], pairs, rows.problems, rows.notes)
 
 
-def _aligned(wanted: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:
-    """The probabilities (n, 3) of the wanted ids, NaN where there is none."""
-    place = {name: k for k, name in enumerate(ids)}
+def _aligned(row_ids: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:
+    """Look up the probabilities (n, 3) of `row_ids` among those of `ids`, NaN where there is none."""
+    place = {row_id: i for i, row_id in enumerate(ids)}
     padded = np.concatenate([probabilities, np.full((1, 3), np.nan)])
-    return padded[[place.get(name, -1) for name in wanted]]
+    return padded[[place.get(row_id, -1) for row_id in row_ids]]
 
 
 def _read_orders(path: Path, rows: LabelledRows, probabilities: np.ndarray) -> np.ndarray | None:
@@ -170,7 +172,7 @@ def split_name(text: str) -> tuple[str | None, Path]:
 
 
 def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
-    """Short names that tell the files apart: given ones, else folder or file names, with parents where needed."""
+    """Short names that tell the files apart: given ones, otherwise folder or file names, with parents where needed."""
     names = []
     for given, path in files:
         plain = path.parent if path.name == "predictions.csv" and path.parent.name else path.with_suffix("")
@@ -183,10 +185,10 @@ def name_files(files: list[tuple[str | None, Path]]) -> list[str]:
             for name, parts in zip(taken, names, strict=True)
         ]
     count: Counter[str] = Counter()
-    for k, name in enumerate(taken):
+    for i, name in enumerate(taken):
         count[name] += 1
         if count[name] > 1:
-            taken[k] = f"{name} ({count[name]})"
+            taken[i] = f"{name} ({count[name]})"
     return taken
 
 

@@ -59,7 +59,7 @@ def measure(
         resamples=resamples,
         seed=seed,
         notes=rows.notes,
-        baselines={name: score(found, rows.labels, bootstrap, reference) for name, found in known.items()},
+        baselines={name: score(p, rows.labels, bootstrap, reference) for name, p in known.items()},
         judges=measured,
         pairs=compare_judges(judges, rows.labels, slices, bootstrap),
         runs=[],
@@ -68,20 +68,20 @@ def measure(
 
 def predict_baselines(rows: LabelledRows) -> dict[str, np.ndarray]:
     """Probabilities (n, 3) of each baseline by its name in metrics.json; the rows' notes say why one is absent."""
-    found: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
     prompts = len(np.unique(rows.groups))
     try:
         if prompts < LEAST_PROMPTS:
             raise UserError(f"the labelled rows have {prompts} prompts; at least {LEAST_PROMPTS} are needed")
         fitted = cross_fit(rows.ids, rows.labels, rows.pairs).probabilities
-        found = {BASELINES[name]: probabilities for name, probabilities in fitted.items()}
+        known = {BASELINES[name]: probabilities for name, probabilities in fitted.items()}
     except UserError as error:
         rows.notes.append(f"no baselines, which are fitted on other prompts' labels: {error}")
     if rows.pairs is not None and is_sample([name for pair in rows.pairs for name in (pair.model_a, pair.model_b)]):
         answers = zip(*((pair.response_a, pair.response_b) for pair in rows.pairs), strict=True)
         with contextlib.suppress(ValueError):  # a user's own row among the sample's
-            found["bayes"] = bayes_probabilities(*answers)
-    return found
+            known["bayes"] = bayes_probabilities(*answers)
+    return known
 
 
 def measure_judge(
@@ -118,10 +118,10 @@ def worst_mistakes(probabilities: np.ndarray, rows: LabelledRows) -> list[Mistak
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES]]
     return [
         Mistake(
-            id=rows.ids[k],
-            label=CLASS_NAMES[rows.labels[k]],
-            verdict=CLASS_NAMES[verdicts[k]],
-            probability=float(confidence[k]),
+            id=rows.ids[row],
+            label=CLASS_NAMES[rows.labels[row]],
+            verdict=CLASS_NAMES[verdicts[row]],
+            probability=float(confidence[row]),
         )
-        for k in chosen
+        for row in chosen
     ]

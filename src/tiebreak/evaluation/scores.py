@@ -21,9 +21,12 @@ def score(
     bootstrap: Bootstrap,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Scores:
-    """All scores of probabilities (n, 3) against labels (n,).
+    """Compute all scores of probabilities (n, 3) against labels (n,).
 
     Args:
+        probabilities: (n, 3), by row and class.
+        labels: (n,).
+        bootstrap: of the n rows.
         reference: on the embedded sample, the losses (n,) of the prior and of Bayes, for `gap_closed`.
     """
     verdicts = probabilities.argmax(1)
@@ -39,8 +42,8 @@ def score(
     def estimated(statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate | None:
         return from_sums(total, resampled, statistic)
 
-    def of_class(name: str, k: int) -> Estimate | None:
-        return estimated(lambda sums: _from_confusion(sums)[name][:, k])
+    def of_class(name: str, label: int) -> Estimate | None:
+        return estimated(lambda sums: _from_confusion(sums)[name][:, label])
 
     return Scores.model_validate(
         {
@@ -49,9 +52,9 @@ def score(
             "macro_f1": estimated(lambda sums: _from_confusion(sums)["macro_f1"]),
             "brier": estimated(lambda sums: divide(sums[:, BRIER], sums[:, CONFUSION].sum(1))),
             "classes": {
-                class_name: {name: of_class(name, k) for name in ("precision", "recall", "f1", "log_loss")}
-                | {"rows": int((labels == k).sum())}
-                for k, class_name in enumerate(CLASS_NAMES)
+                class_name: {name: of_class(name, label) for name in ("precision", "recall", "f1", "log_loss")}
+                | {"rows": int((labels == label).sum())}
+                for label, class_name in enumerate(CLASS_NAMES)
             },
             "confusion": total[CONFUSION].reshape(3, 3).round().astype(int).tolist(),
             "gap_closed": None if reference is None else estimated(_gap_closed),

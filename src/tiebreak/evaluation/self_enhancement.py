@@ -63,7 +63,7 @@ def audit_families(
         names.append(judge_family)
     # The win of the first answer, a tie counting half; that of the second is the rest.
     won = {"judge": probabilities[:, 0] + probabilities[:, 2] / 2, "humans": np.array([1.0, 0.0, 0.5])[labels]}
-    found: list[Family] = []
+    audited: list[Family] = []
     ratios: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows: dict[str, int] = {}
     for name in names:
@@ -77,8 +77,8 @@ def audit_families(
         for name in names:
             shown = {who: estimates[f"{who} {name}"] for who in ("judge", "humans", "excess")}
             if all(shown.values()):
-                found.append(Family.model_validate({"family": name, "rows": rows[name]} | shown))
-    if not found:
+                audited.append(Family.model_validate({"family": name, "rows": rows[name]} | shown))
+    if not audited:
         return None
-    own = next((entry.excess for entry in found if entry.family == judge_family), None)
-    return SelfEnhancement(judge_family=judge_family, own_excess=own, families=found)
+    own = next((entry.excess for entry in audited if entry.family == judge_family), None)
+    return SelfEnhancement(judge_family=judge_family, own_excess=own, families=audited)

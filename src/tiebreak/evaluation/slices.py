@@ -14,7 +14,7 @@ MOST_LANGUAGES = 6
 
 
 def cut_slices(pairs: Sequence[Pair], chars: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """Masks (n,) of the slices by (what the rows are divided by, name): turns, length, language, degenerate answers.
+    """Return masks (n,) of slices by (what the rows are divided by, name): turns, length, language, degenerate answers.
 
     Args:
         pairs: n rows; their languages are those of the table's `language` column, if it has one.
@@ -22,20 +22,20 @@ def cut_slices(pairs: Sequence[Pair], chars: np.ndarray) -> dict[tuple[str, str]
     """
     turns = np.array([len(pair.prompt) for pair in pairs])
     longer = chars.max(1)
-    found: dict[tuple[str, str], np.ndarray] = {}
-    found["turns", "one turn"], found["turns", "several turns"] = turns == 1, turns > 1
+    masks: dict[tuple[str, str], np.ndarray] = {}
+    masks["turns", "one turn"], masks["turns", "several turns"] = turns == 1, turns > 1
     edges = np.quantile(longer, [0.25, 0.5, 0.75])
     quarter = np.searchsorted(edges, longer, side="left")
-    shown = ["0", *(f"{edge:,.0f}" for edge in edges)]
-    names = [*(f"{low}–{high} characters" for low, high in pairwise(shown)), f"over {shown[3]} characters"]
+    bounds = ["0", *(f"{edge:,.0f}" for edge in edges)]
+    names = [*(f"{low}–{high} characters" for low, high in pairwise(bounds)), f"over {bounds[3]} characters"]
     for i, name in enumerate(names):
-        found["longer answer", name] = quarter == i
+        masks["longer answer", name] = quarter == i
     languages = np.array([pair.language or "" for pair in pairs])
     for name, _ in Counter(filter(None, languages.tolist())).most_common(MOST_LANGUAGES):
-        found["language", name] = languages == name
-    found = {key: mask for key, mask in found.items() if mask.sum() >= LEAST_ROWS}
+        masks["language", name] = languages == name
+    masks = {key: mask for key, mask in masks.items() if mask.sum() >= LEAST_ROWS}
     empty = chars.sum(1) == 0
     identical = np.array([pair.response_a == pair.response_b for pair in pairs])
-    found["answers", "both empty"] = empty
-    found["answers", "identical"] = identical & ~empty
-    return {key: mask for key, mask in found.items() if mask.any()}
+    masks["answers", "both empty"] = empty
+    masks["answers", "identical"] = identical & ~empty
+    return {key: mask for key, mask in masks.items() if mask.any()}

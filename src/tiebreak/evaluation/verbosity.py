@@ -59,7 +59,7 @@ def audit_verbosity(
             bins.append(LengthBin(longer_by=low, up_to=high, rows=rows, judge=of_judge, humans=of_people))
     verdict = bootstrap.ratios(longer=((verdicts == longer) & differ, (verdicts < 2) & differ))
     effects = length_effects(probabilities, labels, chars, bootstrap)
-    found = {
+    figures = {
         "rows": int(differ.sum()),
         "prefers_longer": estimate(judge, judges),
         "verdict_prefers_longer": verdict["longer"],
@@ -67,7 +67,7 @@ def audit_verbosity(
         "excess": excess,
         "bins": bins,
     }
-    return Verbosity.model_validate(found | effects)
+    return Verbosity.model_validate(figures | effects)
 
 
 def length_effects(
@@ -99,10 +99,14 @@ def length_effects(
 def fit_offset_logistic(
     x: np.ndarray, target: np.ndarray, weight: np.ndarray, offset: np.ndarray, bootstrap: Bootstrap
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intercept and slope (2,) of a weighted logistic model with an offset, and one-step resamples of them.
+    """Fit intercept and slope (2,) of a weighted logistic model with an offset, and one-step resamples of them.
 
     Args:
-        x, target, weight, offset: (n,); targets lie in [0, 1], and where the weight is 0 may be anything.
+        x: (n,).
+        target: (n,), in [0, 1]; where the weight is 0 it may be anything.
+        weight: (n,).
+        offset: (n,), added to the model's logit.
+        bootstrap: of the n rows.
     """
     from scipy.optimize import minimize
     from scipy.special import expit

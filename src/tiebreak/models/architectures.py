@@ -58,10 +58,12 @@ class Sizes:
 
     @property
     def base(self) -> int:
+        """Weights without the head."""
         return self.linear + self.embeddings + self.vectors
 
     @property
     def total(self) -> int:
+        """All weights."""
         return self.base + self.head
 
 

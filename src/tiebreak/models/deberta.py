@@ -55,6 +55,7 @@ class PackedSelfAttention(DisentangledSelfAttention):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend within each row of a `Packing` (1, T, width), or as transformers does with its own mask."""
         if not isinstance(attention_mask, Packing):
             stock: Any = super()
             attended, weights = stock.forward(hidden_states, attention_mask, output_attentions, **kwargs)

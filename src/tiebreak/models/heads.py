@@ -61,6 +61,7 @@ class SiameseHead(nn.Module):
         self.tie = mlp(2 * width, hidden, dropout, 1)
 
     def forward(self, sides: torch.Tensor) -> torch.Tensor:
+        """Compute logits (n, 3) from the vectors of both sides (n, 2, width)."""
         difference, total = sides[:, 0] - sides[:, 1], sides[:, 0] + sides[:, 1]
         one, other = torch.cat([difference, total], -1), torch.cat([-difference, total], -1)
         return torch.cat([self.win(one), self.win(other), self.tie(one) + self.tie(other)], -1)

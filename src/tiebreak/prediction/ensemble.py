@@ -196,8 +196,13 @@ def choose_blend(
     """Choose equal or fitted weights, calibrated or not: what is fitted must gain on rows that it was not fitted on.
 
     Args:
-        names: of the predictions. ids: of their rows. judges: their probabilities (k, n, 3).
-        fit: the labelled table. calibrate, space, on_bad_row: as `ensemble`.
+        names: of the predictions.
+        ids: of their rows.
+        judges: their probabilities (k, n, 3).
+        fit: the labelled table.
+        calibrate: as `ensemble`, like the rest.
+        space: in which judges are averaged.
+        on_bad_row: `fail` or `skip`.
     """
     rows = read_labelled(fit, on_bad_row)
     place = {row_id: i for i, row_id in enumerate(ids)}

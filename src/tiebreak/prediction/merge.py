@@ -107,7 +107,8 @@ def _merge_model(
     """Write one model's tables; every chunk of orders' probabilities goes through softmax once.
 
     Args:
-        finished: the prediction. format: of its table.
+        finished: the prediction.
+        format: of its table.
         take: gets the first row and the probabilities (orders, m, 3) of each chunk.
         kept: probabilities (n, 3) for the result, filled by `take`.
     """

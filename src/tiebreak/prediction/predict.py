@@ -37,7 +37,7 @@ from tiebreak.prediction.finished import BadParts
 from tiebreak.prediction.merge import MergedPrediction, merge
 from tiebreak.prediction.models import ModelPrediction, PredictionRequest, prepare_models
 from tiebreak.prediction.queue import PartQueue, compute_parts
-from tiebreak.preflight.checks import enabled, look_before_prediction
+from tiebreak.preflight.checks import check_prediction, enabled
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def predict(
     tables, out = as_paths(data), Path(out)
     request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row)
     if enabled():
-        look_before_prediction(request.models, request.data, changes, ranks)
+        check_prediction(request.models, request.data, changes, ranks)
     predictions = prepare_models(request, ranks)
     loaded, keep = LoadedModels(ranks.device), ranks.first and labels is not None
     merged = run_prediction(request.out, predictions, loaded, swap, ranks.rank, keep)

@@ -91,13 +91,13 @@ def preflight(
     if store is None:
         log.info("one process and no launcher: the network is not checked (srun or torchrun tiebreak preflight does)")
         return
-    with joined(ranks, round(timeout_s), met=store):
+    with joined(ranks, round(timeout_s), store=store):
         check_network(plan, store, timeout_s)
 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """The job that is checked: `world` ranks, `per_node` on each node, `device` cuda or cpu; `extra` has no labels."""
+    """A job to check: `world` ranks, `per_node` on each node, `device` cuda or cpu; `extra` has no labels."""
 
     recipe: Recipe
     choice: Choice
@@ -145,6 +145,7 @@ class LaunchPlan:
         )
 
     def estimate(self, architecture: dict[str, Any] | None) -> Estimate | None:
+        """Estimate the memory of one rank (tiebreak.preflight.memory)."""
         return estimate(self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)
 
 
@@ -154,39 +155,39 @@ def enabled() -> bool:
 
 
 def run_checks(plan: LaunchPlan, timeout_s: float = TIMEOUT_S) -> "dist.Store | None":
-    """Everything but collectives: print the table on rank 0; the store in which several ranks have met.
+    """Check everything but collectives, log the table on rank 0, and return the store of several ranks.
 
     Raises:
         UserError: with all that failed.
     """
     started = time.monotonic()
-    met = meet(plan.ranks, timeout_s) if plan.ranks.world > 1 else None
-    found = list(local_checks(plan)) if plan.ranks.local_rank == 0 else []
-    if met is not None:
-        found = exchange(met, plan.ranks, found)
+    store = meet(plan.ranks, timeout_s) if plan.ranks.world > 1 else None
+    findings = list(local_checks(plan)) if plan.ranks.local_rank == 0 else []
+    if store is not None:
+        findings = exchange(store, plan.ranks, findings)
     if plan.ranks.first:
-        log.info(f"{render(found)}\npreflight: {time.monotonic() - started:.1f} s")
-    if met is not None and any(row.failed for row in found):
-        exit_together(met, plan.ranks)
+        log.info(f"{render(findings)}\npreflight: {time.monotonic() - started:.1f} s")
+    if store is not None and any(row.failed for row in findings):
+        exit_together(store, plan.ranks)
         if not plan.ranks.first:
             sys.exit(2)
-    refuse(found)
-    return met
+    refuse(findings)
+    return store
 
 
-def check_network(plan: LaunchPlan, met: "dist.Store", timeout_s: float = TIMEOUT_S) -> None:
-    """The collectives, inside the job's process group.
+def check_network(plan: LaunchPlan, store: "dist.Store", timeout_s: float = TIMEOUT_S) -> None:
+    """Check the collectives, inside the job's process group.
 
     Raises:
         UserError: a sum is wrong.
     """
-    finding = check_collectives(met, plan.ranks, timeout_s, plan.estimate(_architecture(_folder(plan.recipe))))
+    finding = check_collectives(store, plan.ranks, timeout_s, plan.estimate(_architecture(_folder(plan.recipe))))
     if plan.ranks.first:
         log.info(render([finding]).splitlines()[1])
 
 
 def local_checks(plan: LaunchPlan) -> list[Finding]:
-    """What a node's first rank looks at. Rank 0 alone reads the tables: they are the same everywhere."""
+    """Check what a node's first rank can see. Rank 0 alone reads the tables: they are the same everywhere."""
     recipe = plan.recipe
     folder = _folder(recipe)
     architecture = _architecture(folder)
@@ -213,11 +214,14 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
     return findings
 
 
-def look_before_prediction(models: Sequence[Path], files: Sequence[Path], changes: Sequence[str], ranks: Ranks) -> None:
-    """The checks of a prediction, whose ranks share nothing but a folder, by each node's first rank.
+def check_prediction(models: Sequence[Path], files: Sequence[Path], changes: Sequence[str], ranks: Ranks) -> None:
+    """Check whether a prediction can run, by each node's first rank; its ranks share nothing but a folder.
 
     Args:
-        models: model folders. files: tables to predict. changes: of the models' recipes, as `key.path=value`.
+        models: model folders.
+        files: tables to predict.
+        changes: of the models' recipes, as `key.path=value`.
+        ranks: this process among the job's.
 
     Raises:
         UserError: with all that failed.
@@ -251,7 +255,7 @@ def _check_judge(folder: Path, recipe: Recipe) -> Finding:
 
 
 def _world(ranks: Ranks, nodes: int | None, gpus_per_node: int | None) -> int:
-    """Ranks of the job: the launcher's, else those that are asked about."""
+    """Ranks of the job: the launcher's, otherwise those of `--nodes` and `--gpus-per-node`."""
     if ranks.world > 1:
         return ranks.world
     nodes = nodes or 1
@@ -260,8 +264,8 @@ def _world(ranks: Ranks, nodes: int | None, gpus_per_node: int | None) -> int:
 
 def _ranks_here(ranks: Ranks) -> int:
     """Ranks of this node, as far as the launcher says."""
-    stated = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
-    return next((int(value) for value in stated if value and value.isdigit()), 1 if ranks.world == 1 else ranks.world)
+    counts = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    return next((int(value) for value in counts if value and value.isdigit()), 1 if ranks.world == 1 else ranks.world)
 
 
 def _folder(recipe: Recipe) -> Path | Finding:
@@ -272,7 +276,7 @@ def _folder(recipe: Recipe) -> Path | Finding:
 
 
 def _architecture(folder: Path | Finding) -> dict[str, Any] | None:
-    """Of the folder; None where it is unknown; then what is known by the base's name counts."""
+    """Read the folder's architecture; None where it is not known: then what is known by the base's name counts."""
     if isinstance(folder, Finding):
         return None
     try:
@@ -288,7 +292,7 @@ def _check_there(files: list[Path]) -> Finding:
 
 
 def _check_recipe(plan: LaunchPlan, architecture: dict[str, Any] | None) -> Finding:
-    """What does not go together; the recipe itself has been read."""
+    """Check what does not go together; the recipe itself has been read."""
     recipe = plan.recipe
     known = architecture or find_architecture(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
     warnings = check_compatibility(Setting.of(recipe, known["model_type"], plan.device, plan.choice.kind))

@@ -1,8 +1,9 @@
-"""What the preflight found: one table, and the reasons of a refusal."""
+"""Findings of the preflight: one table, and the reasons of a refusal."""
 
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from tiebreak.errors import UserError
 
@@ -16,11 +17,12 @@ class Finding:
     """One check. `verdict` is ok, note (worth knowing, stops nothing) or FAIL."""
 
     check: str
-    found: str
+    text: str
     verdict: str = OK
 
     @property
     def failed(self) -> bool:
+        """Whether this ends the command."""
         return self.verdict == FAIL
 
 
@@ -35,12 +37,12 @@ def finding_of(check: str, look: Callable[[], Finding]) -> Finding:
 
 
 def render(findings: Iterable[Finding]) -> str:
-    """Columns check, found and verdict; long sentences are wrapped."""
+    """Format the columns check, found and verdict; long sentences are wrapped."""
     rows = [Finding("check", "found", "verdict"), *findings]
     left = max(LEFT, *(len(row.check) + 2 for row in rows))
     lines = []
     for row in rows:
-        parts = [part for line in row.found.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+        parts = [part for line in row.text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
         lines += [f"{row.check:{left}}{parts[0]:{WIDTH + 2}}{row.verdict}".rstrip()]
         lines += [" " * left + part for part in parts[1:]]
     return "\n".join(lines)
@@ -48,13 +50,15 @@ def render(findings: Iterable[Finding]) -> str:
 
 def refuse(findings: Iterable[Finding]) -> None:
     """Raise with every failure, if there are any."""
-    if failures := [f"{row.check}: {row.found}" for row in findings if row.failed]:
+    if failures := [f"{row.check}: {row.text}" for row in findings if row.failed]:
         raise UserError("\n  ".join(["the preflight failed (TIEBREAK_PREFLIGHT=0 skips it):", *failures]))
 
 
-def pack(findings: Iterable[Finding]) -> list[dict]:
+def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Convert findings to rows for JSON."""
     return [asdict(row) for row in findings]
 
 
-def unpack(rows: Iterable[dict]) -> list[Finding]:
+def from_rows(rows: Iterable[dict[str, Any]]) -> list[Finding]:
+    """Convert rows of `as_rows` back to findings."""
     return [Finding(**row) for row in rows]

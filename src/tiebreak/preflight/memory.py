@@ -1,4 +1,4 @@
-"""What a run needs of the memory of each of its GPUs, from its recipe, its base's size, its engine and its ranks."""
+"""Estimate the memory that a run needs on each of its GPUs, from recipe, base, engine and ranks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ ADAM = 8
 CONTEXT_GIB = {"cuda": 0.8, "cpu": 0.7}
 """The driver's context and the allocator's slack; on a CPU the process with its libraries."""
 LAST = 0.45
-"""The share of its activations that a last layer keeps which goes on with the pooled tokens alone; .28 to .63 found."""
+"""Share of its activations kept by a last layer that goes on with the pooled tokens alone; measured .28 to .63."""
 ERROR = 0.15
 """Share by which a peak may miss the estimate: the activations are a fit to one model (see `estimate`), the rest is
 counted and tested to 5 % against the tensors that are there (docs/preflight.md)."""
@@ -71,7 +71,7 @@ def estimate(
     architecture: dict[str, Any] | None = None,
     ds: dict[str, Any] | None = None,
 ) -> Estimate | None:
-    """The memory of one rank; None for a base whose size is not known.
+    """Estimate the memory of one rank; None for a base whose size is not known.
 
     Weights: 4 or 8 bits for the layers' matrices under `qlora`, the precision's type elsewhere (bf16 on a GPU, fp32
     on a CPU); fp32 and the bf16 copies that autocast keeps under `full`. Trained weights: fp32 gradients and Adam's
@@ -82,9 +82,12 @@ def estimate(
     Attention that forms the scores keeps some of them besides (`_scores_kept`).
 
     Args:
-        engine: as in engines.choose; `world` its ranks, `ds` DeepSpeed's configuration.
+        recipe: of the training.
+        engine: as in engines.choose.
+        world: number of ranks.
         device: cuda or cpu.
         architecture: in place of what is known of `model.base` (tiebreak.models.architectures).
+        ds: DeepSpeed's configuration.
     """
     architecture = architecture or find_architecture(recipe.model.base)
     if architecture is None:
@@ -121,7 +124,7 @@ def estimate(
 
 
 def trained_weights(recipe: Recipe, sizes: Sizes, architecture: dict[str, Any]) -> int:
-    """How many weights the optimizer changes."""
+    """Count the weights that the optimizer changes."""
     if recipe.model.method != "full":
         return lora_weights(architecture, recipe.model.lora.r) + sizes.head
     freeze = recipe.model.freeze
@@ -133,7 +136,9 @@ def trained_weights(recipe: Recipe, sizes: Sizes, architecture: dict[str, Any]) 
     return sizes.head + round((sizes.linear + sizes.vectors) * (1 - lowest))
 
 
-def _cut(held: Parts, engine: str, world: int, recipe: Recipe, several: bool, zero: dict) -> tuple[Parts, float]:
+def _cut(
+    held: Parts, engine: str, world: int, recipe: Recipe, several: bool, zero: dict[str, Any]
+) -> tuple[Parts, float]:
     """A rank's part of weights, gradients and states, and the engine's own buffers, all in bytes.
 
     ZeRO keeps the part of the weights that a rank updates a second time, as the optimizer's own; ZeRO-1 and ZeRO-2
@@ -152,20 +157,20 @@ def _cut(held: Parts, engine: str, world: int, recipe: Recipe, several: bool, ze
     return (weights, reduced, part + states / world), (1 + bool(zero.get("overlap_comm"))) * _bucket(zero)
 
 
-def _bucket(zero: dict) -> float:
+def _bucket(zero: dict[str, Any]) -> float:
     """Bytes of DeepSpeed's buffer for gradients on their way; its default has 5e8 elements."""
-    return 4.0 * zero.get("reduce_bucket_size", 500_000_000)
+    return 4.0 * int(zero.get("reduce_bucket_size", 500_000_000))
 
 
-def _gathered(engine: str, recipe: Recipe, ds: dict, weights: float, two_layers: float) -> float:
+def _gathered(engine: str, recipe: Recipe, ds: dict[str, Any], weights: float, two_layers: float) -> float:
     """Bytes of weights that are whole for a while."""
     if engine == "fsdp":
         return two_layers if recipe.fsdp.reshard_after_forward else weights
-    live = ds.get("zero_optimization", {}).get("stage3_max_live_parameters", 1_000_000_000)
+    live = int(ds.get("zero_optimization", {}).get("stage3_max_live_parameters", 1_000_000_000))
     return min(4.0 * live, weights)
 
 
-def _offloaded(cut: Parts, engine: str, recipe: Recipe, zero: dict) -> tuple[Parts, float]:
+def _offloaded(cut: Parts, engine: str, recipe: Recipe, zero: dict[str, Any]) -> tuple[Parts, float]:
     """What stays on the device, and the bytes that move to the host."""
     weights, gradients, states = cut
     if engine == "fsdp" and recipe.fsdp.cpu_offload:
@@ -180,9 +185,9 @@ def _offloaded(cut: Parts, engine: str, recipe: Recipe, zero: dict) -> tuple[Par
 
 def _kept_per_token(recipe: Recipe, architecture: dict[str, Any], half: int, device: str) -> float:
     """Bytes of activations of a token, all layers together."""
-    layers, width = architecture["num_hidden_layers"], architecture["hidden_size"]
-    kept = half * (10 * width + 4.87 * architecture["intermediate_size"])
-    scores = architecture["num_attention_heads"] * recipe.data.max_tokens
+    layers, width = int(architecture["num_hidden_layers"]), int(architecture["hidden_size"])
+    kept = half * (10 * width + 4.87 * int(architecture["intermediate_size"]))
+    scores = int(architecture["num_attention_heads"]) * recipe.data.max_tokens
     kept += scores * _scores_kept(recipe, architecture, half, device)
     if recipe.train.gradient_checkpointing:
         return 2 * half * width * layers + kept

@@ -25,9 +25,9 @@ def find_folder(base: str) -> Path | Finding:
     if base in FAMILIES:
         folder = cache_folder() / "models" / f"{base}-v{VERSION}"
         return folder if folder.is_dir() else Finding("model files", f"{base}: built at its first use", NOTE)
-    found = resolve_base(base)
-    if Path(found).is_dir():
-        return Path(found)
+    resolved = Path(resolve_base(base))
+    if resolved.is_dir():
+        return resolved
     if Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") != 1:
         raise UserError(
             f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): correct model.base or --model"
@@ -45,40 +45,40 @@ def find_folder(base: str) -> Path | Finding:
 
 
 def check_folder(folder: Path) -> Finding:
-    """Configuration, tokenizer and weights are there, and the header of each safetensors file fits its size."""
+    """Check that configuration and weights are there, and that each safetensors file's header fits its size."""
     if not (folder / "config.json").is_file():
         return Finding("model files", f"{folder}: the folder holds no config.json, so it is no model folder", FAIL)
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         return Finding("model files", f"{folder / 'config.json'}: not readable as JSON ({error})", FAIL)
-    wanted: dict[str, set[str]] = {}
+    indexed: dict[str, set[str]] = {}
     if (folder / INDEX).is_file():
         try:
             for tensor, name in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items():
-                wanted.setdefault(name, set()).add(tensor)
+                indexed.setdefault(name, set()).add(tensor)
         except (ValueError, KeyError, AttributeError):
             return Finding("model files", f"{folder / INDEX}: damaged: fetch the folder again", FAIL)
     elif (folder / "model.safetensors").is_file():
-        wanted["model.safetensors"] = set()
+        indexed["model.safetensors"] = set()
     elif pickled := sorted(path.name for path in folder.glob("*.bin")):
         return Finding("model files", f"{folder}: no safetensors; {', '.join(pickled[:2])} are not looked into", NOTE)
     else:
         return Finding("model files", f"{folder}: it holds no weights (no model.safetensors, no {INDEX})", FAIL)
     faults, size = [], 0
-    for name, tensors in sorted(wanted.items()):
+    for name, tensors in sorted(indexed.items()):
         fault = fault_of(folder / name, tensors)
         faults += [fault] if fault else []
         size += 0 if fault else (folder / name).stat().st_size
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         return Finding("model files", f"{faults[0]}{more}: fetch the folder again", FAIL)
-    files = f"{len(wanted)} safetensors file{'s' * (len(wanted) > 1)}"
+    files = f"{len(indexed)} safetensors file{'s' * (len(indexed) > 1)}"
     return Finding("model files", f"{folder}: {files}, {size / 1e9:,.2f} GB, whole by their headers")
 
 
 def fault_of(path: Path, tensors: set[str]) -> str | None:
-    """What is wrong with a safetensors file that ought to hold these tensors: its header must fit its size."""
+    """Say what is wrong with a safetensors file that should hold these tensors: its header must fit its size."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -10,44 +10,46 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from tiebreak.cluster.meeting import POLL_S, ClockServer, call_all, find_nodes
+from tiebreak.cluster.meeting import POLL_S, ClockServer, find_nodes, probe_all
 from tiebreak.cluster.ranks import Ranks, agree, print_error
 from tiebreak.errors import UserError
-from tiebreak.preflight.findings import FAIL, NOTE, Finding, pack, unpack
+from tiebreak.preflight.findings import FAIL, NOTE, Finding, as_rows, from_rows
 from tiebreak.preflight.memory import Estimate
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
 SKEW_NOTE_S, SKEW_FAIL_S = 1.0, 60.0
-"""Half of the time after which the lock on a token cache, by its age, counts as abandoned."""
+"""Half of the time after which the lock on a token cache, judged by its age, counts as abandoned."""
 BUFFER = 4 * 2**20
 """Elements of the all-reduce whose bandwidth is measured: 16 MiB."""
 REPEATS = 3
 
 
 def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Finding]:
-    """Every node's findings on every rank: rank 0's, what failed on other nodes, and how the nodes reach each other.
+    """Return every node's findings on every rank: rank 0's, other nodes' failures, and how the nodes reach each other.
 
     Args:
-        own: of this node, by its first rank.
+        store: of the job.
+        ranks: this process among the job's.
+        own: this node's findings, by its first rank.
     """
-    answering = ClockServer()
-    nodes = find_nodes(store, ranks, answering.port)
+    clock = ClockServer()
+    nodes = find_nodes(store, ranks, clock.port)
     speaker = any(node.rank == ranks.rank for node in nodes)
     several = len({node.name for node in nodes}) > 1
     if speaker:
-        silent, clocks = call_all(nodes, ranks.rank)
+        silent, clocks = probe_all(nodes, ranks.rank)
         if several:
             own = [*own, *_names_of_this_node()]
-        report = {"own": pack(own), "silent": silent, "clocks": clocks}
+        report = {"own": as_rows(own), "silent": silent, "clocks": clocks}
         store.set(f"report-{ranks.rank}", json.dumps(report))
     if ranks.first:
         reports = {node: json.loads(store.get(f"report-{node.rank}")) for node in nodes}
-        findings = unpack(reports[nodes[0]]["own"])
+        findings = from_rows(reports[nodes[0]]["own"])
         for node in nodes[1:]:
-            failed = [row for row in unpack(reports[node]["own"]) if row.failed and row not in findings]
-            findings += [Finding(row.check, f"on {node.name}: {row.found}", row.verdict) for row in failed]
+            failed = [row for row in from_rows(reports[node]["own"]) if row.failed and row not in findings]
+            findings += [Finding(row.check, f"on {node.name}: {row.text}", row.verdict) for row in failed]
         if silences := [text for report in reports.values() for text in report["silent"]]:
             findings.append(Finding("nodes", "; ".join(silences) + ": a firewall, or a wrong name?", FAIL))
         else:
@@ -55,17 +57,17 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
             findings.append(Finding("nodes", f"{ranks.world} ranks on {listed} reach one another"))
         if several:
             findings.append(clock_finding(reports[nodes[0]]["clocks"]))
-        store.set("findings", json.dumps(pack(findings)))
-    found = unpack(json.loads(store.get("findings")))
-    answering.close()
-    return found
+        store.set("findings", json.dumps(as_rows(findings)))
+    shared = from_rows(json.loads(store.get("findings")))
+    clock.close()
+    return shared
 
 
 def exit_together(store: "dist.Store", ranks: Ranks, timeout_s: float = 10) -> None:
-    """Have every rank know that the job ends before one of them ends, and rank 0, which holds the store, end last.
+    """End no rank before every rank knows that the job ends, and rank 0, which holds the store, last.
 
-    Else the launcher would end the others with SIGTERM at the first that ends, and the job's code would be
-    another.
+    Otherwise the launcher would end the others with SIGTERM at the first that ends, and the job's exit code would
+    differ.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     deadline = time.monotonic() + timeout_s
@@ -102,8 +104,8 @@ def _names_of_this_node() -> list[Finding]:
     return [Finding("names", f"{platform.node()}'s own name leads to {address}: {advice}", FAIL)]
 
 
-def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, found: Estimate | None) -> Finding:
-    """Sums over all ranks that are known beforehand, and how fast they come; every rank calls this.
+def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, needs: Estimate | None) -> Finding:
+    """Check all-reduce on sums that are known beforehand, and measure its speed; every rank must call this.
 
     Ends the process where it takes longer than `timeout_s`: a collective that hangs cannot be left.
     """
@@ -116,9 +118,9 @@ def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, found
     store.set(f"adds-{ranks.rank}", "1")
     places = torch.arange(BUFFER, device=ranks.device) % ranks.world
     values = torch.where(places == ranks.rank, places + 1.0, 0.0)
-    wanted = places + 1.0
+    expected = places + 1.0
     dist.all_reduce(values)
-    correct = bool((values == wanted).all())
+    correct = bool((values == expected).all())
     seconds = []
     for _ in range(REPEATS):
         dist.barrier()
@@ -126,7 +128,7 @@ def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, found
         dist.all_reduce(values)
         float(values[0])  # a GPU's work is over when its result is read
         seconds.append(time.perf_counter() - started)
-    verdicts: list = [None] * ranks.world
+    verdicts: list[bool | None] = [None] * ranks.world
     dist.all_gather_object(verdicts, correct)
     timer.cancel()
     if wrong := [rank for rank, right in enumerate(verdicts) if not right]:
@@ -137,9 +139,9 @@ def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, found
     fastest = agree(min(seconds))
     speed = 2 * (ranks.world - 1) / ranks.world * 4 * BUFFER / fastest
     text = f"right on {ranks.world} ranks, {speed / 1e9:.2f} GB/s a rank"
-    if found is not None:
-        share = 2 * (ranks.world - 1) / ranks.world * found.trained / speed
-        text += f": a step's {found.trained / 1e6:,.0f} MB of gradients in {share:.2f} s"
+    if needs is not None:
+        share = 2 * (ranks.world - 1) / ranks.world * needs.trained / speed
+        text += f": a step's {needs.trained / 1e6:,.0f} MB of gradients in {share:.2f} s"
     return Finding("all-reduce", text)
 
 

@@ -13,40 +13,43 @@ SMALL_FILES = 20 * 2**20
 OTHER_INODES = 60
 
 
-def check_memory(found: Estimate | None, recipe: Recipe, per_node: int, given_gib: float | None) -> Finding:
-    """The estimate against what each GPU has free, or each rank's share of the host's memory.
+def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gib: float | None) -> Finding:
+    """Compare the estimate with what each GPU has free, or each rank's share of the host's memory.
 
     Args:
-        per_node: ranks on each node. given_gib: a GPU's memory, where the GPUs are elsewhere.
+        needs: of a rank; None where it is not known.
+        recipe: of the training.
+        per_node: ranks on each node.
+        given_gib: a GPU's memory, where the GPUs are elsewhere.
     """
-    if found is None:
+    if needs is None:
         return Finding("memory", f"not estimated: the sizes of {recipe.model.base} are not known here", NOTE)
-    needs = f"{found.gib:.1f} GiB a rank (weights {_gib(found.weights)}, gradients {_gib(found.gradients)}, "
-    needs += f"optimizer {_gib(found.states)}, buffers {_gib(found.buffers)}, activations {_gib(found.activations)})"
-    if found.loading > found.running:
-        needs += f"; {_gib(found.loading)} GiB before that, as every rank first loads the whole base"
-    if found.device == "cuda" and not given_gib and not (gpus := gpu_memory()):
-        return Finding("memory", f"needs {needs}; no GPU here to compare with (--gpu-gib says what one has)", NOTE)
-    if found.device == "cpu":
+    text = f"{needs.gib:.1f} GiB a rank (weights {_gib(needs.weights)}, gradients {_gib(needs.gradients)}, "
+    text += f"optimizer {_gib(needs.states)}, buffers {_gib(needs.buffers)}, activations {_gib(needs.activations)})"
+    if needs.loading > needs.running:
+        text += f"; {_gib(needs.loading)} GiB before that, as every rank first loads the whole base"
+    if needs.device == "cuda" and not given_gib and not (gpus := gpu_memory()):
+        return Finding("memory", f"needs {text}; no GPU here to compare with (--gpu-gib says what one has)", NOTE)
+    if needs.device == "cpu":
         there, where = host_memory() / GIB / per_node, f"of the host's memory for each of {per_node} ranks"
     elif given_gib:
         there, where = given_gib, "on a GPU"
     else:
         there, where = min(free for _, free in gpus) / GIB, f"free on a GPU of {gpus[0][0] / GIB:.0f}"
-    text = f"needs {needs} ±{ERROR:.0%}; {there:.1f} GiB {where}"
-    if found.gib * (1 - ERROR) > there:
-        text += ": too little memory: " + "; ".join(_advice(recipe, found))
+    text = f"needs {text} ±{ERROR:.0%}; {there:.1f} GiB {where}"
+    if needs.gib * (1 - ERROR) > there:
+        text += ": too little memory: " + "; ".join(_advice(recipe, needs))
         return Finding("memory", text, FAIL)
-    if found.host and (host := host_memory() / per_node) < found.host:
-        text += f"; {_gib(found.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
+    if needs.host and (host := host_memory() / per_node) < needs.host:
+        text += f"; {_gib(needs.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
         return Finding("memory", text, FAIL)
-    return Finding("memory", text, NOTE if found.gib * (1 + ERROR) > there else OK)
+    return Finding("memory", text, NOTE if needs.gib * (1 + ERROR) > there else OK)
 
 
-def _advice(recipe: Recipe, found: Estimate) -> list[str]:
-    """What lowers the largest parts."""
+def _advice(recipe: Recipe, needs: Estimate) -> list[str]:
+    """List what lowers the largest parts."""
     ways = []
-    if found.activations > 0.3 * found.gib * GIB:
+    if needs.activations > 0.3 * needs.gib * GIB:
         ways.append(f"lower train.tokens_per_micro_batch ({recipe.train.tokens_per_micro_batch})")
         if not recipe.train.gradient_checkpointing:
             ways.append("train.gradient_checkpointing=true")
@@ -67,8 +70,8 @@ def bytes_written(trained: int, recipe: Recipe) -> int:
     return trained * (4 + state) * (recipe.train.keep + 2) + 2 * (4 * trained) + SMALL_FILES
 
 
-def check_disk(out: Path, found: Estimate | None, recipe: Recipe, world: int) -> Finding:
-    """Bytes and inodes free where the run folder is or will be, beside older checkpoints. Quotas are not seen."""
+def check_disk(out: Path, needs: Estimate | None, recipe: Recipe, world: int) -> Finding:
+    """Check bytes and inodes free where the run folder is or will be, beside older checkpoints. Quotas are not seen."""
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK):
         return Finding("disk", f"{place}: not writable, so {out} cannot be made", FAIL)
@@ -78,16 +81,16 @@ def check_disk(out: Path, found: Estimate | None, recipe: Recipe, world: int) ->
     files = (2 * world + 3) * (recipe.train.keep + 2) + OTHER_INODES
     if stats.f_files and inodes < files:
         return Finding("disk", f"{place}: {inodes:,} inodes free, {files:,} needed: too few: remove small files", FAIL)
-    need = SMALL_FILES if found is None else bytes_written(int(found.trained / 4), recipe)
+    need = SMALL_FILES if needs is None else bytes_written(int(needs.trained / 4), recipe)
     text = f"{place}: {free / GIB:,.1f} GiB free, {need / GIB:,.2f} needed"
     text += (
         f" for {recipe.train.keep + 2} checkpoints and the model"
-        if found
+        if needs
         else " beside the model, whose size is not known"
     )
     if free < need:
         return Finding("disk", f"{text}: too little disk: make room, choose another --out, or lower train.keep", FAIL)
-    return Finding("disk", text, OK if found else NOTE)
+    return Finding("disk", text, OK if needs else NOTE)
 
 
 def _gib(size: float) -> str:

@@ -73,9 +73,9 @@ def simulate(
     from tiebreak.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    rows = read_split(recipe, tokenizer, data=data, valid_from=valid, fold=fold, on_bad_row=on_bad_row)
+    split = read_split(recipe, tokenizer, data=data, valid_from=valid, fold=fold, on_bad_row=on_bad_row)
     train = recipe.train
-    lengths = rows.tokens.lengths[rows.train]
+    lengths = split.tokens.lengths[split.train]
     started = time.perf_counter()
     plan = Plan(
         lengths,
@@ -87,26 +87,26 @@ def simulate(
         world=world,
         tokens=train.tokens_per_micro_batch,
     )
-    found = measure(plan)
+    balance = measure(plan)
     seconds = time.perf_counter() - started
     lines = [
-        f"{world:,} ranks, {len(lengths):,} rows of {lengths.mean():,.0f} tokens on average: {found.steps:,} steps of "
-        f"{train.batch_size:,} rows, planned in {seconds:.1f} s\n"
-        f"tokens of a rank in a step: {found.mean_tokens:,.0f} on average, {found.most_tokens:,.0f} on the fullest, "
-        f"in {found.micro_batches:.1f} micro-batches; straggle factor {found.straggle:.3f}"
+        f"{world:,} ranks, {len(lengths):,} rows of {lengths.mean():,.0f} tokens on average: {balance.steps:,} steps "
+        f"of {train.batch_size:,} rows, planned in {seconds:.1f} s\n"
+        f"tokens of a rank in a step: {balance.mean_tokens:,.0f} on average, {balance.most_tokens:,.0f} on the "
+        f"fullest, in {balance.micro_batches:.1f} micro-batches; straggle factor {balance.straggle:.3f}"
     ]
     if train.batch_size < ENOUGH_ROWS * world:
         lines.append(
-            f"note: {train.batch_size / world:.2g} rows a rank and step leave {found.idle:.0%} of the ranks idle and "
+            f"note: {train.batch_size / world:.2g} rows a rank and step leave {balance.idle:.0%} of the ranks idle and "
             f"the rest uneven: take fewer ranks, or train.batch_size={ENOUGH_ROWS * world} and a learning rate to match"
         )
     architecture = find_architecture(resolve_base(recipe.model.base))
     if architecture is None:
         return "\n".join([*lines, f"traffic: unknown, as the sizes of {recipe.model.base} are"])
-    return "\n".join([*lines, render_traffic(recipe, architecture, found, world)])
+    return "\n".join([*lines, render_traffic(recipe, architecture, balance, world)])
 
 
-def render_traffic(recipe: Recipe, architecture: dict[str, Any], found: Balance, world: int) -> str:
+def render_traffic(recipe: Recipe, architecture: dict[str, Any], balance: Balance, world: int) -> str:
     """Bytes a rank sends in a step, and the efficiency at each link speed, by engine."""
     payload = find_payload(recipe, architecture)
     head = f"{'engine':8}{'MB a step':>14}" + "".join(f"{f'{link} Gbit/s':>12}" for link in LINKS)
@@ -115,7 +115,7 @@ def render_traffic(recipe: Recipe, architecture: dict[str, Any], found: Balance,
         head,
     ]
     for engine in ENGINES:
-        sent = bytes_per_step(engine, payload, world, found.micro_batches)
-        shares = [efficiency(sent, link, found.mean_tokens, found.most_tokens, payload.per_token) for link in LINKS]
+        sent = bytes_per_step(engine, payload, world, balance.micro_batches)
+        shares = [efficiency(sent, link, balance.mean_tokens, balance.most_tokens, payload.per_token) for link in LINKS]
         lines.append(f"{engine:8}{sent / 1e6:>14,.1f}" + "".join(f"{share:>12.1%}" for share in shares))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Whether the tables can be read, and which they are."""
+"""Check whether the tables can be read, and say which they are."""
 
 import time
 from collections import Counter
@@ -11,11 +11,11 @@ from tiebreak.files import sha256
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
 
 READ_S = 3.0
-"""Rows are read for so long, all files together; the run itself reads every row."""
+"""Reading stops after this, all files together; the run itself reads every row."""
 
 
 def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = True) -> Finding:
-    """Rows and hashes of the tables.
+    """Read the tables' first rows and their hashes.
 
     Raises:
         UserError: a file as a whole is unusable.
@@ -23,7 +23,7 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
     if not files:
         return Finding("data", "the embedded sample")
     deadline = time.monotonic() + READ_S
-    read, problems = [], []
+    sentences, problems = [], []
     for path in files:
         rows, whole = 0, True
         for item in read_rows(path, Counter()):
@@ -37,8 +37,8 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
                 break
         if not rows:
             raise UserError(f"{path}: no readable rows")
-        read.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
-    text = "; ".join(read)
+        sentences.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
+    text = "; ".join(sentences)
     if problems:
         text += f"; {len(problems)} bad rows, the first: {problems[0]}"
         return Finding("data", text, FAIL if on_bad_row == "fail" else NOTE)

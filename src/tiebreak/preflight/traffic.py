@@ -36,7 +36,7 @@ class Payload:
 
 
 def find_payload(recipe: Recipe, architecture: dict[str, Any]) -> Payload:
-    """What a recipe's steps send on GPUs with bf16."""
+    """Return what a recipe's steps send on GPUs with bf16."""
     sizes = count_weights(architecture)
     trained = trained_weights(recipe, sizes, architecture)
     method = recipe.model.method
@@ -55,7 +55,7 @@ def find_payload(recipe: Recipe, architecture: dict[str, Any]) -> Payload:
 
 
 def bytes_per_step(engine: str, payload: Payload, world: int, micro_batches: float) -> float:
-    """Bytes that each rank sends in a step of so many micro-batches.
+    """Bytes that each rank sends in a step of `micro_batches` micro-batches.
 
     DDP all-reduces the gradients once. ZeRO-1 reduces them once and gathers the updated weights; ZeRO-2 reduces
     after every micro-batch. ZeRO-3 gathers all weights for the forward and again for the backward pass of every
@@ -74,7 +74,11 @@ def efficiency(sent: float, link_gbit: float, mean_tokens: float, most_tokens: f
     """Share of a step in which a rank computes, sending and computing in turn: a lower bound, as engines overlap them.
 
     Args:
-        sent: bytes. mean_tokens, most_tokens: of a rank, and of the one that all wait for.
+        sent: bytes that a rank sends in a step.
+        link_gbit: Gbit/s of a node's link.
+        mean_tokens: of a rank in a step.
+        most_tokens: of the rank that all wait for.
+        per_token: FLOP of a token.
     """
     working, waiting = mean_tokens * per_token / RATE, most_tokens * per_token / RATE
     return working / (waiting + sent / (link_gbit * 1e9 / 8))

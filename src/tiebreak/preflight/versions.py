@@ -19,15 +19,14 @@ EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
 def requirements() -> list[str]:
-    """The project's requirements, those of the extra `gpu` marked as in package metadata."""
+    """Read the project's requirements, those of the extra `gpu` marked as in package metadata."""
     if sys.version_info >= (3, 11) and (ROOT / "pyproject.toml").is_file():
         import tomllib
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         if project["name"] == "tiebreak":
-            return project["dependencies"] + [
-                f"{each}; extra == 'gpu'" for each in project["optional-dependencies"]["gpu"]
-            ]
+            gpu = [f"{each}; extra == 'gpu'" for each in project["optional-dependencies"]["gpu"]]
+            return [*project["dependencies"], *gpu]
     try:
         return importlib.metadata.requires("tiebreak") or []
     except importlib.metadata.PackageNotFoundError:
@@ -35,20 +34,20 @@ def requirements() -> list[str]:
 
 
 def pinned() -> dict[str, str]:
-    """Versions of constraints.txt, where it is."""
+    """Read the versions of constraints.txt, where it is."""
     if not (path := ROOT / "constraints.txt").is_file():
         return {}
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(encoding="utf-8"), re.M))
 
 
 def check_versions(device: str) -> Finding:
-    """Every requirement; the GPU extra's only where there is a GPU, and then a missing one is no failure."""
+    """Check every requirement; the GPU extra's only where there is a GPU, and then a missing one is a note."""
     from packaging.requirements import Requirement
 
-    if not (wanted := requirements()):
+    if not (required := requirements()):
         return Finding("versions", "neither pyproject.toml nor the package's metadata is here: not checked", NOTE)
-    pins, found, faults, notes = pinned(), [], [], []
-    for text in wanted:
+    pins, installed, faults, notes = pinned(), [], [], []
+    for text in required:
         requirement = Requirement(text)
         extra = EXTRA.search(text)
         if extra and (extra[1] != "gpu" or device != "cuda"):
@@ -68,7 +67,7 @@ def check_versions(device: str) -> Finding:
         elif pins.get(name, base) != base and name in NAMED:
             notes.append(f"{name} is tested at {pins[name]}")
         if name in NAMED or extra:
-            found.append(f"{name} {version}")
+            installed.append(f"{name} {version}")
     if faults:
         return Finding("versions", "; ".join([*faults, "`make install` installs what is tested"]), FAIL)
-    return Finding("versions", "; ".join([", ".join(found), *notes]), NOTE if notes else "ok")
+    return Finding("versions", "; ".join([", ".join(installed), *notes]), NOTE if notes else "ok")

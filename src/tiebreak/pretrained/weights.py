@@ -37,6 +37,7 @@ class Wheel:
 
     @property
     def file(self) -> str:
+        """The wheel's file name."""
         return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 

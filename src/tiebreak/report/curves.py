@@ -42,8 +42,8 @@ class History:
             pairs = [(e["step"], e["tokens"] / e["seconds"]) for e in self.steps if e.get("seconds") and "tokens" in e]
         else:
             pairs = [(e["step"], e[panel]) for e in (*self.steps, *self.evaluations) if e.get(panel) is not None]
-        found = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-        return found[:, 0], found[:, 1]
+        points = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+        return points[:, 0], points[:, 1]
 
 
 def read_history(folder: Path) -> History:
@@ -113,16 +113,16 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
 
 def draw_panel(axes: Any, colours: Palette, panel: str, histories: Sequence[History]) -> None:
     """Draw one panel of all runs into matplotlib axes."""
-    for k, history in enumerate(histories):
+    for i, history in enumerate(histories):
         steps, values = history.series(panel)
         if not len(steps):
             continue
-        colour = colours.colour(k)
+        colour = colours.colour(i)
         if panel in NOISY and len(values) >= 20:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
             width = max(3, len(values) // 25)
             values = _moving_average(values, width)
-        marker = MARKERS[k % len(MARKERS)] if panel.startswith("validation") else None
+        marker = MARKERS[i % len(MARKERS)] if panel.startswith("validation") else None
         axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=shorten(history.name))
     axes.set_xlabel("optimizer step")
     axes.set_xlim(0, 1.02 * max(history.steps[-1]["step"] for history in histories))

@@ -27,7 +27,7 @@ ROW, FRAME = 0.3, 1.1
 
 def make_figures(report: Report) -> list[Plot]:
     """The plots of a report with at least one judge."""
-    made = [scores(report), *(reliability(report, k) for k in ("A", "B", "tie")), position(report)]
+    made = [scores(report), *(reliability(report, name) for name in ("A", "B", "tie")), position(report)]
     judges = report.judges
     if any(s.rows >= LEAST_ROWS for s in judges[0].slices):
         made.append(slices(report))
@@ -51,10 +51,10 @@ def best(report: Report) -> JudgeReport:
 
 def scores(report: Report) -> Plot:
     """Log loss of judges and baselines, best first."""
-    judges = [(judge.name, judge.scores.log_loss, k) for k, judge in enumerate(report.judges)]
+    judges = [(judge.name, judge.scores.log_loss, i) for i, judge in enumerate(report.judges)]
     rest = [(NAMES[name], entry.log_loss, None) for name, entry in report.baselines.items()]
     lines = sorted([*judges, *rest], key=lambda line: line[1].value)
-    beaten = [name for name, loss, k in rest if loss.value > best(report).scores.log_loss.value and name != "Bayes"]
+    beaten = [name for name, loss, _ in rest if loss.value > best(report).scores.log_loss.value and name != "Bayes"]
     cheap = [name for name, _, _ in rest if name != "Bayes"]
     if cheap and len(beaten) == len(cheap):
         title = f"{best(report).name} beats every baseline"
@@ -65,8 +65,8 @@ def scores(report: Report) -> Plot:
         title = "Log loss of each judge"
 
     def draw(axes: Any, colours: Palette) -> None:
-        for at, (_, loss, k) in enumerate(lines):
-            colour, marker = (colours.soft, "D") if k is None else (colours.colour(k), "o")
+        for at, (_, loss, index) in enumerate(lines):
+            colour, marker = (colours.soft, "D") if index is None else (colours.colour(index), "o")
             dot(axes, at, loss, colour, marker)
         forest(axes, colours, [name for name, _, _ in lines], [], "log loss (lower is better)")
 
@@ -89,16 +89,16 @@ def reliability(report: Report, name: str) -> Plot:
         low = max(0.0, min(min(b.predicted, b.low) for b in every) - 0.03)
         high = min(1.0, max(max(b.predicted, b.high) for b in every) + 0.03)
         axes.plot([low, high], [low, high], color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
-        for k, judge in enumerate(report.judges):
-            mine = judge.calibration.reliability[name]
-            x = [b.predicted for b in mine]
-            y = [b.observed for b in mine]
+        for i, judge in enumerate(report.judges):
+            bins_of_judge = judge.calibration.reliability[name]
+            x = [b.predicted for b in bins_of_judge]
+            y = [b.observed for b in bins_of_judge]
             if len(report.judges) < 3:
-                shares = [Estimate(value=b.observed, low=b.low, high=b.high) for b in mine]
-                colour = colours.colour(k)
+                shares = [Estimate(value=b.observed, low=b.low, high=b.high) for b in bins_of_judge]
+                colour = colours.colour(i)
                 axes.errorbar(x, y, yerr=bars(shares), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.55)
             axes.plot(
-                x, y, color=colours.colour(k), marker=MARKERS[k % 6], markersize=3.5, linewidth=1.2,
+                x, y, color=colours.colour(i), marker=MARKERS[i % 6], markersize=3.5, linewidth=1.2,
                 label=shorten(judge.name),
             )  # fmt: skip
         axes.set_xlim(low, high)
@@ -120,27 +120,29 @@ def reliability(report: Report, name: str) -> Plot:
 def slices(report: Report) -> Plot:
     """Log loss of each judge on each slice."""
     names = [(s.by, s.name) for s in report.judges[0].slices if s.rows >= LEAST_ROWS]
-    found = {judge.name: {(s.by, s.name): s for s in judge.slices} for judge in report.judges}
+    of_judge = {judge.name: {(s.by, s.name): s for s in judge.slices} for judge in report.judges}
     shown = {key: name if by != "answers" else f"answers {name}" for key in names for by, name in [key]}
-    mine = found[best(report).name]
-    hardest = max(names, key=lambda key: mine[key].log_loss.value, default=None)
+    of_best = of_judge[best(report).name]
+    hardest = max(names, key=lambda key: of_best[key].log_loss.value, default=None)
     title = f"No kind of row stands out as hard for {best(report).name}"
-    if hardest and mine[hardest].log_loss.low > best(report).scores.log_loss.value:
-        title = f"Hardest for {best(report).name}: {shown[hardest]}, log loss {number(mine[hardest].log_loss)}"
+    if hardest and of_best[hardest].log_loss.low > best(report).scores.log_loss.value:
+        title = f"Hardest for {best(report).name}: {shown[hardest]}, log loss {number(of_best[hardest].log_loss)}"
 
     def draw(axes: Any, colours: Palette) -> None:
         groups = [
             (
                 shorten(judge.name),
-                [found[judge.name][key].log_loss if key in found[judge.name] else None for key in names],
-                colours.colour(k),
+                [of_judge[judge.name][key].log_loss if key in of_judge[judge.name] else None for key in names],
+                colours.colour(i),
             )
-            for k, judge in enumerate(report.judges)
+            for i, judge in enumerate(report.judges)
         ]
         overall = best(report).scores.log_loss.value
         forest(axes, colours, list(shown.values()), groups, "log loss (line: overall)", zero=overall)
 
-    described = "; ".join(f"{by} {name}: {number(mine[by, name].log_loss)}" for by, name in names if (by, name) in mine)
+    described = "; ".join(
+        f"{by} {name}: {number(of_best[by, name].log_loss)}" for by, name in names if (by, name) in of_best
+    )
     height = FRAME + 0.25 + max(ROW, 0.085 * len(report.judges)) * len(names)
     return Plot("slices", title, f"Log loss by slice. {best(report).name}: {described}.", draw, height)
 
@@ -170,7 +172,7 @@ def consistency(report: Report) -> Plot:
     title = f"Swapping the answers leaves {percent(least[1])} of {least[0]}'s verdicts as they were"
 
     def draw(axes: Any, colours: Palette) -> None:
-        order = {judge.name: k for k, judge in enumerate(report.judges)}
+        order = {judge.name: i for i, judge in enumerate(report.judges)}
         for at, (name, value) in enumerate(lines):
             assert value is not None
             dot(axes, at, value, colours.colour(order[name]))
@@ -193,7 +195,7 @@ def consistency(report: Report) -> Plot:
 
 def verbosity(report: Report) -> Plot:
     """Preference for the longer answer by length ratio."""
-    judges = [(k, judge, judge.verbosity) for k, judge in enumerate(report.judges) if judge.verbosity]
+    judges = [(i, judge, judge.verbosity) for i, judge in enumerate(report.judges) if judge.verbosity]
     _, worst, audit = max(judges, key=lambda entry: abs(entry[2].excess.value))
     people = audit.humans
     if _holds(audit.excess, 0.0):
@@ -206,10 +208,10 @@ def verbosity(report: Report) -> Plot:
         marks = [f"{b.longer_by:g}–{b.up_to:g}×" if b.up_to else f"over {b.longer_by:g}×" for b in audit.bins]
         place = {b.longer_by: at for at, b in enumerate(audit.bins)}
         series = [("humans", [(b.longer_by, b.humans) for b in audit.bins], colours.ink)]
-        for k, judge, mine in judges:
-            assert mine is not None
-            points_ = [(b.longer_by, b.judge) for b in mine.bins if b.longer_by in place]
-            series.append((shorten(judge.name), points_, colours.colour(k)))
+        for i, judge, judged_audit in judges:
+            assert judged_audit is not None
+            points_ = [(b.longer_by, b.judge) for b in judged_audit.bins if b.longer_by in place]
+            series.append((shorten(judge.name), points_, colours.colour(i)))
         for s, (name, values, colour) in enumerate(series):
             shift = (s - (len(series) - 1) / 2) * 0.1
             x, y = [place[b] + shift for b, _ in values], [e.value for _, e in values]
@@ -231,7 +233,7 @@ def verbosity(report: Report) -> Plot:
 
 def families(report: Report) -> Plot:
     """Win rates of model families by the judges, less those by people."""
-    judges = [(k, judge, judge.self_enhancement) for k, judge in enumerate(report.judges) if judge.self_enhancement]
+    judges = [(i, judge, judge.self_enhancement) for i, judge in enumerate(report.judges) if judge.self_enhancement]
     names = [entry.family for entry in judges[0][2].families]
     own = next(((j, a) for _, j, a in judges if a and a.own_excess), None)
     if own and own[1] and own[1].own_excess:
@@ -243,10 +245,10 @@ def families(report: Report) -> Plot:
 
     def draw(axes: Any, colours: Palette) -> None:
         groups = []
-        for k, judge, audit in judges:
+        for i, judge, audit in judges:
             assert audit is not None
-            found = {entry.family: entry.excess for entry in audit.families}
-            groups.append((shorten(judge.name), [found.get(name) for name in names], colours.colour(k)))
+            excess = {entry.family: entry.excess for entry in audit.families}
+            groups.append((shorten(judge.name), [excess.get(name) for name in names], colours.colour(i)))
         forest(axes, colours, names, groups, "win rate by the judge − by people", zero=0.0, percent=True)
 
     audit = judges[0][2]
@@ -302,7 +304,7 @@ def _lines(
     percents: bool,
 ) -> Plot:
     """A forest with a line for each judge, in its colour."""
-    order = {judge.name: k for k, judge in enumerate(report.judges)}
+    order = {judge.name: i for i, judge in enumerate(report.judges)}
 
     def draw(axes: Any, colours: Palette) -> None:
         for at, (who, e) in enumerate(lines):

@@ -18,10 +18,14 @@ SHOWN_CHARS = {"prompt": 900, "answer": 1_400, "opening": 90}
 
 
 def write_page(path: Path, report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: list[Pair] | None) -> None:
-    """Write the page.
+    """Write the report as one HTML page.
 
     Args:
-        plots: already drawn into `plot_folder`. pairs: of the report's rows, for the examples.
+        path: of the HTML file.
+        report: to show.
+        plots: already drawn into `plot_folder`.
+        plot_folder: with the plots' images, which the page embeds.
+        pairs: of the report's rows, for the examples.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -37,7 +41,7 @@ def write_page(path: Path, report: Report, plots: Sequence[Plot], plot_folder: P
 
 
 def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: list[Pair] | None) -> dict[str, Any]:
-    """What the template is filled with."""
+    """Collect what the template is filled with."""
     judges = report.judges
     return {
         "report": report,
@@ -46,7 +50,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "curves": [plot.name for plot in plots if plot.name.startswith("curve-")],
         "examples": examples(judges, pairs) if pairs else [],
         "agreement": agreement(report),
-        "colour_of": {judge.name: k % len(SERIES["light"]) for k, judge in enumerate(judges)},
+        "colour_of": {judge.name: i % len(SERIES["light"]) for i, judge in enumerate(judges)},
         "any_orders": any(judge.position.both_orders for judge in judges),
         "all_orders": all(judge.position.both_orders for judge in judges),
         "any_verbosity": any(judge.verbosity for judge in judges),
@@ -88,9 +92,9 @@ SUFFIXES = {"light": "", "dark": "-dark"}
 
 
 def examples(judges: Sequence[JudgeReport], pairs: list[Pair]) -> list[dict[str, Any]]:
-    """The texts of each judge's most confident mistakes, cut to a readable length."""
-    wanted = {mistake.id for judge in judges for mistake in judge.mistakes}
-    by_id = {pair.id: pair for pair in pairs if pair.id in wanted}
+    """Collect the texts of each judge's most confident mistakes, cut to a readable length."""
+    mistaken = {mistake.id for judge in judges for mistake in judge.mistakes}
+    by_id = {pair.id: pair for pair in pairs if pair.id in mistaken}
     shown = []
     for judge in judges:
         mistakes = []
@@ -109,18 +113,18 @@ def examples(judges: Sequence[JudgeReport], pairs: list[Pair]) -> list[dict[str,
 
 
 def cut(turns: Sequence[str], most: int) -> str:
-    """The turns as one text, numbered if there are several, and cut at `most` characters."""
-    text = turns[0] if len(turns) == 1 else "\n\n".join(f"[{k}] {turn}" for k, turn in enumerate(turns, 1))
+    """Join the turns to one text, numbered if there are several, and cut at `most` characters."""
+    text = turns[0] if len(turns) == 1 else "\n\n".join(f"[{number}] {turn}" for number, turn in enumerate(turns, 1))
     return text if len(text) <= most else f"{text[:most].rstrip()} …"
 
 
 def agreement(report: Report) -> list[list[float]]:
-    """The share of equal verdicts of each judge with each."""
+    """Compute the share of equal verdicts of each judge with each."""
     shares = {(pair.first, pair.second): pair.agreement.value for pair in report.pairs}
     names = [judge.name for judge in report.judges]
     return [[shares.get((a, b), shares.get((b, a), 1.0)) for b in names] for a in names]
 
 
-def slice_index(judge: JudgeReport, wanted: Slice) -> int:
-    """The place of a slice of this kind and name among a judge's own."""
-    return next(k for k, entry in enumerate(judge.slices) if (entry.by, entry.name) == (wanted.by, wanted.name))
+def slice_index(judge: JudgeReport, like: Slice) -> int:
+    """Find the place of a slice of this kind and name among a judge's own."""
+    return next(i for i, entry in enumerate(judge.slices) if (entry.by, entry.name) == (like.by, like.name))

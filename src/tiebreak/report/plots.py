@@ -46,17 +46,18 @@ class Palette:
     paper: str
     series: list[str]
 
-    def colour(self, k: int) -> str:
-        return self.series[k % len(self.series)]
+    def colour(self, index: int) -> str:
+        """Return the colour of a judge by its place in the report."""
+        return self.series[index % len(self.series)]
 
 
 def palette(theme: str) -> Palette:
-    """The colours of `light` or `dark`."""
+    """Return the colours of `light` or `dark`."""
     return Palette(**THEMES[theme], series=SERIES[theme])
 
 
 def style(colours: Palette) -> Any:
-    """matplotlib settings of a theme, by their names."""
+    """Return matplotlib's settings of a theme, by their names."""
     return {
         "font.size": 9,
         "axes.labelsize": 9,
@@ -113,16 +114,21 @@ def forest(
     """Dots with intervals, a line for each label from top to bottom, groups side by side within it.
 
     Args:
+        axes: to draw on.
+        colours: of the theme.
+        labels: of the lines, from the top.
         groups: (name for the legend or None, an estimate for each label, colour).
+        xlabel: of the axis of values.
         zero: where to draw the line of no effect.
+        percent: format the values as percentages.
     """
     spread = 0.62 / max(1, len(groups))
     for g, (name, estimates, colour) in enumerate(groups):
         shift = (g - (len(groups) - 1) / 2) * spread
-        kept = [(k, e) for k, e in enumerate(estimates) if e is not None]
+        kept = [(line, e) for line, e in enumerate(estimates) if e is not None]
         axes.errorbar(
             [e.value for _, e in kept],
-            [k + shift for k, _ in kept],
+            [line + shift for line, _ in kept],
             xerr=bars([e for _, e in kept]),
             fmt=MARKERS[g % len(MARKERS)],
             color=colour,

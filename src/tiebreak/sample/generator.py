@@ -129,6 +129,9 @@ def write_sample(path: str | Path, rows: int, seed: int = 0, profile: str = "are
     """Write a sample CSV in the raw Kaggle encoding, the same bytes for the same arguments.
 
     Args:
+        path: of the CSV.
+        rows: how many.
+        seed: of every draw.
         profile: `arena` (real lengths, about 3.2 kB a row) or `short` (a few sentences an answer).
         labels: without them, a test table with the columns id, prompt, response_a, response_b.
     """
@@ -203,7 +206,7 @@ def law(quality_difference: np.ndarray, chars_a: np.ndarray, chars_b: np.ndarray
     ratio = np.clip(np.log((1.0 + chars_a) / (1.0 + chars_b)), -LENGTH_CLIP, LENGTH_CLIP)
     strength = QUALITY * quality_difference + LENGTH * ratio + POSITION
     weights = np.stack([np.exp(strength / 2), np.exp(-strength / 2), np.full_like(strength, TIES)], axis=1)
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def bayes_probabilities(responses_a: Sequence[Sequence[str]], responses_b: Sequence[Sequence[str]]) -> np.ndarray:

@@ -14,7 +14,7 @@ from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 class Batch:
     """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,).
 
-    A row without a label has -1. `numbers` (n, k) are the rows' features and `teachers` (t, n, 3) the teachers' logits,
+    A row without a label has -1. `features` (n, k) are the rows' features, `teachers` (t, n, 3) the teachers' logits,
     in the order in which each row is seen.
     """
 
@@ -22,13 +22,13 @@ class Batch:
     lengths: list[int]
     labels: torch.Tensor
     weights: torch.Tensor
-    numbers: torch.Tensor | None = None
+    features: torch.Tensor | None = None
     teachers: torch.Tensor | None = None
 
     @property
     def inputs(self) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
-        """What the judge takes."""
-        return self.tokens, self.lengths, self.numbers
+        """What the model takes."""
+        return self.tokens, self.lengths, self.features
 
 
 def make_batch(
@@ -41,28 +41,33 @@ def make_batch(
     augmentation: Augmentation | None = None,
     epoch: int = 0,
 ) -> Batch:
-    """The rows (n,) in the given orders (n,); a swapped row gets the swapped label.
+    """Collect the rows (n,) in the given orders (n,); a swapped row gets the swapped label.
 
     With no rows at all, the table's shortest row stands in with weight zero, so that a rank without
     work takes part in every collective.
 
     Args:
+        tokens: the token table.
+        rows: n indices into it.
+        swapped: (n,), whether a row is seen as B, A.
+        device: of the batch.
         targets: (t, 2, rows of the table, 3): each teacher's logits of each row in the orders A, B and B, A.
         labelled: False leaves the labels out.
         augmentation: changes each row as it is seen in this epoch.
+        epoch: from 0.
     """
     weights = torch.ones(len(rows))
     if len(rows) == 0:
         rows, swapped = np.array([tokens.lengths.argmin()]), np.array([False])
         weights = torch.zeros(1)
     texts, seen = [], rows.copy()
-    for k, (row, swap) in enumerate(zip(rows.tolist(), swapped.tolist(), strict=True)):
+    for i, (row, swap) in enumerate(zip(rows.tolist(), swapped.tolist(), strict=True)):
         if augmentation is None:
             texts += tokens.input_ids(row, swap)
         else:
-            seen[k], made = augmentation.input_ids(row, swap, epoch)
+            seen[i], made = augmentation.input_ids(row, swap, epoch)
             texts += made
-    numbers = tokens.features_of(seen, swapped)
+    features = tokens.features_of(seen, swapped)
     known = tokens.labels[rows].astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[known], known)
     labels[(known == NO_LABEL) | (not labelled)] = NO_LABEL
@@ -71,6 +76,6 @@ def make_batch(
         [len(text) for text in texts],
         torch.from_numpy(labels).to(device),
         weights.to(device),
-        None if numbers is None else torch.from_numpy(numbers).to(device),
+        None if features is None else torch.from_numpy(features).to(device),
         None if targets is None else torch.from_numpy(targets[:, swapped.astype(np.int64), rows]).to(device),
     )

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +39,7 @@ class Cursor:
     best_step: int | None = None
     best_loss: float = float("inf")
     without_gain: int = 0
-    evaluated: dict[str, dict] = field(default_factory=dict)
+    evaluated: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Saver:
@@ -54,7 +55,7 @@ class Saver:
         self.folder, self.engine, self.keep = folder, engine, keep
         self._claim, self._timeout_s = claim, timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future | None = None
+        self._pending: Future[None] | None = None
 
     def save(self, cursor: Cursor) -> None:
         """Copy what is saved to the host's memory and hand it to the thread; every rank must call this."""
@@ -66,9 +67,9 @@ class Saver:
         writers = ranks.world if self.engine.sharded else 1
         weights: dict[str, torch.Tensor] = {}
         moments: dict[str, torch.Tensor] = {}
-        for k, (name, parameter) in enumerate(self.engine.trainable().items()):
+        for i, (name, parameter) in enumerate(self.engine.trainable().items()):
             weight, state = self.engine.get_weight(parameter), self.engine.get_moments(parameter)
-            if k % writers == ranks.rank:
+            if i % writers == ranks.rank:
                 weights[name] = _copied(weight)
                 moments |= {f"{name}|{key}": _copied(value) for key, value in state.items()}
         if ranks.rank < writers:
@@ -76,7 +77,7 @@ class Saver:
             self._pending = self._thread.submit(self._write, *arguments)
 
     def wait(self) -> None:
-        """Until the checkpoint under way is on disk.
+        """Wait until the checkpoint under way is on disk.
 
         Raises:
             UserError: it could not be written, or another run has taken the folder over.
@@ -94,7 +95,9 @@ class Saver:
                 "make room or make the folder writable, and run the same command again"
             ) from error
 
-    def _write(self, final: Path, cursor: dict, rank: int, writers: int, parts: dict[str, dict]) -> None:
+    def _write(
+        self, final: Path, cursor: dict[str, Any], rank: int, writers: int, parts: dict[str, dict[str, torch.Tensor]]
+    ) -> None:
         temporary = final.with_name(f"{TEMPORARY}{final.name}-{self._claim.token}")
         temporary.mkdir(parents=True, exist_ok=True)
         hashes = {}
@@ -135,11 +138,12 @@ class Saver:
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
     return checkpoints / f"step-{step:08d}"
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and a sentence for each newer one that was passed over."""
+    """Return the newest whole checkpoint, and a sentence for each newer one that was passed over."""
     passed: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = _fault(path)
@@ -150,6 +154,7 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def load_cursor(path: Path) -> Cursor:
+    """Read where the run stood at a checkpoint."""
     return Cursor(**json.loads((path / CURSOR).read_text(encoding="utf-8")))
 
 
@@ -175,11 +180,12 @@ def load_optimizer(path: Path, engine: Engine) -> None:
 class _Stored(Mapping[str, torch.Tensor]):
     """Tensors of several safetensors files, read one by one."""
 
-    def __init__(self, files: list) -> None:
+    def __init__(self, files: list[safe_open]) -> None:
         self._of = {key: file for file in files for key in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._of[key].get_tensor(key)
+        tensor: torch.Tensor = self._of[key].get_tensor(key)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of)
@@ -196,11 +202,12 @@ def _opened(path: Path, kind: str) -> Iterator[_Stored]:
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """On the host, and apart from what training goes on to change."""
+    """Copy to the host, apart from what training goes on to change."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _fault(path: Path) -> str | None:
+    """Say why a checkpoint cannot be used; None if it is whole."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         wrong = [name for name, digest in manifest.items() if sha256(path / name) != digest]

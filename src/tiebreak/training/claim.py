@@ -1,4 +1,4 @@
-"""Of two incarnations of one run only the newest may write.
+"""Let only the newest of two incarnations of a run write.
 
 A requeued job may start while ranks of its first life, cut off from the network, still run. Each run therefore
 puts its token into its folder when it starts, and checks that it is still there before anything it writes becomes

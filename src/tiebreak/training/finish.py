@@ -1,4 +1,4 @@
-"""The end of a run: the best checkpoint becomes the model folder."""
+"""End a run: the best checkpoint becomes the model folder."""
 
 import logging
 from collections.abc import Callable
@@ -59,6 +59,10 @@ def finish(
     """Take the best checkpoint, score it beside the baselines, and leave model/ and metrics.json.
 
     Args:
+        job: of the run.
+        cursor: where the loop ended.
+        claim: this run's on its folder.
+        tokenizer: saved beside the model.
         new_model: makes a model on the CPU for the trained weights to be put into.
         teachers_record: what metrics.json says of the teachers, empty without them.
         on_done: called on rank 0 when all is written.
@@ -101,7 +105,7 @@ def finish(
 
 
 def trained_prompts(job: TrainingJob) -> np.ndarray:
-    """The prompt groups of the rows trained on, their paraphrases, and what the base was trained on, if a judge."""
+    """Return the prompt groups of the rows trained on, their paraphrases, and those of a base that is a judge."""
     rows = job.rows
     if job.augmentation is not None:
         variants = job.augmentation.variants

@@ -24,7 +24,11 @@ class RunLog:
     """Rank 0's log, open as a context; on other ranks everything is silent.
 
     Args:
-        steps: of the whole run. done: steps before this process; later lines of log.jsonl are dropped.
+        folder: the run folder.
+        recipe: of the run.
+        steps: of the whole run.
+        first: whether this is rank 0.
+        done: steps before this process; later lines of log.jsonl are dropped.
         on_step: called with the record of every step.
     """
 

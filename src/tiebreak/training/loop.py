@@ -126,8 +126,8 @@ def train_step(job: TrainingJob, step: Step, index: int) -> bool:
     ranks = engine.ranks
     rates = set_learning_rates(engine.optimizer, lr_factor(index, job.plan.steps, train.warmup, train.schedule))
     torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
-    losses, mine = accumulate(job, step, index)
-    totals = sum_over_ranks(engine, losses, mine)
+    losses, own = accumulate(job, step, index)
+    totals = sum_over_ranks(engine, losses, own)
     norm = engine.step() if math.isfinite(totals.loss) else math.nan
     if not math.isfinite(norm):
         raise_non_finite(job, step, index, totals.loss, norm, losses)
@@ -165,26 +165,26 @@ def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Ten
     for number, members in enumerate(micro_batches, 1):
         rows = job.rows[step.rows[members]]
         job.watch.at(index + 1, "reading rows")
-        changed = (job.augmentation, step.epoch)
-        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled, *changed)
+        seen_as = (job.augmentation, step.epoch)
+        batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled, *seen_as)
         job.watch.at(index + 1, "computing")
         with engine.micro_batch(last=number == len(micro_batches)):
             loss = job.loss(engine.module(*batch.inputs), batch) / len(step.rows)
             engine.backward(loss * ranks.world)
         losses.append(loss.detach())
-        if len(members):  # else a row of weight zero stands in
+        if len(members):  # otherwise a row of weight zero stands in
             tokens += batch.tokens.numel()
             padded += padded_tokens(engine.model.attention.packed, batch.lengths)
             flops += job.flops.of(batch.lengths)
     return losses, StepTotals(0.0, tokens, padded, flops, float(bool(job.stop)))
 
 
-def sum_over_ranks(engine: Engine, losses: list[torch.Tensor], mine: StepTotals) -> StepTotals:
+def sum_over_ranks(engine: Engine, losses: list[torch.Tensor], own: StepTotals) -> StepTotals:
     """Sum all ranks' losses and totals: the step's one wait for the device before the update.
 
     A loss that is not finite makes the sum not finite, so that needs no flag of its own.
     """
-    totals = torch.tensor(mine, dtype=torch.float64, device=engine.ranks.device)
+    totals = torch.tensor(own, dtype=torch.float64, device=engine.ranks.device)
     for loss in losses:
         totals[0] += loss
     return StepTotals(*engine.sum(totals).tolist())
@@ -196,7 +196,12 @@ def raise_non_finite(
     """End the run on every rank, with the rows at fault; nothing of this step is saved.
 
     Args:
-        losses: of this rank's micro-batches.
+        job: of the run.
+        step: at fault.
+        index: of the step, from 0.
+        loss: sum over all ranks.
+        norm: of the gradient; NaN where the loss is not finite.
+        losses: of this rank's micro-batches, scalars.
     """
     micro_batches = step.micro_batches[job.engine.ranks.rank]
     faulty = [members for members, one in zip(micro_batches, losses, strict=True) if not torch.isfinite(one)]

@@ -9,9 +9,11 @@ from tiebreak.training.batches import Batch
 
 
 def cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:
-    """Sum of the rows' -log softmax(logits)[label], in nats; logits (n, 3). A row without a label adds nothing.
+    """Sum the rows' -log softmax(logits)[label], in nats; logits (n, 3). A row without a label adds nothing.
 
     Args:
+        logits: (n, 3).
+        batch: with labels and weights (n,).
         smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016, arXiv 1512.00567).
     """
     return (label_losses(logits.float(), batch.labels, smoothing) * batch.weights).sum()
@@ -24,7 +26,7 @@ def distillation(
     teacher_weights: torch.Tensor,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Sum of the rows' distillation losses (`distillation_losses`) on logits (n, 3) of a batch with teachers."""
+    """Sum the rows' distillation losses (`distillation_losses`) on logits (n, 3) of a batch with teachers."""
     assert batch.teachers is not None
     weights = teacher_weights.to(logits.device)
     losses = distillation_losses(logits.float(), batch.teachers, batch.labels, settings, weights, smoothing)
@@ -39,15 +41,19 @@ def distillation_losses(
     teacher_weights: torch.Tensor,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Each row's (ce CE + sum_t v_t (kl T^2 KL_t + cosine (1 - cos_t))) / (ce + sum_t v_t (kl + cosine)).
+    """Return each row's (ce CE + sum_t v_t (kl T^2 KL_t + cosine (1 - cos_t))) / (ce + sum_t v_t (kl + cosine)).
 
     KL_t is that of softmax(teacher / T) from softmax(student / T), T^2 as in Hinton et al. 2015 (arXiv 1503.02531);
     cos_t is the cosine of the two rows of three logits. A row without a label has no CE; the divisor stays, so a
     teacher's pull is the same on every row.
 
     Args:
-        logits: the student's (n, 3). teachers: (t, n, 3), in the order in which the student saw each row.
-        labels: (n,), -1 where there is none. teacher_weights: v (t,).
+        logits: the student's (n, 3).
+        teachers: (t, n, 3), in the order in which the student saw each row.
+        labels: (n,), -1 where there is none.
+        settings: ce, kl, cosine and T.
+        teacher_weights: v (t,).
+        smoothing: as `cross_entropy`.
 
     Returns:
         (n,), in the dtype of `logits`.
@@ -63,12 +69,12 @@ def distillation_losses(
 
 
 def label_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """The rows' cross-entropy (n,), zero where there is no label."""
+    """Return the rows' cross-entropy (n,), zero where there is no label."""
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing, ignore_index=NO_LABEL)
 
 
 def soft_losses(logits: torch.Tensor, teachers: torch.Tensor, temperature: float, kind: str) -> torch.Tensor:
-    """Each teacher's KL divergence or soft-label cross-entropy (t, n) at a temperature; their gradients are equal."""
+    """Return each teacher's KL divergence or soft-label cross-entropy (t, n) at a temperature; gradients are equal."""
     log_student = F.log_softmax(logits / temperature, dim=-1)[None]
     log_teachers = F.log_softmax(teachers / temperature, dim=-1)
     losses = -(log_teachers.exp() * log_student).sum(-1)

@@ -72,13 +72,13 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[
 
 
 def layer_of(name: str) -> int:
-    """The layer that a parameter belongs to, from 0; -1 for the embeddings and what else is below."""
-    found = LAYER.search(name)
-    return int(found[1]) if found else -1
+    """Return the layer that a parameter belongs to, from 0; -1 for the embeddings and what else is below."""
+    match = LAYER.search(name)
+    return int(match[1]) if match else -1
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """The share of the peak rate at a step (from 0): linear warm-up, then cosine or linear to zero, or constant."""
+    """Return the share of the peak rate at step (from 0): linear warm-up, then cosine or linear decay, or constant."""
     warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / warm

@@ -1,4 +1,4 @@
-"""A training run, from a recipe and tables to the model folder."""
+"""Train a judge: from a recipe and tables to the model folder."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from tiebreak.compatibility import Setting, check_compatibility
 from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
-from tiebreak.data.split import Rows, RowsManifest, read_split
+from tiebreak.data.split import RowsManifest, Split, read_split
 from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
@@ -53,14 +53,14 @@ class Prepared:
 
     Attributes:
         manifest: names tables, split and teachers; a resumed run must have the same.
-        preflight, store: of the preflight, if it ran; the ranks have met in `store`.
+        preflight, store: of the preflight, if it ran; the ranks have signed in at `store`.
     """
 
     recipe: Recipe
     ranks: Ranks
     choice: Choice
     tokenizer: "PreTrainedTokenizerBase"
-    rows: Rows
+    split: Split
     teachers: Teachers | None
     loss: Loss
     plan: Plan
@@ -81,16 +81,16 @@ class Prepared:
     def new_model(self, device: torch.device) -> PreferenceModel:
         """Build the model that the run starts with; a head with features is fitted on the training rows."""
         model = build_model(self.recipe, self.tokenizer, device, self.precision)
-        head, tokens, rows = model.head, self.rows.tokens, self.rows.train
+        head, tokens, rows = model.head, self.split.tokens, self.split.train
         if isinstance(head, FeatureHead):
             head.fit(tokens.features[rows], tokens.labels[rows])
         return model
 
     def join(self) -> AbstractContextManager[None]:
-        """The process group around the job's work."""
+        """Hold the process group around the job's work."""
         always = self.choice.kind not in ("single", "ddp")
         timeout_s = self.recipe.train.timeout_s + WATCHDOG_FIRST_S
-        return joined(self.ranks, timeout_s, always=always, met=self.store)
+        return joined(self.ranks, timeout_s, always=always, store=self.store)
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,15 @@ def train(
     Args:
         recipe: what to train, and how.
         data: labelled tables; none means the embedded sample.
-        valid: a table to validate on; `none` trains on every row. fold: (k, n) validates on fold k of n. Without both
-            a tenth of the prompts is held out.
+        valid: a table to validate on; `none` trains on every row. Without it and `fold` a tenth of the prompts is held
+            out.
+        fold: (k, n) validates on fold k of n.
         out: the run folder; by default a new one in runs/.
         teachers: each `FOLDER`, `NAME=FOLDER,FOLDER` (predictions) or `bayes`, the embedded sample's own law.
-        extra: tables to train on without labels. allow_in_sample: accept teachers that were trained on these rows.
-        engine: auto, ddp, fsdp or deepspeed. ds: DeepSpeed's configuration.
+        extra: tables to train on without labels.
+        allow_in_sample: accept teachers that were trained on these rows.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration.
         resume: go on from the newest whole checkpoint in `out`.
         on_bad_row: `fail` or `skip`.
         on_step: called on rank 0 with the record of every step, as log.jsonl has it.
@@ -203,20 +206,20 @@ def prepare(
         )
     store = run_checks(preflight) if preflight else None
     tokenizer = check_recipe(recipe, ranks, choice)
-    rows = read_split(
+    split = read_split(
         recipe, tokenizer, data=data, valid_from=valid, fold=fold, extra_from=extra, on_bad_row=on_bad_row
     )
-    found = find_teachers(teachers, allow_in_sample, rows, recipe.distill) if teachers else None
+    known = find_teachers(teachers, allow_in_sample, split, recipe.distill) if teachers else None
     return Prepared(
         recipe=recipe,
         ranks=ranks,
         choice=choice,
         tokenizer=tokenizer,
-        rows=rows,
-        teachers=found,
-        loss=choose_loss(recipe, found),
-        plan=make_plan(recipe, rows, ranks),
-        manifest=rows.manifest.model_copy(update={"teachers": found.identity} if found else {}),
+        split=split,
+        teachers=known,
+        loss=choose_loss(recipe, known),
+        plan=make_plan(recipe, split, ranks),
+        manifest=split.manifest.model_copy(update={"teachers": known.identity} if known else {}),
         preflight=preflight,
         store=store,
     )
@@ -231,7 +234,7 @@ def check_recipe(recipe: Recipe, ranks: Ranks, choice: Choice) -> "PreTrainedTok
 
 
 def choose_loss(recipe: Recipe, teachers: Teachers | None) -> Loss:
-    """The loss of a batch: cross-entropy, or with teachers distillation."""
+    """Choose the loss of a batch: cross-entropy, or with teachers distillation."""
     smoothing = recipe.train.label_smoothing
     if teachers is None:
         return partial(cross_entropy, smoothing=smoothing)
@@ -239,7 +242,7 @@ def choose_loss(recipe: Recipe, teachers: Teachers | None) -> Loss:
     return partial(distillation, settings=recipe.distill, teacher_weights=weights, smoothing=smoothing)
 
 
-def make_plan(recipe: Recipe, rows: Rows, ranks: Ranks) -> Plan:
+def make_plan(recipe: Recipe, split: Split, ranks: Ranks) -> Plan:
     """Lay the training rows out as steps.
 
     Raises:
@@ -247,7 +250,7 @@ def make_plan(recipe: Recipe, rows: Rows, ranks: Ranks) -> Plan:
     """
     train = recipe.train
     return Plan(
-        rows.longest,
+        split.longest,
         train.batch_size,
         train.epochs,
         train.seed,
@@ -274,14 +277,14 @@ def open_run(
         notes.append("no checkpoint to resume from: this run starts at the first step")
     cursor = Cursor() if checkpoint is None else load_cursor(checkpoint)
     if ranks.first:
-        notes += keep_problems(folder, prepared.rows.problems)
+        notes += keep_problems(folder, prepared.split.problems)
     with RunLog(folder, recipe, prepared.plan.steps, ranks.first, cursor.step, on_step) as run_log:
         yield OpenRun(folder, claim, checkpoint, cursor, notes, run_log)
 
 
 def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
     """Load model, engine and checkpoint; every rank must call this."""
-    recipe, ranks, rows, plan = prepared.recipe, prepared.ranks, prepared.rows, prepared.plan
+    recipe, ranks, split, plan = prepared.recipe, prepared.ranks, prepared.split, prepared.plan
     model = prepared.new_model(ranks.device)
     parameters, trained = count_parameters(model)
     flops = StepFlops(model, recipe.train.gradient_checkpointing)
@@ -295,7 +298,7 @@ def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
         describe(run.folder, engine, sizes | prepared.manifest.record | prepared.teachers_record)
     precision = str(prepared.precision).removeprefix("torch.")
     log.info(
-        f"{recipe.name}: {len(rows.train):,} rows to train on, {len(rows.held_out):,} held out, "
+        f"{recipe.name}: {len(split.train):,} rows to train on, {len(split.held_out):,} held out, "
         f"{plan.steps:,} steps; {trained:,} trained parameters; "
         f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; "
         f"attention: {model.attention.backend} ({model.attention.reason})"
@@ -306,10 +309,10 @@ def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
         recipe=recipe,
         engine=engine,
         plan=plan,
-        tokens=rows.tokens,
-        rows=rows.train,
-        valid=rows.valid,
-        held_out=rows.held_out,
+        tokens=split.tokens,
+        rows=split.train,
+        valid=split.valid,
+        held_out=split.held_out,
         loss=prepared.loss,
         saver=Saver(run.folder / CHECKPOINTS, engine, recipe.train.keep, run.claim, recipe.train.timeout_s),
         log=run.log,
@@ -318,5 +321,5 @@ def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
         flops=flops,
         eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
         targets=teachers.targets if teachers else None,
-        augmentation=make_augmentation(recipe.data, recipe.train.seed, rows.tokens, rows.variants),
+        augmentation=make_augmentation(recipe.data, recipe.train.seed, split.tokens, split.variants),
     )

@@ -1,4 +1,4 @@
-"""The run folder: created or found again, with a record of what ran in it."""
+"""Create or reopen the run folder, with a record of what ran in it."""
 
 import importlib.metadata
 import json
@@ -31,6 +31,7 @@ PACKAGES = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepsp
 
 
 def default_folder(recipe: Recipe) -> Path:
+    """Name a new run folder in runs/ by the recipe and the time."""
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -48,7 +49,11 @@ def open_folder(
     Rank 0 looks, and every rank gets its answer: others would see a folder that it has just made.
 
     Args:
+        folder: the run folder.
+        recipe: of the run.
         rows: names tables and split. It and the recipe must be those the run was begun with.
+        resume: whether to go on with a run that is there.
+        ranks: this process among the job's.
 
     Raises:
         UserError: the folder holds a run and is not to be resumed, or another run than this.
@@ -116,8 +121,8 @@ def describe(folder: Path, engine: Engine, more: dict[str, Any]) -> None:
     write_json(folder / "environment.json", content | more)
 
 
-def keep_problems(folder: Path, problems: list[dict]) -> list[str]:
-    """Keep the rows that were left out in the run folder; a sentence about them, if there are any."""
+def keep_problems(folder: Path, problems: list[dict[str, Any]]) -> list[str]:
+    """Write the rows that were left out into the run folder; return a sentence about them, if there are any."""
     if not problems:
         return []
     path = folder / "skipped_rows.jsonl"

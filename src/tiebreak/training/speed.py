@@ -1,4 +1,4 @@
-"""How much arithmetic a step takes, and the share of the GPU's peak that it reaches."""
+"""Count the arithmetic of a step, and look up the GPU's peak that it is compared with."""
 
 import torch
 from torch import nn
@@ -24,8 +24,8 @@ class StepFlops:
     def __init__(self, model: PreferenceModel, checkpointing: bool) -> None:
         config = model.classifier.config
         linear = [module for module in model.backbone.modules() if isinstance(module, nn.Linear)]
-        heads, every = config.num_attention_heads, model.layers
-        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        heads, layers = int(config.num_attention_heads), model.layers
+        width = heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         causal = model.is_decoder
         passes = 3 if checkpointing else 2
 
@@ -34,25 +34,25 @@ class StepFlops:
             return sum(2.0 * size * (passes + trained) for size, trained in sizes)
 
         self.forward_per_token = 2.0 * sum(m.in_features * m.out_features for m in linear)
-        self.per_text = cost(beyond_attention(every[-1])) if model.early else 0.0
+        self.per_text = cost(beyond_attention(layers[-1])) if model.early else 0.0
         self.per_token = cost(linear) - self.per_text
-        self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * len(every)
+        self.per_squared_length = (passes + 1) * (2.0 if causal else 4.0) * width * len(layers)
 
     def of(self, lengths: list[int]) -> float:
-        """Of rows of these many tokens."""
+        """Count the operations of a step on rows of these lengths in tokens."""
         counted = self.per_token * sum(lengths) + self.per_text * len(lengths)
         return counted + self.per_squared_length * sum(n * n for n in lengths)
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The GPU's dense bf16 peak in FLOP/s; None on a CPU and on GPUs that are not in the table."""
+    """Look up the GPU's dense bf16 peak in FLOP/s; None on a CPU and on GPUs that are not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    found = [key for key in PEAKS if key in name]
-    return PEAKS[max(found, key=len)] if found else None
+    known = [card for card in PEAKS if card in name]
+    return PEAKS[max(known, key=len)] if known else None
 
 
 def padded_tokens(attention_packed: bool, lengths: list[int]) -> int:
-    """Token places that a batch's forward pass computes: a padded batch is as long as its longest row."""
+    """Count the token places that a batch's forward pass computes: a padded batch is as long as its longest row."""
     return sum(lengths) if attention_packed else len(lengths) * max(lengths)

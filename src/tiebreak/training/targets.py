@@ -1,6 +1,8 @@
-"""Teachers' logits of the training rows -> what the student learns from: calibrated, symmetrised, weighed."""
+"""Turn teachers' logits of the training rows into what the student learns from: calibrated, symmetrised, weighed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,13 +27,27 @@ class TeacherLogits:
     exact: bool = False
 
 
+class TeacherRecord(TypedDict, total=False):
+    """What metrics.json says of a teacher; `log_loss` in nats, of the labelled rows, is None where there are none."""
+
+    name: str
+    temperature: float
+    log_loss: float | None
+    weight: float
+    both_orders: bool
+    in_sample_rows: int
+    predictions: list[dict[str, Any]]
+
+
 def make_targets(
     views: list[TeacherLogits], labels: np.ndarray, settings: DistillSettings
-) -> tuple[np.ndarray, list[dict]]:
-    """What each teacher teaches, and what is to be said of each.
+) -> tuple[np.ndarray, list[TeacherRecord]]:
+    """Calibrate, symmetrise and weigh the teachers.
 
     Args:
+        views: the teachers' logits of n training rows.
         labels: (n,), -1 where there is none.
+        settings: the recipe's section `distill`.
 
     Returns:
         Logits (t, 2, n, 3) float32 for the orders A, B and B, A, where without the teacher's own the columns of A, B
@@ -45,8 +61,8 @@ def make_targets(
     if not known.any() and (settings.calibrate or settings.teacher_weights == "log-loss"):
         raise UserError("distill.calibrate and distill.teacher_weights=log-loss need labelled rows: there are none")
     targets = np.empty((len(views), 2, len(labels), 3), dtype=np.float32)
-    entries: list[dict] = []
-    for k, view in enumerate(views):
+    records: list[TeacherRecord] = []
+    for teacher, view in enumerate(views):
         temperature = best_temperature(view, labels) if settings.calibrate and not view.exact else 1.0
         ab = view.ab / temperature
         ba = np.where(view.both[:, None], view.ba / temperature, ab[:, SWAPPED_CLASS])
@@ -58,42 +74,41 @@ def make_targets(
                 )
             ab = centred_log((softmax(ab) + softmax(ba)[:, SWAPPED_CLASS]) / 2)
             ba = ab[:, SWAPPED_CLASS]
-        targets[k, 0], targets[k, 1] = ab, ba
+        targets[teacher, 0], targets[teacher, 1] = ab, ba
         loss = log_loss(softmax(ab[known]), labels[known]) if known.any() else None
-        entries.append({"name": view.name, "temperature": temperature, "log_loss": loss})
-    for entry, weight in zip(entries, weigh(entries, labels[known], settings.teacher_weights), strict=True):
-        entry["weight"] = weight
-    return targets, entries
+        records.append({"name": view.name, "temperature": temperature, "log_loss": loss})
+    losses = [record["log_loss"] for record in records]
+    for record, weight in zip(records, weigh(losses, labels[known], settings.teacher_weights), strict=True):
+        record["weight"] = weight
+    return targets, records
 
 
 def best_temperature(view: TeacherLogits, labels: np.ndarray) -> float:
-    """What the logits of both orders must be divided by for the least log loss (Guo et al. 2017, ICML)."""
+    """Fit what the logits of both orders are divided by for the least log loss (Guo et al. 2017, ICML)."""
     one, other = labels != NO_LABEL, (labels != NO_LABEL) & view.both
     logits = np.concatenate([view.ab[one], view.ba[other]]).astype(np.float64)
     truth = np.concatenate([labels[one], SWAPPED_CLASS[labels[other]]])
     return metrics.best_temperature(logits, truth)
 
 
-def weigh(entries: list[dict], labels: np.ndarray, how: str | list[float]) -> list[float]:
-    """Each teacher's weight: one, as given, or its gain in log loss over the class prior, with a mean of one.
+def weigh(losses: Sequence[float | None], labels: np.ndarray, how: str | list[float]) -> list[float]:
+    """Return each teacher's weight: one, as given, or its gain in log loss over the class prior, with a mean of one.
 
     A teacher no better than the prior gets nothing; if none is better, all are equal.
     """
     if isinstance(how, list):
-        if len(how) != len(entries):
-            raise UserError(
-                f"distill.teacher_weights has {len(how)} weights for {len(entries)} teachers: give each one"
-            )
+        if len(how) != len(losses):
+            raise UserError(f"distill.teacher_weights has {len(how)} weights for {len(losses)} teachers: give each one")
         return how
     if how == "equal":
-        return [1.0] * len(entries)
+        return [1.0] * len(losses)
     shares = np.bincount(labels, minlength=3) / len(labels)
     prior = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    gains = np.array([max(0.0, prior - entry["log_loss"]) for entry in entries])
-    return (gains / gains.mean()).tolist() if gains.any() else [1.0] * len(entries)
+    gains = np.array([max(0.0, prior - loss) for loss in losses if loss is not None])
+    return [float(gain) for gain in gains / gains.mean()] if gains.any() else [1.0] * len(losses)
 
 
 def centred_log(probabilities: np.ndarray) -> np.ndarray:
-    """Logits (n, 3) with a mean of zero, as a trained head's are, of probabilities (n, 3)."""
+    """Return logits (n, 3) with a mean of zero, as a trained head's are, of probabilities (n, 3)."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
-    return logs - logs.mean(axis=1, keepdims=True)
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True))

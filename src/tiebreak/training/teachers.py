@@ -1,4 +1,4 @@
-"""Teachers: prediction folders joined to the training rows, refused where a teacher has seen what it is asked.
+"""Join teachers' prediction folders to the training rows, refused where a teacher was trained on the rows.
 
 A row is joined by its id, its normalised prompt and the lengths of its answers, so a prediction of another table
 is never taken for it. A prediction is out-of-fold if the record that came with its model does not hold the row's
@@ -6,7 +6,7 @@ normalised prompt; folders' names and orders count for nothing.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from tiebreak.config import DistillSettings
 from tiebreak.data.prediction_manifest import PredictionManifest
-from tiebreak.data.split import Rows
+from tiebreak.data.split import Split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BAYES = "bayes"
 SHOWN_IDS = 10
+RowKey = tuple[str, int, int, int]
+"""What a row is known by: its id, its prompt's group, and the characters of its answers A and B."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Prediction:
 
     folder: Path
     manifest: PredictionManifest
-    places: dict[tuple, int]
+    places: dict[RowKey, int]
     logits: np.ndarray
     trained: np.ndarray | None
 
@@ -65,18 +67,21 @@ class Findings:
     leaked: dict[str, int] = field(default_factory=dict)
 
 
-def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, settings: DistillSettings) -> Teachers:
+def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, settings: DistillSettings) -> Teachers:
     """Read the named teachers and make targets for the training rows of their logits.
 
     Args:
         words: each `NAME=FOLDER,...`, `FOLDER,...` or `bayes`. Folders without a name become one teacher where their
             recipe is the same and their rows are not.
+        allow_in_sample: accept teachers that were trained on these rows.
+        split: of the run; its training rows are looked up.
+        settings: the recipe's section `distill`.
 
     Raises:
         UserError: rows without a prediction or with two, or in-sample ones that are not allowed.
     """
     named = read_teachers(words)
-    tokens, train = rows.tokens, rows.train
+    tokens, train = split.tokens, split.train
     findings = Findings()
     views = []
     for name, predictions in named.items():
@@ -84,7 +89,7 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
             views.append(view_of_bayes(tokens, train))
         else:
             views.append(view_of(name, predictions, tokens, train, findings))
-    check_extra(rows, findings)
+    check_extra(split, findings)
     if findings.faults:
         raise UserError("\n  ".join(["teacher predictions do not match the training rows:", *findings.faults]))
     if findings.leaks and not allow_in_sample:
@@ -96,11 +101,11 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
     for leak in findings.leaks:
         log.info(f"WARNING, allowed by --allow-in-sample: {leak}")
 
-    made, entries = make_targets(views, tokens.labels[train], settings)
+    made, records = make_targets(views, tokens.labels[train], settings)
     targets = np.zeros((len(views), 2, len(tokens), 3), dtype=np.float32)
     targets[:, :, train] = made
-    seen = held_out_seen(rows, named)
-    for entry, view, predictions in zip(entries, views, named.values(), strict=True):
+    seen = held_out_seen(split, named)
+    for entry, view, predictions in zip(records, views, named.values(), strict=True):
         entry |= {"both_orders": bool(view.both.all()), "in_sample_rows": findings.leaked.get(view.name, 0)}
         entry["predictions"] = [describe(prediction) for prediction in predictions or []]
         loss = "" if entry["log_loss"] is None else f", log loss {entry['log_loss']:.4f}"
@@ -109,17 +114,17 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, rows: Rows, setti
         log.info(f"teacher {view.name}: {len(train):,} rows, {orders}{heated}{loss}, weight {entry['weight']:.3f}")
     if seen:
         log.info(
-            f"note: the teachers were trained on the prompts of {seen:,} of the {len(rows.held_out):,} held-out rows, "
+            f"note: the teachers were trained on the prompts of {seen:,} of the {len(split.held_out):,} held-out rows, "
             "so the validation score is optimistic; judge the student on a table no teacher was trained on"
         )
     identity = [[name, *(p.manifest.parts for p in predictions or [])] for name, predictions in named.items()]
-    record = {"teachers": entries, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
+    record = {"teachers": records, "in_sample_allowed": allow_in_sample, "in_sample": findings.leaks}
     record["held_out_rows_seen_by_teachers"] = seen
-    return Teachers(targets, np.array([entry["weight"] for entry in entries]), identity, record)
+    return Teachers(targets, np.array([entry["weight"] for entry in records]), identity, record)
 
 
 def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
-    """The named teachers and their predictions, in the order given; None stands for the sample's own law.
+    """Read the named teachers and their predictions, in the order given; None stands for the sample's own law.
 
     Raises:
         UserError: a folder without a finished prediction, or the same prediction or name twice.
@@ -139,9 +144,9 @@ def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
             raise UserError(f"--teachers {word}: write it as FOLDER, NAME=FOLDER,FOLDER or {BAYES}")
         if name in named:
             raise UserError(f"--teachers: {name} is named twice; list all folders of a teacher as {name}=FOLDER,FOLDER")
-        home = next((other for other in loose if belongs(predictions, named[other])), None) if not given else None
-        if home is not None:
-            named[home] += predictions  # type: ignore[operator]
+        same = (named[other] for other in loose if belongs(predictions, named[other]))
+        if not given and predictions and (others := next(same, None)):
+            others += predictions
             continue
         named[name] = predictions
         if not given and predictions is not None:
@@ -155,10 +160,10 @@ def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
     return named
 
 
-def name_of(folder: Path, taken: dict) -> str:
-    """A folder's name, with as much of the path above as makes it a new one."""
+def name_of(folder: Path, taken: Container[str]) -> str:
+    """Return a folder's name, with as much of the path above as makes it a new one."""
     parts = [part for part in folder.parts if part not in ("/", ".", "..")] or [BAYES]
-    names = ["/".join(parts[-k:]) for k in range(1, len(parts) + 1)]
+    names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
     return next((name for name in names if name not in taken and name != BAYES), str(folder))
 
 
@@ -171,7 +176,7 @@ def belongs(predictions: list[Prediction] | None, others: list[Prediction] | Non
 
 
 def read_prediction(folder: Path) -> Prediction:
-    """The finished prediction in a folder (or of the predictions.csv in it).
+    """Read the finished prediction in a folder (or of the predictions.csv in it).
 
     Raises:
         UserError: none there, not finished, or of an earlier version.
@@ -185,24 +190,24 @@ def read_prediction(folder: Path) -> Prediction:
     return Prediction(folder, finished.manifest, places, finished.logits.values, keys.trained)
 
 
-def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[tuple]:
-    """What a row is known by: its id, its prompt's group and the characters of its answers."""
+def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[RowKey]:
+    """Return the key of every row, from its id, its prompt's group (n,) and its answers' characters (n, 2)."""
     return list(zip(ids, groups.tolist(), chars[:, 0].tolist(), chars[:, 1].tolist(), strict=True))
 
 
 def view_of(
     name: str, predictions: list[Prediction], tokens: Tokens, train: np.ndarray, findings: Findings
 ) -> TeacherLogits:
-    """One teacher's logits of the training rows; what is wrong with them goes to `findings`."""
+    """Look up one teacher's logits of the training rows; what is wrong with them goes to `findings`."""
     count = len(train)
     keys = keys_of([tokens.ids[row] for row in train], tokens.groups[train], tokens.chars[train])
     ab, ba = np.zeros((count, 3), dtype=np.float32), np.zeros((count, 3), dtype=np.float32)
-    found, both = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
+    predicted, both = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
     leaked_rows = 0
     for prediction in predictions:
         places = np.array([prediction.places.get(key, -1) for key in keys])
         here = np.flatnonzero(places >= 0)
-        found[here] += 1
+        predicted[here] += 1
         ab[here] = prediction.logits[0, places[here]]
         if len(prediction.logits) == 2:
             twice = here[np.isfinite(prediction.logits[1, places[here]]).all(1)]
@@ -213,7 +218,7 @@ def view_of(
             leaked = here[np.isin(tokens.groups[train[here]], prediction.trained)]
             why = "was trained on their prompts"
         if len(leaked):
-            shown = shown_ids([keys[k][0] for k in leaked])
+            shown = shown_ids([keys[row][0] for row in leaked])
             findings.leaks.append(
                 f"teacher {name}: the model of {prediction.folder} {why}: {len(leaked):,} of its {len(here):,} rows "
                 f"({shown})"
@@ -221,54 +226,55 @@ def view_of(
             leaked_rows += len(leaked)
     if leaked_rows:
         findings.leaked[name] = leaked_rows
-    if missing := np.flatnonzero(found == 0).tolist():
+    if missing := np.flatnonzero(predicted == 0).tolist():
         ids = {key[0] for prediction in predictions for key in prediction.places}
-        changed = sum(keys[k][0] in ids for k in missing)
+        changed = sum(keys[row][0] in ids for row in missing)
         other = f"; {changed:,} of them are there with another prompt or other answers" if changed else ""
         findings.faults.append(
             f"teacher {name}: no prediction for {len(missing):,} of {count:,} rows "
-            f"({shown_ids([keys[k][0] for k in missing])}){other}"
+            f"({shown_ids([keys[row][0] for row in missing])}){other}"
         )
-    if doubled := np.flatnonzero(found > 1).tolist():
+    if doubled := np.flatnonzero(predicted > 1).tolist():
         findings.faults.append(
             f"teacher {name}: {len(doubled):,} rows are predicted more than once "
-            f"({shown_ids([keys[k][0] for k in doubled])}); give each model a teacher's name of its own"
+            f"({shown_ids([keys[row][0] for row in doubled])}); give each model a teacher's name of its own"
         )
     return TeacherLogits(name, ab, ba, both)
 
 
 def view_of_bayes(tokens: Tokens, train: np.ndarray) -> TeacherLogits:
-    """The sample's own law as a teacher: nothing can be learnt beyond it."""
+    """Take the sample's own law as a teacher: nothing can be learnt beyond it."""
     if tokens.bayes is None or np.isnan(tokens.bayes[train]).any():
         raise UserError(f"--teachers {BAYES}: the law is known for the embedded sample's rows only")
     logits = centred_log(tokens.bayes[train])
     return TeacherLogits(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
 
 
-def check_extra(rows: Rows, findings: Findings) -> None:
-    """Unlabelled rows must not share a prompt with what is held out."""
-    extra = rows.train[rows.tokens.labels[rows.train] == NO_LABEL]
-    leaked = extra[np.isin(rows.tokens.groups[extra], rows.valid.groups[rows.held_out])]
+def check_extra(split: Split, findings: Findings) -> None:
+    """Note unlabelled rows that share a prompt with what is held out."""
+    extra = split.train[split.tokens.labels[split.train] == NO_LABEL]
+    leaked = extra[np.isin(split.tokens.groups[extra], split.valid.groups[split.held_out])]
     if len(leaked):
-        shown = shown_ids([rows.tokens.ids[row] for row in leaked])
+        shown = shown_ids([split.tokens.ids[row] for row in leaked])
         findings.leaks.append(f"--extra: {len(leaked):,} rows have the prompt of a held-out row ({shown})")
 
 
-def held_out_seen(rows: Rows, named: dict[str, list[Prediction] | None]) -> int:
-    """Held-out rows on whose prompts any teacher was trained."""
-    seen = np.zeros(len(rows.held_out), dtype=bool)
+def held_out_seen(split: Split, named: dict[str, list[Prediction] | None]) -> int:
+    """Count the held-out rows on whose prompts any teacher was trained."""
+    seen = np.zeros(len(split.held_out), dtype=bool)
     for prediction in (p for predictions in named.values() for p in predictions or []):
         if prediction.trained is not None:
-            seen |= np.isin(rows.valid.groups[rows.held_out], prediction.trained)
+            seen |= np.isin(split.valid.groups[split.held_out], prediction.trained)
     return int(seen.sum())
 
 
 def describe(prediction: Prediction) -> dict[str, Any]:
-    """Where predictions came from: folder, fold, model and how it cut long rows."""
+    """Say where a prediction came from: folder, fold, model and how it cut long rows."""
     names = {"fold", "model", "fingerprint", "recipe", "truncation", "rows"}
     return {"folder": str(prediction.folder)} | prediction.manifest.model_dump(include=names)
 
 
 def shown_ids(ids: Sequence[str]) -> str:
+    """List the first ids for a message."""
     more = ", ..." if len(ids) > SHOWN_IDS else ""
     return f"ids {', '.join(ids[:SHOWN_IDS])}{more}"

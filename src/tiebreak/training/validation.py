@@ -1,4 +1,4 @@
-"""Logits of held-out rows, computed by all ranks together."""
+"""Compute logits of held-out rows, by all ranks together."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from tiebreak.training.batches import make_batch
 def predict_rows(
     engine: Engine, tokens: Tokens, rows: np.ndarray, most_tokens: int, interrupted: Callable[[], bool]
 ) -> np.ndarray | None:
-    """Logits (n, 3) float64 of the rows (n,) in the order A, B, on every rank; None if interrupted.
+    """Compute logits (n, 3) float64 of the rows (n,) in the order A, B, on every rank; None if interrupted.
 
     Rows are cut into blocks of like length and dealt to the ranks in turn.
     """
@@ -26,12 +26,12 @@ def predict_rows(
         for start in range(0, len(cut), ranks.world):
             if interrupted():
                 return None
-            mine = cut[start + ranks.rank] if start + ranks.rank < len(cut) else np.array([], dtype=np.int64)
-            batch = make_batch(tokens, rows[mine], np.zeros(len(mine), dtype=bool), ranks.device)
+            own = cut[start + ranks.rank] if start + ranks.rank < len(cut) else np.array([], dtype=np.int64)
+            batch = make_batch(tokens, rows[own], np.zeros(len(own), dtype=bool), ranks.device)
             with torch.no_grad():
                 logits = engine.module(*batch.inputs)
-            if len(mine):
-                gathered[torch.from_numpy(mine).to(ranks.device)] = logits.double()
+            if len(own):
+                gathered[torch.from_numpy(own).to(ranks.device)] = logits.double()
     finally:
         engine.module.train()
     return engine.sum(gathered).cpu().numpy()
