@@ -133,9 +133,7 @@ def read_split(
         assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
         train, held_out = everything[assigned != held_out_fold], everything[assigned == held_out_fold]
         if not fold:
-            log.info(
-                "validation: a tenth of the prompts is held out (--valid, --fold or --valid none to say otherwise)"
-            )
+            log.info("validation: a tenth of the prompts is held out (--valid TABLE or none, or --fold, to change it)")
     if recipe.data.share < 1:
         kept = max(1, round(recipe.data.share * len(train)))
         train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
