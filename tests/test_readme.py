@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import tiebreak
 from tiebreak.cli import build_parser, main
 from tiebreak.config import load_recipe, shipped
 from tiebreak.pipeline.ablation import LADDERS
@@ -13,9 +14,8 @@ from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [
-    line.split("  #")[0].strip() for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()
-]
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.S | re.M)
+BLOCKS = [line.split("  #")[0].strip() for language, block in FENCED if not language for line in block.splitlines()]
 OURS = ("tiebreak ", "python src/", "torchrun ", "deepspeed ")
 
 
@@ -33,6 +33,14 @@ def test_commands_parse(line):
         load_pipeline(options.recipe)
     elif getattr(options, "recipe", None):
         load_recipe(options.recipe, options.set)
+
+
+def test_the_python_of_the_readme_uses_names_that_exist():
+    (code,) = [block for language, block in FENCED if language == "python"]
+    names = set(re.findall(r"\btiebreak\.(\w+)", code))
+    assert names and all(hasattr(tiebreak, name) for name in names)
+    assert all(hasattr(tiebreak.Judge, name) for name in re.findall(r"\bjudge\.(\w+)\(", code))
+    compile(code, "README.md", "exec")
 
 
 def test_make_targets_and_links_exist():
