@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiebreak.errors import UserError
+from tiebreak.pipeline.warm import ForkedCommand, warm_up
 from tiebreak.preemption import STOP_SIGNALS, STOPPED
 
 log = logging.getLogger(__name__)
@@ -52,10 +53,14 @@ def run_stage(stage: Stage, launch: str = "") -> None:
     if stage.done.is_file():
         log.info(f"done already: {stage.name}")
         return
-    before = (shlex.split(launch) if stage.gpu else []) or [sys.executable]
+    launcher = shlex.split(launch) if stage.gpu else []
     log.info(f"$ tiebreak {shlex.join(stage.arguments)}")
     sys.stdout.flush()  # before the stage writes there itself
-    process = subprocess.Popen([*before, "-m", "tiebreak", *stage.arguments])
+    process: ForkedCommand | subprocess.Popen[bytes]
+    if stage.gpu and not launcher and warm_up():
+        process = ForkedCommand(stage.arguments)
+    else:
+        process = subprocess.Popen([*(launcher or [sys.executable]), "-m", "tiebreak", *stage.arguments])
     numbers = STOP_SIGNALS
     handlers = [signal.signal(number, lambda number, frame: process.send_signal(number)) for number in numbers]
     try:
