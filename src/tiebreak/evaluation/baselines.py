@@ -226,7 +226,7 @@ def cross_fit(
         seed: of the folds, as `data.folds_seed`.
 
     Raises:
-        UserError: too few rows for so many folds, or a class that does not occur outside one.
+        UserError: too few rows for this number of folds, or a class that does not occur outside one.
     """
     if classes is None:
         classes = 3 if (labels == TIE).any() else 2
@@ -271,7 +271,7 @@ def baseline(
         seed: of the folds, as `data.folds_seed`.
 
     Raises:
-        UserError: a table that cannot be used, or too few rows for so many folds.
+        UserError: a table that cannot be used, or too few rows for this number of folds.
     """
     if folds < 2:
         raise UserError(f"--folds {folds}: at least 2 are needed")

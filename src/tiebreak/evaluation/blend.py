@@ -14,7 +14,7 @@ FOLDS = 5
 Space = Literal["probabilities", "logits"]
 Calibrator = Literal["temperature", "vector"]
 RIDGE = 1e-6
-"""Of the vector calibration, in nats per row: keeps it finite where classes can be told apart perfectly."""
+"""Of the vector calibration, in nats per row: keeps it finite where classes can be separated perfectly."""
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def bayes_probabilities(responses_a: Sequence[Sequence[str]], responses_b: Seque
 
 
 def is_sample(model_names: Sequence[str | None]) -> bool:
-    """Whether a table's rows come from here, told by the model names that only the sample uses."""
+    """Whether a table's rows come from here: only the sample uses these model names."""
     return bool(model_names) and set(model_names) <= set(MODELS)
 
 
