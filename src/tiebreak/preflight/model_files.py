@@ -47,11 +47,11 @@ def find_folder(base: str) -> Path | Finding:
 def check_folder(folder: Path) -> Finding:
     """Check that configuration and weights are there, and that each safetensors file's header fits its size."""
     if not (folder / "config.json").is_file():
-        return Finding("model files", f"{folder}: the folder holds no config.json, so it is no model folder", FAIL)
+        return Finding("model files", f"{folder}: not a model folder, no config.json in it: correct --model", FAIL)
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        return Finding("model files", f"{folder / 'config.json'}: not readable as JSON ({error})", FAIL)
+        return Finding("model files", f"{folder / 'config.json'}: not readable as JSON ({error}): fetch it again", FAIL)
     indexed: dict[str, set[str]] = {}
     if (folder / INDEX).is_file():
         try:
@@ -62,9 +62,11 @@ def check_folder(folder: Path) -> Finding:
     elif (folder / "model.safetensors").is_file():
         indexed["model.safetensors"] = set()
     elif pickled := sorted(path.name for path in folder.glob("*.bin")):
-        return Finding("model files", f"{folder}: no safetensors; {', '.join(pickled[:2])} are not looked into", NOTE)
+        return Finding("model files", f"{folder}: no safetensors; {', '.join(pickled[:2])}: not checked", NOTE)
     else:
-        return Finding("model files", f"{folder}: it holds no weights (no model.safetensors, no {INDEX})", FAIL)
+        return Finding(
+            "model files", f"{folder}: holds no weights, neither model.safetensors nor {INDEX}: fetch it again", FAIL
+        )
     faults, size = [], 0
     for name, tensors in sorted(indexed.items()):
         fault = fault_of(folder / name, tensors)
@@ -99,23 +101,27 @@ def check_tokenizer(folder: Path, recipe: Recipe) -> Finding:
     if not path.is_file():
         others = [name for name in ("spm.model", "tokenizer.model", "vocab.txt") if (folder / name).is_file()]
         if not others:
-            return Finding("tokenizer", f"{folder}: no tokenizer.json in it, nor another tokenizer's file", FAIL)
-        return Finding("tokenizer", f"{others[0]}: converted when the run starts, not looked into", NOTE)
+            return Finding(
+                "tokenizer", f"{folder}: no tokenizer.json, nor another tokenizer's file: fetch it again", FAIL
+            )
+        return Finding("tokenizer", f"{others[0]}: converted when the run starts, not checked", NOTE)
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
         rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
     except Exception as error:  # tokenizers raises nothing narrower
-        return Finding("tokenizer", f"{path}: not readable ({error})", FAIL)
+        return Finding("tokenizer", f"{path}: not readable ({error}): fetch it again", FAIL)
     encoded = tokenizer.encode(TEXT, add_special_tokens=False)
     back = tokenizer.decode(encoded.ids)
     if _bare(back) != _bare(TEXT):
-        return Finding("tokenizer", f"{path}: {TEXT!r} comes back as {back!r}: it is not this model's", FAIL)
+        return Finding("tokenizer", f"{path}: {TEXT!r} comes back as {back!r}: take this model's own", FAIL)
     largest = max(tokenizer.get_vocab().values())
     added = [token for token in TEMPLATES[recipe.model.template].added if tokenizer.token_to_id(token) is None]
     if rows is not None and max(encoded.ids) >= rows:
-        return Finding("tokenizer", f"{path}: ids up to {largest}, but the model has {rows} embeddings", FAIL)
+        return Finding(
+            "tokenizer", f"{path}: ids up to {largest}, but the model has {rows} embeddings: take its own", FAIL
+        )
     learnt = f"; {len(added)} special tokens of the template are added" if added else ""
     return Finding("tokenizer", f"{len(encoded.ids)} tokens there and back, {largest + 1:,} in all{learnt}")
 

@@ -97,7 +97,9 @@ def _names_of_this_node() -> list[Finding]:
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError as error:
-        return [Finding("names", f"{platform.node()} does not resolve its own name ({error})", FAIL)]
+        return [
+            Finding("names", f"{platform.node()} does not resolve its own name ({error}): add it to /etc/hosts", FAIL)
+        ]
     if not address.startswith("127."):
         return []
     advice = "set GLOO_SOCKET_IFNAME to the network's interface, or correct /etc/hosts"

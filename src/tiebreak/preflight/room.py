@@ -74,7 +74,7 @@ def check_disk(out: Path, needs: Estimate | None, recipe: Recipe, world: int) ->
     """Check bytes and inodes free where the run folder is or will be, beside older checkpoints. Quotas are not seen."""
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK):
-        return Finding("disk", f"{place}: not writable, so {out} cannot be made", FAIL)
+        return Finding("disk", f"{place}: not writable, so {out} cannot be made: choose another --out", FAIL)
     stats = os.statvfs(place)
     free, inodes = stats.f_bavail * stats.f_frsize, stats.f_favail
     free += sum(path.stat().st_size for path in out.glob("*/*/*") if path.is_file())  # older checkpoints make way

@@ -95,7 +95,11 @@ def _open_folder(
     before, after = (manifest.model_dump(exclude={"version"}) for manifest in (earlier, rows))
     changed += [f"{name}: {before[name]!r} then, {after[name]!r} now" for name in after if before[name] != after[name]]
     if changed:
-        raise UserError(f"{folder} was begun with other settings:\n  " + "\n  ".join(changed))
+        raise UserError(
+            f"{folder} was begun with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the same settings, or choose another --out"
+        )
     claim = take_over(folder)
     sweep(folder, folder / CHECKPOINTS)
     return claim, *find_checkpoint(folder / CHECKPOINTS)
