@@ -63,7 +63,7 @@ def run():
     Ours are forked from a warm process (warm.py), but with `cold=True`.
     """
 
-    def run(*command: object, code: int | None = 0, timeout: float = 120, cold: bool = False, **environment: str):
+    def run(*command: object, code: int | None = 0, timeout: float = 400, cold: bool = False, **environment: str):
         bin_folder = str(Path(sys.executable).parent)
         path = bin_folder + os.pathsep + os.environ["PATH"]
         process = (subprocess.Popen if cold else warm.Popen)(

@@ -54,7 +54,7 @@ def test_two_nodes_meet(alone, tmp_path):
         subprocess.Popen(command, env=os.environ | settings | {"NODE_RANK": rank}, start_new_session=True)
         for rank in ("0", "1")
     ]
-    assert [node.wait(timeout=120) for node in nodes] == [0, 0]
+    assert [node.wait(timeout=400) for node in nodes] == [0, 0]
     environment = json.loads((out / "environment.json").read_text())
     assert (environment["engine"], environment["world"]) == ("ddp", 2)
     assert losses(out) == pytest.approx(alone, abs=1e-5)
@@ -68,12 +68,12 @@ def test_a_signal_to_the_script_reaches_the_ranks_and_their_checkpoint_is_waited
     command = ["bash", str(LAUNCH / "torchrun.sh"), *OPTIONS, "--set", "train.max_steps=400", "--out", str(out)]
     command += ["--set", "train.epochs=99", "--set", "train.eval_every=999"]
     script = subprocess.Popen(command, env=os.environ | {"GPUS": "2", "PATH": path}, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (out / "log.jsonl").exists() or len(losses(out)) < 3:
         assert script.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     script.send_signal(number)
-    assert script.wait(timeout=60) != 0
+    assert script.wait(timeout=200) != 0
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{len(losses(out)):08d}"]
     assert len(losses(out)) < 400
 

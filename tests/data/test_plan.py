@@ -148,19 +148,19 @@ TEN_MILLION = """
 import time, numpy as np
 from tiebreak.data.plan import Plan
 lengths = np.random.default_rng(0).integers(1, 2_049, 10_000_000, dtype=np.int32)
-started = time.perf_counter()
+started = time.process_time()
 plan = Plan(lengths, 64, 1, seed=0, swap="random", world=8)
 plan.step(0)
 plan.step(plan.steps - 1)
 # Not ru_maxrss: a child begins with its parent's.
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(time.perf_counter() - started, peak)
+print(time.process_time() - started, peak)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_ten_million_rows_are_planned_in_seconds():
-    """About 2 s on a free machine; 10 s are allowed, since tests share theirs with others."""
+    """About 2 s of CPU time; 10 s are allowed, since machines differ."""
     done = subprocess.run([sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, check=True)
     seconds, kibibytes = map(float, done.stdout.split())
     assert seconds < 10

@@ -55,7 +55,7 @@ def results(run, sample, tmp_path_factory):
         launcher = ["torchrun", "--nproc-per-node", world, "--master-port", 0, "--rdzv-backend", "c10d"]
         launcher += ["--rdzv-endpoint", "localhost:0"]
         command = [sys.executable] if world == 1 else launcher
-        run(*command, HERE / "steps.py", sample, folder / f"{world}.pt", *combinations, timeout=400)
+        run(*command, HERE / "steps.py", sample, folder / f"{world}.pt", *combinations, timeout=1200)
         saved[world] = torch.load(folder / f"{world}.pt", weights_only=False)
     return saved
 

@@ -14,7 +14,7 @@ CONSTANT_GIB = 0.08
 
 @pytest.mark.processes
 def test_memory_per_row_keeps_ten_million_rows_within_two_gib(run):
-    done = run(sys.executable, "benchmarks/ten_million.py", "--rows", ROWS, "--processes", 1, timeout=300, cold=True)
+    done = run(sys.executable, "benchmarks/ten_million.py", "--rows", ROWS, "--processes", 1, timeout=900, cold=True)
     found = json.loads(done.stdout.splitlines()[-1])
     (process,) = found["processes"]
     assert found["rows"] == ROWS and 1_000 < found["parts"] <= 4_096

@@ -45,7 +45,7 @@ def test_invariant_5_every_id_gets_exactly_one_row_whatever_the_ranks_and_shards
 @pytest.mark.processes
 def test_processes_that_are_killed_at_random_leave_the_same_table(run):
     """The whole of it is `python tests/prediction/chaos.py --kills 200`."""
-    told = run(sys.executable, "tests/prediction/chaos.py", "--kills", 8, "--rows", 100, timeout=240).stdout
+    told = run(sys.executable, "tests/prediction/chaos.py", "--kills", 8, "--rows", 100, timeout=900).stdout
     assert "8 kills, " in told and " 0 parts written again" in told
 
 

@@ -143,18 +143,18 @@ def test_a_bad_row_of_the_test_table_fails_too(check, write_table):
 CHECK = """
 import sys, time
 from tiebreak.cli import main
-started = time.perf_counter()
+started = time.process_time()
 code = main(["check", sys.argv[1]])
 # Not ru_maxrss: a child begins with its parent's.
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(code, time.perf_counter() - started, peak)
+print(code, time.process_time() - started, peak)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.slow
 def test_a_table_of_kaggles_size_takes_seconds(tmp_path):
-    """57,477 rows of the real lengths, 180 MB; the limits leave room for a shared machine."""
+    """57,477 rows of the real lengths, 180 MB; CPU time, which other processes on the machine do not lengthen."""
     write_sample(tmp_path / "arena.csv", 57_477)
     done = subprocess.run(
         [sys.executable, "-c", CHECK, str(tmp_path / "arena.csv")], capture_output=True, text=True, check=True

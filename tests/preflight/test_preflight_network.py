@@ -210,6 +210,6 @@ def test_every_rank_ends_with_code_2(master, tmp_path):
         time.sleep(0.005)
     for rank in ranks:
         rank.terminate()
-    assert [rank.wait(timeout=30) for rank in ranks] == [2, 2]
+    assert [rank.wait(timeout=120) for rank in ranks] == [2, 2]
     assert "/nowhere.csv: no such file" in ranks[0].stderr.read()
     assert ranks[1].stderr.read() == "", "rank 0 alone speaks"

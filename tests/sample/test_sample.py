@@ -171,8 +171,8 @@ def test_the_command_tells_what_it_wrote(tmp_path, capsys):
 
 
 def test_fifty_thousand_arena_rows_take_seconds(tmp_path):
-    """Under 5 s on a free machine; 15 s are allowed, since tests share theirs with others."""
-    started = time.perf_counter()
+    """About 2 s of CPU time; 15 s are allowed, since machines differ."""
+    started = time.process_time()
     summary = write_sample(tmp_path / "arena.csv", 50_000)
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
     assert 2_500 < summary.bytes / summary.rows < 4_000, "about as long as the real rows, 3.2 kB"

@@ -62,7 +62,7 @@ class Cluster:
         environment = {**self.environment, **settings}
         command = [str(word) for word in words]
         done = subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
         )
         assert code in (None, done.returncode), f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -75,7 +75,7 @@ def cluster_of(folder: Path, nodes: int, **settings: str) -> Iterator[Cluster]:
         yield Cluster(folder, nodes, **settings)
     finally:
         environment = os.environ | {"MINISLURM_DIR": str(folder)}
-        subprocess.run([MINISLURM, "down"], env=environment, check=True, timeout=60)
+        subprocess.run([MINISLURM, "down"], env=environment, check=True, timeout=200)
 
 
 class Batch:

@@ -23,7 +23,7 @@ def resumed(run, sample, tmp_path_factory):
     def resumed(world: int, what: str, into: str, *arguments: str) -> dict:
         out = folder / f"{what}-{world}.pt"
         launcher = ["torchrun", "--nproc-per-node", world, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        run(*launcher, HERE / "resume.py", what, sample, folder / into, out, *arguments, timeout=400)
+        run(*launcher, HERE / "resume.py", what, sample, folder / into, out, *arguments, timeout=1200)
         return torch.load(out, weights_only=False)
 
     return resumed
