@@ -1,5 +1,6 @@
 """Shared by all tests: one cache for the session, so that nothing of the user's is read or written."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -48,12 +49,16 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def restored_handlers() -> Iterator[None]:
-    """A command run in this process installs its own signal handlers."""
+    """A command run in this process installs its own signal handlers, and its output of messages."""
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
+    logger = logging.getLogger("tiebreak")
+    state = logger.level, logger.propagate, list(logger.handlers)
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+    logger.level, logger.propagate, logger.handlers[:] = *state[:2], state[2]
+    logger.manager._clear_cache()
 
 
 @pytest.fixture(scope="session")

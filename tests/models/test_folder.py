@@ -120,13 +120,13 @@ def test_invariant_4_the_cards_lines_answer_with_the_winner_names(name, method, 
     shares = {one["label"]: one["score"] for one in answer}
     assert set(shares) == set(CLASSES)
     tokens = load_tokenizer(recipe.model.base, recipe.model.template)(scope["text"], add_special_tokens=False)
-    judge = load_model(tmp_path, recipe, CPU, torch.float32)
+    # The card's lines load an adapter's base unquantised, so the comparison is with the same adapter over such a base.
+    plain = load_recipe(name, [f"model.method={'lora' if method == 'qlora' else method}"])
+    judge = load_model(tmp_path, plain, CPU, torch.float32)
     with torch.no_grad():
         logits = judge(torch.tensor(tokens["input_ids"]), [len(tokens["input_ids"])])
     expected = dict(zip(CLASSES, logits.softmax(-1)[0].tolist(), strict=True))
-    # The card's lines load an adapter's base unquantised.
-    assert shares == pytest.approx(expected, abs=1e-5 if method != "qlora" else 0.1)
-    assert max(shares, key=shares.get) == max(expected, key=expected.get)
+    assert shares == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("change", ["model.head=mlp", "model.pooling=mean", "data.features=[length]"])

