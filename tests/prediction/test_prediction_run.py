@@ -150,7 +150,8 @@ def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):
 
 def test_the_users_mistakes(model, table, tmp_path, capsys):
     assert main(["predict", "--model", str(tmp_path), "--data", str(table), "--out", str(tmp_path)]) == 2
-    assert "no judge of this project" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{tmp_path} is not a tiebreak model folder" in err and "tiebreak.json" in err
     twice = tmp_path / "twice.csv"
     twice.write_text(
         'id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n7,"[""p""]","[""a""]","[""b""]"\n'

@@ -13,8 +13,11 @@ from pydantic import BaseModel
 from recompute import check_report
 
 from tiebreak.cli import main
+from tiebreak.data.encode import prompt_group
+from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import ORDERS, write_predictions
 from tiebreak.data.table import read_table
+from tiebreak.evaluation.baselines import FOLDS
 from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.schema import Estimate, Report
@@ -118,11 +121,13 @@ def test_bayes_closes_the_gap_and_the_baselines_never_saw_the_prompt(table, tmp_
     assert list(found.baselines) == ["prior", "length", "tfidf", "bayes"]
     rows = read_labelled(table)
     labels, prior = rows.labels, predict_baselines(rows)["prior"]
-    for group in range(150):
-        fold = [j for j in range(300) if (prior[j] == prior[2 * group]).all()]
-        rest = np.delete(labels, fold)
-        np.testing.assert_allclose(prior[2 * group], np.bincount(rest, minlength=3) / len(rest), atol=1e-12)
-        assert (prior[2 * group] == prior[2 * group + 1]).all(), "a prompt was parted by the folds"
+    groups = np.array([prompt_group(pair.prompt) for pair in rows.pairs])
+    folds = assign_folds(labels, groups, FOLDS, seed=0)
+    for fold in range(FOLDS):
+        rest = np.bincount(labels[folds != fold], minlength=3) / (folds != fold).sum()
+        np.testing.assert_allclose(prior[folds == fold], np.tile(rest, ((folds == fold).sum(), 1)), atol=1e-12)
+    for group in np.unique(groups):
+        assert len(set(folds[groups == group])) == 1, "a prompt was parted by the folds"
 
 
 def test_a_labels_table_without_texts_says_what_it_lacks(table, tmp_path, capsys):
