@@ -69,6 +69,24 @@ def test_it_reads_well():
     assert "swapped" not in repr(evaluate(LAW, LABELS, resamples=100))
 
 
+@pytest.mark.parametrize("rows", range(1, 13))
+def test_few_rows_are_measured_too(rows):
+    """Among few prompts some resamples draw none of those that the temperature is fitted on."""
+    found = evaluate(LAW[:rows], LABELS[:rows])
+    assert found.scores.log_loss.value == pytest.approx(-np.log(LAW[range(rows), LABELS[:rows]]).mean())
+    assert (found.calibration.temperature is None) == (rows < 3)
+    shown = next(line for line in repr(found).splitlines() if "temperature" in line)
+    assert shown.count("–") == (2 if rows < 3 else 0)
+    assert ("to" in repr(found).splitlines()[1]) == (rows > 1), "one prompt has no interval"
+
+
+def test_a_judge_without_an_opinion_has_no_temperature():
+    same = np.full_like(LAW, 1 / 3)
+    found = evaluate(same, LABELS, resamples=100)
+    assert found.calibration.temperature is None and found.calibration.held_out_gain is None
+    assert evaluate(np.eye(3)[LABELS], LABELS, resamples=100).calibration.temperature is not None
+
+
 @pytest.mark.parametrize(
     ("change", "facts"),
     [

@@ -113,14 +113,17 @@ def newton(
         polish: Newton steps to the optimum, before the resamples.
 
     Returns:
-        theta (k,), and (resamples, k).
+        theta (k,), and (resamples, k): NaN where the rows drawn say nothing of theta, as when none of the fitted ones
+        was drawn.
     """
     k = len(theta)
 
     def step(sums: np.ndarray) -> np.ndarray:
         gradient = sums[:, :k] + ridge * theta
         hessian = sums[:, k:].reshape(-1, k, k) + ridge * np.eye(k)
-        stepped: np.ndarray = theta - np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        stepped = np.full_like(gradient, np.nan)
+        solvable = np.abs(np.linalg.det(hessian)) > 0
+        stepped[solvable] = theta - np.linalg.solve(hessian[solvable], gradient[solvable, :, None])[..., 0]
         return stepped
 
     def columns() -> np.ndarray:

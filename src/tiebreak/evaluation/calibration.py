@@ -18,8 +18,11 @@ def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstra
     simulated = simulate_calibrated(confidence, bins, seed)
     half = halves(bootstrap, seed)
     temperature = fit_temperature(probabilities, labels, half, bootstrap)
-    tempered = apply_temperature(probabilities, temperature.value)
-    gain = np.where(half, 0, row_losses(probabilities, labels) - row_losses(tempered, labels))
+    gain = None
+    if temperature is not None:
+        tempered = apply_temperature(probabilities, temperature.value)
+        saved = np.where(half, 0, row_losses(probabilities, labels) - row_losses(tempered, labels))
+        gain = bootstrap.ratios(gain=(saved, ~half))["gain"]
     return Calibration(
         ece=calibration_error(confidence, right, bins, bootstrap),
         ece_if_calibrated=float(simulated.mean()),
@@ -28,7 +31,7 @@ def calibrate(probabilities: np.ndarray, labels: np.ndarray, bootstrap: Bootstra
         temperature=temperature,
         fitted_rows=int(half.sum()),
         held_out_rows=int((~half).sum()),
-        held_out_gain=bootstrap.ratios(gain=(gain, ~half))["gain"],
+        held_out_gain=gain,
     )
 
 
@@ -93,19 +96,23 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     return softmax(log_probabilities(probabilities) / temperature)
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap) -> Estimate:
+def fit_temperature(
+    probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap
+) -> Estimate | None:
     """The temperature of least log loss on the rows of a mask (n,), with a one-step bootstrap interval.
 
-    Resampled in the inverse temperature, in which the loss is convex.
+    Resampled in the inverse temperature, in which the loss is convex. None where the rows have one prompt, or give all
+    classes the same probability, which every temperature leaves as it is.
     """
     logits = log_probabilities(probabilities)
+    if np.ptp(bootstrap.index[rows]) == 0 or np.ptp(logits[rows], axis=1).max() == 0:
+        return None
     of_label = logits[np.arange(len(labels)), labels]
     inverse = 1 / best_temperature(logits[rows], labels[rows])
     least, most = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     inside = 1.001 * least < inverse < 0.999 * most
     if not inside:  # more or less of it would be better still
         inverse = least if inverse < 1 else most
-    resampled = np.array([inverse])
 
     def derivatives(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         heated = apply_temperature(probabilities, 1 / theta[0])
@@ -114,10 +121,5 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndar
         gradient, hessian = (np.where(rows, values, 0)[:, None] for values in (mean - of_label, spread))
         return gradient, hessian[:, :, None]
 
-    if np.ptp(logits, axis=1).max() > 0:
-        theta, sampled = newton(np.array([inverse]), derivatives, bootstrap, polish=3 if inside else 0)
-        inverse, resampled = float(theta[0]), sampled[:, 0]
-    resampled = 1 / np.clip(resampled, least, most)
-    temperature = estimate(1 / inverse, resampled)
-    assert temperature is not None
-    return temperature
+    theta, sampled = newton(np.array([inverse]), derivatives, bootstrap, polish=3 if inside else 0)
+    return estimate(1 / float(theta[0]), 1 / np.clip(sampled[:, 0], least, most))

@@ -16,7 +16,7 @@ from tiebreak.evaluation.calibration import calibrate
 from tiebreak.evaluation.position import audit_position
 from tiebreak.evaluation.schema import Calibration, Position, ReportSection, Scores
 from tiebreak.evaluation.scores import score
-from tiebreak.evaluation.wording import number, percent, points, span
+from tiebreak.evaluation.wording import DASH, number, percent, points, span
 from tiebreak.labels import CLASS_NAMES, CLASSES
 
 LEAST_RESAMPLES = 100
@@ -26,7 +26,10 @@ LABEL_NAMES = {name.casefold(): k for names in (CLASSES, CLASS_NAMES) for k, nam
 
 
 class Evaluation(ReportSection):
-    """What `evaluate` returns: every figure has a `value` and the ends `low` and `high` of its 95 % interval."""
+    """What `evaluate` returns: every figure has a `value` and the ends `low` and `high` of its 95 % interval.
+
+    A figure that these rows do not determine is None, and a dash in the text.
+    """
 
     rows: int
     prompts: int
@@ -51,7 +54,9 @@ class Evaluation(ReportSection):
         if position.consistency:
             shown = percent(position.consistency, 1), span(position.consistency, 1, True)
             figures.append(("same verdict when swapped", *shown))
-        return figures
+        if self.prompts < 2:  # resamples of one prompt are all alike
+            return [(name, value, DASH) for name, value, _ in figures]
+        return [(name, value, interval or DASH) for name, value, interval in figures]
 
     def _by_class(self) -> list[list[str]]:
         return [

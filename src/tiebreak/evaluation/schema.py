@@ -88,8 +88,11 @@ class Calibration(ReportSection):
     """The 95th percentile of the same: an ECE above it is more than chance."""
     reliability: dict[str, list[Bin]]
     """Per class, up to 15 bins of equal mass by its predicted probability."""
-    temperature: Estimate
-    """Logits divided by it have the lowest log loss on half of the prompts; above 1: overconfident."""
+    temperature: Estimate | None
+    """Logits divided by it have the lowest log loss on half of the prompts; above 1: overconfident.
+
+    None where that half is one prompt, or its rows give all classes the same probability.
+    """
     fitted_rows: int
     """Rows of that half."""
     held_out_rows: int

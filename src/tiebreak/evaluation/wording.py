@@ -4,7 +4,7 @@ from tiebreak.evaluation.schema import Estimate
 
 NAMES = {"prior": "class prior", "length": "answer length", "tfidf": "TF-IDF", "bayes": "Bayes"}
 """The baselines' names for people. Bayes is the law that the embedded sample's labels are drawn from."""
-MINUS = "\u2212"
+MINUS, DASH = "\u2212", "\u2013"
 
 
 def number(value: Estimate | float | None, digits: int = 3) -> str:
@@ -32,7 +32,7 @@ def span(value: Estimate | None, digits: int = 3, percents: bool = False) -> str
 
 def _format(value: Estimate | float | None, digits: int, scale: float = 1, sign: str = "") -> str:
     if value is None:
-        return "–"
+        return DASH
     plain = scale * (value.value if isinstance(value, Estimate) else value)
     text = f"{plain:.{digits}f}"
     if float(text) == 0:
