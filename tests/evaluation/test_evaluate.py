@@ -42,6 +42,8 @@ def test_figures_are_scikit_learns_and_the_reports():
         [CLASSES[label] for label in LABELS],
         ["abt"[label].replace("t", "tie") for label in LABELS],
         [("model_a", "model_b", "Tie")[label] for label in LABELS],
+        [("A", np.int64(1), "tie (bothbad)")[label] for label in LABELS],
+        np.array([int(label) for label in LABELS], dtype=object),
     ],
 )
 def test_labels_may_be_numbers_names_or_one_hot(labels):
@@ -96,7 +98,13 @@ def test_a_judge_without_an_opinion_has_no_temperature():
         ({"labels": LABELS[:5]}, ["labels", "5", "160"]),
         ({"labels": np.where(np.arange(160) == 7, 3, LABELS)}, ["labels[7]", "3"]),
         ({"labels": ["a"] * 159 + ["c"]}, ["labels[159]", "'c'"]),
+        ({"labels": [0, 1, None] + [2] * 157}, ["labels[2]", "None", "(1 such"]),
+        ({"labels": [0, 1, float("nan")] + [2] * 157}, ["labels[2]", "nan"]),
+        ({"labels": ["a", 3] + ["b"] * 158}, ["labels[1]", "3"]),
+        ({"labels": [0, -1] + [1] * 158}, ["labels[1]", "-1", "without a label"]),
         ({"labels": np.ones((160, 3))}, ["labels[0]", "one-hot"]),
+        ({"labels": [[0, 1, 0], [0, None, 1]] * 80}, ["labels[1]", "None"]),
+        ({"labels": [["a", "b", "tie"]] * 160}, ["labels", "(160, 3)", "one-hot"]),
         ({"labels": np.ones((160, 2))}, ["labels", "(160, 2)"]),
         ({"groups": range(9)}, ["groups", "9", "160"]),
         ({"orders": LAW}, ["orders", "(2, 160, 3)", "(160, 3)"]),

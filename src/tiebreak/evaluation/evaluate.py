@@ -103,7 +103,8 @@ def evaluate(
 
     Args:
         probabilities: (n, 3), of A, B and a tie, each row summing to one.
-        labels: n class numbers 0, 1, 2; n names such as `"a"`, `"winner_model_b"` or `"tie"`; or (n, 3) one-hot.
+        labels: n class numbers 0 (A wins), 1 (B wins), 2 (a tie); n names in any case, `a`, `b`, `tie`, `model_a`,
+            `model_b`, `winner_model_a`, `winner_model_b`, `winner_tie` or `tie (bothbad)`; or (n, 3) one-hot.
         groups: n prompts (texts, or lists of turns) or other keys: rows of one group are resampled together.
             None: every row is a group of its own.
         orders: (2, n, 3), the probabilities with A shown first and with B shown first, both of A, B and a tie in
@@ -172,22 +173,38 @@ def parse_labels(labels: ArrayLike) -> np.ndarray:
     """
     values = np.asarray(labels)
     if values.ndim == 2 and values.shape[1] == 3:
-        if bad := np.flatnonzero(((values != 0).sum(1) != 1) | (values.max(1) != 1)).tolist():
-            raise UserError(f"labels[{bad[0]}]: {values[bad[0]].tolist()} is not one-hot ({len(bad):,} such rows)")
-        return np.asarray(values.argmax(1), dtype=np.int64)
+        return _one_hot_classes(values)
     if values.ndim != 1 or not len(values):
         raise UserError(f"labels: expected n classes or an (n, 3) one-hot array, got shape {values.shape}")
-    if values.dtype.kind in "biuf":
-        numbers = np.where(np.isin(values, (0, 1, 2)), values, -1).astype(np.int64)
-    else:
-        numbers = np.array([LABEL_NAMES.get(str(value).casefold(), -1) for value in values], dtype=np.int64)
+    given = np.asarray(labels, dtype=object).tolist()  # as they are: `values` holds a number beside a name as text
+    numbers = np.array([_class_of(value) for value in given], dtype=np.int64)
     if bad := np.flatnonzero(numbers < 0).tolist():
-        names = ", ".join((*CLASSES, "a", "b", "tie"))
         raise UserError(
-            f"labels[{bad[0]}]: {values[bad[0]]!r} is no class ({len(bad):,} such labels); "
-            f"use 0, 1 and 2, or the names {names}"
+            f"labels[{bad[0]}]: {given[bad[0]]!r} is no class ({len(bad):,} such labels); "
+            "use 0, 1 and 2, or the names a, b, tie; model_a, model_b, tie; winner_model_a, winner_model_b, winner_tie. "
+            "Leave rows without a label out, of the probabilities too"
         )
     return numbers
+
+
+def _class_of(value: Any) -> int:
+    """The class of one label; -1 if it is none."""
+    if isinstance(value, str):
+        return LABEL_NAMES.get(value.casefold(), -1)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return int(value) if isinstance(value, (int, float)) and value in (0, 1, 2) else -1
+
+
+def _one_hot_classes(rows: np.ndarray) -> np.ndarray:
+    """The class (n,) of each row of one-hot labels (n, 3)."""
+    try:
+        values = rows.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise UserError(f"labels: an array of shape {rows.shape} is one-hot, but holds other than numbers") from None
+    if bad := np.flatnonzero(((values != 0).sum(1) != 1) | (values.max(1) != 1)).tolist():
+        raise UserError(f"labels[{bad[0]}]: {rows[bad[0]].tolist()} is not one-hot ({len(bad):,} such rows)")
+    return np.asarray(values.argmax(1), dtype=np.int64)
 
 
 def number_groups(groups: Sequence[Any] | np.ndarray) -> np.ndarray:
