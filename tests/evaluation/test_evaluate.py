@@ -24,6 +24,8 @@ def test_figures_are_scikit_learns_and_the_reports():
     assert found.scores.log_loss.value == pytest.approx(metrics.log_loss(LABELS, LAW), abs=1e-12)
     assert found.scores.accuracy.value == pytest.approx(metrics.accuracy_score(LABELS, verdicts), abs=1e-12)
     assert found.scores.macro_f1.value == pytest.approx(metrics.f1_score(LABELS, verdicts, average="macro"), abs=1e-12)
+    shares = np.tile(np.bincount(LABELS) / len(LABELS), (len(LABELS), 1))
+    assert found.class_shares_log_loss.value == pytest.approx(metrics.log_loss(LABELS, shares), abs=1e-12)
     boot = Bootstrap(WORLD.groups, 100, 4)
     assert found.scores == score(LAW, LABELS, boot)
     assert found.calibration == calibrate(LAW, LABELS, boot, 4)
@@ -64,8 +66,9 @@ def test_it_reads_well():
     text, page = repr(found), found._repr_html_()
     for shown in (f"{found.scores.log_loss.value:.4f}", f"{found.scores.log_loss.low:.4f}", "160 rows, 120 prompts"):
         assert shown in text and shown in page
-    for name in ("log loss", "accuracy", "macro F1", "Brier", "calibration error", "temperature", "swapped", "tie"):
+    for name in ("log loss", "class shares", "accuracy", "macro F1", "Brier", "temperature", "swapped", "tie"):
         assert name in text and name in page
+    assert "calibration error" in text and "calibration error" in page
     assert max(map(len, text.splitlines())) < 80 and len(text.splitlines()) < 20
     assert page.count("<table>") == page.count("</table>") == 2
     assert "swapped" not in repr(evaluate(LAW, LABELS, resamples=100))

@@ -14,7 +14,7 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import calibrate
 from tiebreak.evaluation.position import audit_position
-from tiebreak.evaluation.schema import Calibration, Position, ReportSection, Scores
+from tiebreak.evaluation.schema import Calibration, Estimate, Position, ReportSection, Scores
 from tiebreak.evaluation.scores import score
 from tiebreak.evaluation.wording import DASH, number, percent, points, span
 from tiebreak.labels import CLASS_NAMES, CLASSES
@@ -36,6 +36,8 @@ class Evaluation(ReportSection):
     """Distinct groups, the unit of resampling."""
     class_counts: dict[str, int]
     """Labels `A`, `B` and `tie`."""
+    class_shares_log_loss: Estimate
+    """Log loss of the class shares of these labels, predicted for every row: what can be had without reading a text."""
     scores: Scores
     calibration: Calibration
     position: Position
@@ -44,6 +46,8 @@ class Evaluation(ReportSection):
         """(name, value, interval) of the figures shown."""
         scores, calibration, position = self.scores, self.calibration, self.position
         figures = [("log loss", number(scores.log_loss, 4), span(scores.log_loss, 4))]
+        shares = self.class_shares_log_loss
+        figures.append(("log loss of the class shares", number(shares, 4), span(shares, 4)))
         figures.append(("accuracy", percent(scores.accuracy, 1), span(scores.accuracy, 1, True)))
         figures += [(name, number(e), span(e)) for name, e in (("macro F1", scores.macro_f1), ("Brier", scores.brier))]
         figures.append(("calibration error", number(calibration.ece), span(calibration.ece)))
@@ -155,10 +159,14 @@ def measure_probabilities(
         reference: on the embedded sample, the losses (n,) of the prior and of Bayes, for `gap_closed`.
         seed: of the temperature's half and of the simulated calibration error.
     """
+    counts = np.bincount(labels, minlength=len(CLASS_NAMES))
+    shares_loss = bootstrap.ratios(shares=-np.log(counts[labels] / len(labels)))["shares"]
+    assert shares_loss is not None
     return Evaluation(
         rows=len(labels),
         prompts=bootstrap.groups,
-        class_counts={name: int((labels == k).sum()) for k, name in enumerate(CLASS_NAMES)},
+        class_counts=dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),
+        class_shares_log_loss=shares_loss,
         scores=score(probabilities, labels, bootstrap, reference),
         calibration=calibrate(probabilities, labels, bootstrap, seed),
         position=audit_position(probabilities, labels, orders, bootstrap),
@@ -181,8 +189,8 @@ def parse_labels(labels: ArrayLike) -> np.ndarray:
     if bad := np.flatnonzero(numbers < 0).tolist():
         raise UserError(
             f"labels[{bad[0]}]: {given[bad[0]]!r} is no class ({len(bad):,} such labels); "
-            "use 0, 1 and 2, or the names a, b, tie; model_a, model_b, tie; winner_model_a, winner_model_b, winner_tie. "
-            "Leave rows without a label out, of the probabilities too"
+            "use 0, 1, 2, or the names a, b, tie; model_a, model_b, tie; winner_model_a, winner_model_b, winner_tie; "
+            "leave rows without a label out, of the probabilities too"
         )
     return numbers
 
