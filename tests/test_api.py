@@ -100,6 +100,22 @@ def test_a_verdict_is_the_row_of_predict(judge):
     assert str(verdict).startswith(verdict.winner)
 
 
+def test_neither_of_two_identical_answers_wins(judge):
+    for answer in ("It is useless.", "First, check the bicycle.", ["One", "Two", None]):
+        prompt = ["p", "q", "r"] if isinstance(answer, list) else "p"
+        verdict = judge.compare(prompt, answer, answer)
+        assert verdict.a == verdict.b and verdict.winner == "tie"
+
+
+def test_none_is_an_empty_answer_as_a_null_turn_is(judge):
+    assert judge.compare("q", None, "b") == judge.compare("q", "", "b") == judge.compare("q", [None], "b")
+
+
+def test_a_judge_is_shown_by_its_folder_base_and_device(judge):
+    assert len(repr(judge)) < 100 + len(str(judge.folder))
+    assert all(fact in repr(judge) for fact in (str(judge.folder), "demo-deberta", "cpu"))
+
+
 def test_answers_are_ranked_by_their_mean_score(judge):
     prompt, answers = (
         "What is a poem?",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tiebreak.api import Judge, RankedAnswer, Verdict, distill, train
+    from tiebreak.api import Judge, distill, train
     from tiebreak.data.predictions import read_predictions, write_predictions
     from tiebreak.data.table import read_table
     from tiebreak.errors import UserError
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from tiebreak.prediction.merge import merge
     from tiebreak.prediction.predict import predict
     from tiebreak.report.build import write_report
+    from tiebreak.verdict import RankedAnswer, Verdict
 
 _HOMES = {
     "Judge": "api",
-    "RankedAnswer": "api",
+    "RankedAnswer": "verdict",
     "SwapPolicy": "prediction.compute",
     "UserError": "errors",
-    "Verdict": "api",
+    "Verdict": "verdict",
     "baseline": "evaluation.baselines",
     "cross_validate": "pipeline.cross_validation",
     "distill": "api",

@@ -7,7 +7,7 @@ Functions that take and leave files (`predict`, `merge`, `write_report`, ...) li
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.process import prepare_process
+from tiebreak.verdict import RankedAnswer, Text, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,44 +31,6 @@ if TYPE_CHECKING:
     from tiebreak.models.preference import PreferenceModel
     from tiebreak.prediction.compute import SwapPolicy
     from tiebreak.training.finish import Run
-
-Text = str | Sequence[str]
-"""One turn, or the turns of a conversation."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a judge says of two answers: three probabilities that sum to one.
-
-    Attributes:
-        a: probability that people prefer the first answer. b: the second. tie: neither.
-    """
-
-    a: float
-    b: float
-    tie: float
-
-    @property
-    def winner(self) -> Literal["a", "b", "tie"]:
-        """The likeliest class."""
-        return max(("a", "b", "tie"), key=lambda name: getattr(self, name))
-
-    def __str__(self) -> str:
-        return f"{self.winner} (a {self.a:.2f}, b {self.b:.2f}, tie {self.tie:.2f})"
-
-
-@dataclass(frozen=True)
-class RankedAnswer:
-    """An answer's place among others to the same prompt.
-
-    Attributes:
-        index: its place in the answers given. answer: itself. score: the mean over the other answers of
-            P(it wins) + P(tie) / 2, between 0 and 1.
-    """
-
-    index: int
-    answer: Text
-    score: float
 
 
 class Judge:
@@ -151,10 +114,13 @@ class Judge:
         """Compare two answers to a prompt.
 
         Args:
-            prompt: a string, or a list of strings with one entry per turn; so are the answers.
+            prompt: a string, or a list of strings with one entry per turn; so are the answers. None is an empty text,
+                as a null turn in a table is.
             a: the first answer.
             b: the second answer.
-            swap: look at both answer orders and average them, so that the position of an answer does not count.
+            swap: look at both answer orders and average them, so that the position of an answer does not count. This
+                is the default here, not of `predict`. The winner of two identical
+                answers is then `tie`.
 
         Example:
             >>> judge.compare("What is 2+2?", "4", "5").winner in ("a", "b", "tie")
@@ -164,6 +130,8 @@ class Judge:
 
     def rank(self, prompt: Text, answers: Sequence[Text]) -> list[RankedAnswer]:
         """Rank several answers to a prompt, the best first, by comparing each with every other in both orders.
+
+        Answers of the same score keep their order.
 
         Args:
             prompt: a string, or a list of strings with one entry per turn; so is each answer.

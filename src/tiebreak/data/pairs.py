@@ -18,9 +18,9 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
     Args:
         objects: any mix of dicts with `prompt`, `response_a` and `response_b`, tuples (prompt, answer A, answer B) and
             `Pair`; or a pandas DataFrame or a `datasets.Dataset` with these columns. A text is a string, or a list with
-            one string (or None) for each turn. A table's text columns may also hold Kaggle's JSON arrays, as its files
-            do. Optional: `id` (else the position, from 0), `winner` or the three one-hot winner columns, `model_a`,
-            `model_b`, `language`.
+            one string for each turn; None is an empty text, as a null turn in a table is. A table's text columns may
+            also hold Kaggle's JSON arrays, as its files do. Optional: `id` (else the position, from 0), `winner` or the
+            three one-hot winner columns, `model_a`, `model_b`, `language`.
 
     Returns:
         One pair for each object, in the same order.
