@@ -14,6 +14,7 @@ import pytest
 import tiebreak
 from tiebreak.cli import main
 from tiebreak.data.cells import encode_json_cell
+from tiebreak.data.table import Table
 
 TINY = {"train.max_steps": 4, "train.batch_size": 16, "data.max_tokens": 96}
 
@@ -66,6 +67,9 @@ def test_invariant_10_predict_in_memory_gives_the_bytes_of_the_commands_table(
     probabilities = judge.predict(table.pairs, swap=swap)
     tiebreak.write_predictions(tmp_path / "memory.csv", [pair.id for pair in table.pairs], probabilities)
     assert (tmp_path / "memory.csv").read_bytes() == (tmp_path / "p" / "predictions.csv").read_bytes()
+    if swap:
+        tiebreak.write_predictions(tmp_path / "ab.csv", [pair.id for pair in table.pairs], judge.predict(table))
+        assert (tmp_path / "ab.csv").read_bytes() == (tmp_path / "p" / "predictions_ab.csv").read_bytes()
 
 
 def test_nothing_is_written_by_a_prediction_in_memory(judge, table, session_cache):
@@ -86,6 +90,7 @@ def test_pairs_of_every_kind_give_the_same_numbers(judge, table):
     raw = [{name: encode_json_cell(text) for name, text in row.items()} for row in rows]
     tuples = [tuple(row.values()) for row in rows]
     expected = judge.predict(pairs)
+    assert np.array_equal(judge.predict(Table(pairs)), expected)
     for kind in (rows, tuples, pandas.DataFrame(rows), datasets.Dataset.from_list(rows), pandas.DataFrame(raw)):
         assert np.array_equal(judge.predict(kind), expected)
 

@@ -85,13 +85,15 @@ class Judge:
 
         Args:
             pairs: dicts with `prompt`, `response_a` and `response_b`, tuples (prompt, a, b), a pandas DataFrame or a
-                `datasets.Dataset` with these columns, or `read_table(...).pairs`. A text is a string, or a list of
-                strings with one entry per turn.
-            swap: average both answer orders; a `SwapPolicy` does so for close rows only.
+                `datasets.Dataset` with these columns, or a table as `read_table` returns it. A text is a string, or a
+                list of strings with one entry per turn; None is an empty text.
+            swap: look at both answer orders and average them, as `compare` does by default and `tiebreak predict` with
+                `--swap`; a `SwapPolicy` does so for close rows only. False is the order given alone.
 
         Returns:
             Probabilities (n, 3) float64 of A, B and a tie, in the order of `pairs`: those of `tiebreak predict`, which
-            writes nine decimals of them.
+            writes nine decimals of them. `swap=True` gives its predictions.csv with `--swap`, and False the
+            predictions_ab.csv beside it, which is predictions.csv without `--swap`.
 
         Raises:
             UserError: a pair that cannot be read; names its position and what is wrong.

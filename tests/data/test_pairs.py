@@ -7,7 +7,7 @@ import pytest
 from handmade import good_row, write_csv
 
 from tiebreak.data.pairs import as_pairs
-from tiebreak.data.table import Pair, read_table
+from tiebreak.data.table import Pair, Table, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import TIE
 
@@ -37,6 +37,7 @@ def test_dicts_tuples_and_pairs_become_pairs():
     assert (two.id, two.prompt, two.response_a, two.response_b) == ("1", ["p"], ["a"], ["b"])
     assert three is given
     assert as_pairs(iter([])) == []
+    assert as_pairs(Table([given])) == [given]
 
 
 def test_turns_may_be_lists_arrays_and_null():

@@ -5,11 +5,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from handmade import HEADER, good_row
+from handmade import HEADER, good_row, write_csv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.table import read_labels, read_table
+from tiebreak.data.table import Table, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
 
@@ -102,6 +102,15 @@ def test_line_ends_inside_a_plain_cell_are_kept(write_table):
     path = write_table({"prompt": "one\ntwo", "response_a": "a\r\nb", "response_b": "c"})
     pair = read_table([path]).pairs[0]
     assert (pair.prompt, pair.response_a) == (["one\ntwo"], ["a\r\nb"])
+
+
+def test_a_table_is_shown_by_its_counts(tmp_path):
+    rows = [good_row(1), good_row(2) | winners(0, 0, 1), good_row(3) | winners("", "", ""), {"response_a": "[1"}]
+    table = read_table([write_csv(tmp_path / "mine.csv", *rows)], "skip")
+    assert repr(table) == "Table(mine.csv: 3 rows, 1 bad; labels: A 1, B 0, tie 1, none 1)"
+    many = [write_csv(tmp_path / f"{number}.csv", good_row(number)) for number in range(1, 5)]
+    assert repr(read_table(many)) == "Table(4 files: 4 rows, 0 bad; labels: A 4, B 0, tie 0, none 0)"
+    assert repr(Table()) == "Table(no file: 0 rows, 0 bad; labels: A 0, B 0, tie 0, none 0)"
 
 
 def test_an_unlabelled_table_has_no_labels(write_table):

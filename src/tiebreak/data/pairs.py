@@ -1,11 +1,11 @@
-"""Pairs from Python objects: dicts, tuples, a pandas DataFrame or a `datasets.Dataset`."""
+"""Pairs from Python objects: dicts, tuples, a table, a pandas DataFrame or a `datasets.Dataset`."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tiebreak.data.cells import decode_plain_cell
-from tiebreak.data.table import REQUIRED, TEXT_COLUMNS, Decoder, Pair, Problem, choose_decoder, read_pair
+from tiebreak.data.table import REQUIRED, TEXT_COLUMNS, Decoder, Pair, Problem, Table, choose_decoder, read_pair
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 
@@ -17,10 +17,10 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
 
     Args:
         objects: any mix of dicts with `prompt`, `response_a` and `response_b`, tuples (prompt, answer A, answer B) and
-            `Pair`; or a pandas DataFrame or a `datasets.Dataset` with these columns. A text is a string, or a list with
-            one string for each turn; None is an empty text, as a null turn in a table is. A table's text columns may
-            also hold Kaggle's JSON arrays, as its files do. Optional: `id` (else the position, from 0), `winner` or the
-            three one-hot winner columns, `model_a`, `model_b`, `language`.
+            `Pair`; or a `Table`, or a pandas DataFrame or a `datasets.Dataset` with these columns. A text is a string,
+            or a list with one string for each turn; None is an empty text, as a null turn in a table is. The text
+            columns of a DataFrame or Dataset may also hold Kaggle's JSON arrays, as files do. Optional: `id` (else the
+            position, from 0), `winner` or the three one-hot winner columns, `model_a`, `model_b`, `language`.
 
     Returns:
         One pair for each object, in the same order.
@@ -33,6 +33,8 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
         >>> pair.id, pair.prompt, pair.label
         ('0', ['2+2?'], 0)
     """
+    if isinstance(objects, Table):
+        objects = objects.pairs
     if isinstance(objects, (str, bytes, Mapping)):
         raise UserError(
             f"pairs are a {type(objects).__name__}: give a list of dicts or of tuples (prompt, answer A, answer B), "

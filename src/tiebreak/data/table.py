@@ -19,13 +19,13 @@ from tiebreak.data.cells import (
 from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
 from tiebreak.errors import UserError
 from tiebreak.files import as_paths
-from tiebreak.labels import CLASSES, NO_LABEL, TIE
+from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL, TIE
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
 WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": TIE}
 ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
-SHOWN_PROBLEMS = 10
+SHOWN_PROBLEMS, SHOWN_FILES = 10, 3
 NO_LABEL_REASON = "no label (the winner columns are absent or empty)"
 
 OnBadRow = Literal["fail", "skip", "keep"]
@@ -70,7 +70,7 @@ class Problem:
         return replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Table:
     """All readable pairs of one or more files, the rows left out, and counts of oddities."""
 
@@ -87,6 +87,13 @@ class Table:
     def prompts(self) -> list[list[str]]:
         """Each pair's prompt, a list of turns: rows of one prompt belong together when intervals are resampled."""
         return [pair.prompt for pair in self.pairs]
+
+    def __repr__(self) -> str:
+        files = list(dict.fromkeys(pair.file for pair in self.pairs if pair.file))
+        named = ", ".join(files) if len(files) <= SHOWN_FILES else f"{len(files):,} files"
+        counts = np.bincount(self.labels - NO_LABEL, minlength=1 + len(CLASS_NAMES))[[1, 2, 3, 0]]
+        labels = ", ".join(f"{name} {n:,}" for name, n in zip((*CLASS_NAMES, "none"), counts, strict=True))
+        return f"Table({named or 'no file'}: {len(self.pairs):,} rows, {len(self.problems):,} bad; labels: {labels})"
 
 
 def read_table(
