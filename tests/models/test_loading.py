@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +158,10 @@ def test_fingerprint_changes_with_the_weights(tmp_path):
 def test_missing_models_are_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"not a tiebreak model folder: tiebreak\.json"):
         find_model_folder(tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path}/none does not exist;"):
+        find_model_folder(tmp_path / "none")
+    with pytest.raises(UserError, match=rf"runs/none does not exist in {Path.cwd()};"):
+        find_model_folder("runs/none")
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load_tokenizer(str(tmp_path), "plain")
     (tmp_path / "tiebreak.json").write_text("{}")

@@ -102,6 +102,9 @@ def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
     for candidate in (Path(folder), Path(folder) / "model"):
         if (candidate / MANIFEST_FILE).is_file():
             return candidate, read_manifest(candidate / MANIFEST_FILE, ModelManifest)
+    if not Path(folder).exists():
+        seen = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{folder} does not exist{seen}; give a model folder, or the run folder that holds it")
     raise UserError(f"{folder} is not a tiebreak model folder: {MANIFEST_FILE} is missing here and in {folder}/model")
 
 
