@@ -68,7 +68,8 @@ def test_invariant_10_predict_in_memory_gives_the_bytes_of_the_commands_table(
     tiebreak.write_predictions(tmp_path / "memory.csv", [pair.id for pair in table.pairs], probabilities)
     assert (tmp_path / "memory.csv").read_bytes() == (tmp_path / "p" / "predictions.csv").read_bytes()
     if swap:
-        tiebreak.write_predictions(tmp_path / "ab.csv", [pair.id for pair in table.pairs], judge.predict(table))
+        tiebreak.write_predictions(str(tmp_path / "ab.csv"), [pair.id for pair in table.pairs], judge.predict(table))
+        assert tiebreak.read_predictions(str(tmp_path / "ab.csv"))[0] == [pair.id for pair in table.pairs]
         assert (tmp_path / "ab.csv").read_bytes() == (tmp_path / "p" / "predictions_ab.csv").read_bytes()
 
 

@@ -34,12 +34,13 @@ Writer = Callable[[list[str], np.ndarray], None]
 """Appends ids (m) and probabilities (m, 3) to a table."""
 
 
-def read_predictions(path: Path) -> tuple[list[str], np.ndarray]:
+def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     """Read the ids (n) and probabilities (n, 3) of a predictions.csv or .parquet; every row sums to one.
 
     Raises:
         UserError: another header, an id twice, or a row that holds no probabilities.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     ids: list[str] = []
@@ -91,9 +92,9 @@ def _rows(path: Path) -> Iterator[Sequence[Any]]:
         yield from csv.reader(file)
 
 
-def write_predictions(path: Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
+def write_predictions(path: str | Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
     """Write a Kaggle submission: the decimals written for each row sum to exactly one."""
-    write_table(path, in_chunks(ids, probabilities))
+    write_table(Path(path), in_chunks(ids, probabilities))
 
 
 def in_chunks(ids: Iterable[str], probabilities: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
