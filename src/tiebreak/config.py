@@ -13,9 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tiebreak.recipe_files import apply_change, find_recipe, read_recipe_file, validate
-
-RECIPES = Path(__file__).parent / "recipes"
+from tiebreak.recipe_files import RECIPES, apply_change, find_recipe, read_recipe_file, validate
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -291,7 +289,7 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = (), base: str | None
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
-    path = find_recipe(name_or_path, RECIPES, "recipe")
+    path = find_recipe(name_or_path, "recipe")
     content = read_recipe_file(path, Recipe)
     content.setdefault("name", path.stem)
     return make_recipe(content, changes, base)

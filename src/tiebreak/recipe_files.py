@@ -1,6 +1,5 @@
 """YAML files of settings: found by name, read, changed field by field, and validated with all problems at once."""
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,27 +7,45 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tiebreak.errors import UserError
+from tiebreak.errors import UserError, did_you_mean
+
+RECIPES = Path(__file__).parent / "recipes"
+FOLDERS = {"recipe": RECIPES, "pipeline": RECIPES / "pipelines", "ladder": RECIPES / "ladders"}
+"""Where the files of each kind are."""
+RUN_BY = {
+    "recipe": "tiebreak train --recipe {}",
+    "pipeline": "tiebreak pipeline --recipe {} --out DIR",
+    "ladder": "tiebreak ladder {} --out DIR",
+}
+"""What runs a file of each kind."""
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def find_recipe(name_or_path: str, folder: Path, what: str) -> Path:
-    """The YAML file of a name that ships in a folder, or of a path.
+def find_recipe(name_or_path: str, kind: str) -> Path:
+    """The YAML file of a name that ships with the package, or of a path.
+
+    Args:
+        name_or_path: such as `gemma2-9b` or `mine.yaml`.
+        kind: `recipe`, `pipeline` or `ladder`.
 
     Raises:
-        UserError: no such name; suggests those that are spelt alike, or lists all.
+        UserError: no such name; says whether it is one of another kind, suggests those that are spelt alike, or lists
+            all.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    path = folder / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = sorted(file.stem for file in folder.glob("*.yaml"))
-        near = difflib.get_close_matches(name_or_path, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped are {', '.join(names)}, or give a .yaml file"
-        raise UserError(f"no {what} {name_or_path!r}; {hint}")
-    return path
+    path = FOLDERS[kind] / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    others = [other for other, folder in FOLDERS.items() if (folder / path.name).is_file()]
+    names = sorted(file.stem for file in FOLDERS[kind].glob("*.yaml"))
+    hints = [f"it is a {other}: {RUN_BY[other].format(name_or_path)}" for other in others]
+    if hint := did_you_mean(name_or_path, names):
+        hints.append(hint)
+    known = f"shipped are {', '.join(names)}, or give a .yaml file"
+    raise UserError(f"no {kind} {name_or_path!r}; {'; '.join(hints) or known}")
 
 
 def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AliasChoices, Field
 
-from tiebreak.config import RECIPES, Recipe, Section, load_recipe
+from tiebreak.config import Recipe, Section, load_recipe
 from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.table import OnBadRow, read_table
@@ -19,10 +19,10 @@ from tiebreak.files import write_json
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
-from tiebreak.recipe_files import find_recipe, read_recipe_file, validate
+from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 from tiebreak.sample.generator import sample_file
 
-LADDERS = RECIPES / "ladders"
+LADDERS = FOLDERS["ladder"]
 HELD_OUT, RESULTS = "held-out", "metrics.json"
 DECIDE_HELD_OUT = ("folds_seed", "sample_rows", "sample_profile")
 """Settings of the data that decide which rows are held out."""
@@ -130,7 +130,7 @@ def load_ablation(name_or_path: str) -> Ablation:
     Raises:
         UserError: naming every unknown field and every value out of range.
     """
-    path = find_recipe(name_or_path, LADDERS, "ladder")
+    path = find_recipe(name_or_path, "ladder")
     return validate(Ablation, read_recipe_file(path, Ablation), path.stem)
 
 

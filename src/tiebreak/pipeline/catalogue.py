@@ -1,11 +1,13 @@
 """`tiebreak recipes`: what ships with the package, each with its description."""
 
 import textwrap
+from collections.abc import Sequence
 
-from tiebreak.config import RECIPES, load_recipe, shipped
+from tiebreak.config import dump_recipe, load_recipe, shipped
 from tiebreak.pipeline.ablation import LADDERS, load_ablation
 from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
 from tiebreak.preflight.memory import estimate
+from tiebreak.recipe_files import FOLDERS, RECIPES
 
 
 def list_recipes(columns: int = 120) -> str:
@@ -28,3 +30,20 @@ def list_recipes(columns: int = 120) -> str:
     lines += ["", "ablations (tiebreak ladder NAME)"]
     lines += [entry(name, "", load_ablation(name).description) for name in shipped(LADDERS)]
     return "\n".join(lines)
+
+
+def show_recipe(name_or_path: str, changes: Sequence[str] = ()) -> str:
+    """A recipe as YAML, every field resolved; of a pipeline's or an ablation's name, what its files hold.
+
+    Args:
+        name_or_path: a shipped name or a .yaml file of a recipe.
+        changes: of the recipe, each `key.path=value`.
+
+    Raises:
+        UserError: no such name, or a faulty recipe or change.
+    """
+    files = [folder / f"{name_or_path}.yaml" for folder in FOLDERS.values()]
+    if changes or files[0].is_file() or not any(file.is_file() for file in files):
+        return dump_recipe(load_recipe(name_or_path, changes)).rstrip()
+    there = [(kind, file) for kind, file in zip(FOLDERS, files, strict=True) if file.is_file()]
+    return "\n".join(f"# {kind} {name_or_path}\n{file.read_text(encoding='utf-8').rstrip()}" for kind, file in there)

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tiebreak.config import RECIPES, Positive, Section, load_recipe
-from tiebreak.recipe_files import find_recipe, read_recipe_file, validate
+from tiebreak.config import Positive, Section, load_recipe
+from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 
-PIPELINES = RECIPES / "pipelines"
+PIPELINES = FOLDERS["pipeline"]
 
 
 class Trained(Section):
@@ -68,7 +68,7 @@ def load_pipeline(name_or_path: str) -> Pipeline:
     Raises:
         UserError: naming every unknown field, every value out of range, and the first faulty training recipe.
     """
-    path = find_recipe(name_or_path, PIPELINES, "pipeline")
+    path = find_recipe(name_or_path, "pipeline")
     pipeline = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
     for trained in (*pipeline.teachers.values(), pipeline.student):
         load_recipe(trained.recipe, trained.set)
