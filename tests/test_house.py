@@ -14,7 +14,7 @@ ORDER = (
     *("prediction", "training", "report", "pipeline", "api", "cli"),
 )
 """Each room may import those before it, and itself."""
-ROOM_OF = {"options": "cli", "cli": "cli", "__main__": "cli", "api": "api"}
+ROOM_OF = {"options": "cli", "parsers": "cli", "cli": "cli", "__main__": "cli", "api": "api"}
 WITHOUT_TORCH = ("data", "evaluation", "report")
 LONGEST_FILE, LONGEST_FUNCTION, LARGEST_ROOM = 350, 60, 0.14
 """Lines of a file, lines of a function without its docstring, share of all lines."""

