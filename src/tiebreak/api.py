@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tiebreak.models.folder import ModelManifest
     from tiebreak.models.preference import PreferenceModel
-    from tiebreak.prediction.compute import SwapPolicy
+    from tiebreak.prediction.swap import SwapPolicy
     from tiebreak.training.finish import Run
 
 
@@ -217,7 +217,8 @@ def train(
         (2, 'model')
     """
     prepare_process()
-    from tiebreak.training.run import train as run_training
+    from tiebreak.preflight.checks import enabled
+    from tiebreak.preflight.early import refuse_training
 
     changes = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
     if isinstance(recipe, Recipe):
@@ -227,17 +228,23 @@ def train(
     held_out: Path | Literal["none"] | None = None
     if valid is not None:
         held_out = "none" if isinstance(valid, str) and valid == "none" else _one_file(valid)
+    files, more, ds = _files(data), _files(extra), None if ds is None else Path(ds)
+    if not enabled():  # the preflight says all that is wrong, and on which node
+        tables = [*files, *more, *([held_out] if isinstance(held_out, Path) and fold is None else [])]
+        refuse_training(recipe, data=tables, teachers=list(map(str, teachers)), engine=engine, ds=ds)
+    from tiebreak.training.run import train as run_training
+
     return run_training(
         recipe,
-        data=_files(data),
+        data=files,
         valid=held_out,
         fold=fold,
         out=None if out is None else Path(out),
         teachers=[str(teacher) for teacher in teachers],
-        extra=_files(extra),
+        extra=more,
         allow_in_sample=allow_in_sample,
         engine=engine,
-        ds=None if ds is None else Path(ds),
+        ds=ds,
         resume=resume,
         on_bad_row=on_bad_row,
         on_step=on_step,

@@ -19,6 +19,7 @@ from tiebreak.files import write_json
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.preflight.early import refuse_training
 from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 from tiebreak.sample.generator import sample_file
 
@@ -100,7 +101,10 @@ def run_ablation(
         name: variant.model_copy(update={"set": [*variant.set, *changes]})
         for name, variant in load_ablation(name_or_path).variants.items()
     }
-    recipe = check_same_rows({name: load_recipe(each.recipe, each.set) for name, each in variants.items()})
+    recipes = {name: load_recipe(each.recipe, each.set, each.model) for name, each in variants.items()}
+    recipe = check_same_rows(recipes)
+    for each in recipes.values():
+        refuse_training(each, data=data, engine=engine, ds=ds)
     files = tuple(data) or (sample_file(recipe.data),)
     labels = {pair.id: pair.label for pair in read_table(files, on_bad_row, need_labels=True).pairs}
     commands = StageCommands(files, on_bad_row, engine, ds)

@@ -15,6 +15,7 @@ from tiebreak.files import write_json
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.preflight.early import refuse_training
 from tiebreak.sample.generator import sample_file
 
 OUT_OF_FOLD = "oof"
@@ -93,6 +94,7 @@ def cross_validate(
     if folds < 2:
         raise UserError(f"--folds {folds}: give at least 2")
     settings = load_recipe(recipe, changes, base)
+    refuse_training(settings, data=data, engine=engine, ds=ds)
     files = tuple(data) or (sample_file(settings.data),)
     pairs = read_table(files, on_bad_row, need_labels=True).pairs
     commands = StageCommands(files, on_bad_row, engine, ds)

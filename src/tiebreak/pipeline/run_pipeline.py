@@ -13,6 +13,7 @@ from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
 from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
 from tiebreak.pipeline.summary import Summary, conclude, read_summary
+from tiebreak.preflight.early import refuse_absent
 
 RECORD, RESULTS = "pipeline.json", "metrics.json"
 STUDENT, FROM_LABELS, AVERAGE, TEST, CONCLUDE = "student", "from-labels", "average", "test", "conclude"
@@ -77,8 +78,7 @@ def open_pipeline(
         raise UserError(
             "give both --data (training tables) and --test (table to predict), or neither for the embedded sample"
         )
-    if absent := [str(path) for path in (*data, *([test] if test else [])) if not path.is_file()]:
-        raise UserError(f"{', '.join(absent)}: no such file")
+    refuse_absent([*data, *([test] if test else []), *([ds] if ds else [])])
     settings = PipelineSettings(recipe, load_pipeline(recipe), out, tuple(data), test, on_bad_row, engine, ds)
     path = out / RECORD
     if path.is_file() and (changed := read_manifest(path, PipelineRecord).differences(make_record(settings))):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from tiebreak.config import Recipe, cache_folder
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.errors import UserError
+from tiebreak.errors import UserError, did_you_mean
 from tiebreak.models.demo import FAMILIES, VERSION
 from tiebreak.models.folder import resolve_base
 from tiebreak.preflight.findings import FAIL, NOTE, Finding
+from tiebreak.pretrained.weights import WEIGHTS
 
 INDEX = "model.safetensors.index.json"
 TEXT = "which answer would people prefer, or is it a tie?"
@@ -28,14 +29,17 @@ def find_folder(base: str) -> Path | Finding:
     resolved = Path(resolve_base(base))
     if resolved.is_dir():
         return resolved
-    if Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") != 1:
-        raise UserError(
-            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): correct model.base or --model"
-        )
+    is_path = Path(base).is_absolute() or base.startswith((".", "~", "runs/")) or base.count("/") > 1
     from huggingface_hub import constants, try_to_load_from_cache
 
-    if isinstance(cached := try_to_load_from_cache(base, "config.json"), str):
+    if not is_path and isinstance(cached := try_to_load_from_cache(base, "config.json"), str):
         return Path(cached).parent
+    if is_path or "/" not in base:
+        hint = did_you_mean(base, [*FAMILIES, *WEIGHTS])
+        raise UserError(
+            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): "
+            f"{hint or 'correct model.base or --model'}"
+        )
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{base}: there is no such folder, it is not in the hub's cache here, and HF_HUB_OFFLINE is set: give a "

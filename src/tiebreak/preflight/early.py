@@ -1,0 +1,48 @@
+"""Mistakes that files, folders and options show by themselves: told before torch is imported and a table is read."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tiebreak.cluster.ranks import find_ranks
+from tiebreak.config import Recipe
+from tiebreak.data.prediction_manifest import read_prediction_manifest
+from tiebreak.engines.choose import choose_engine
+from tiebreak.errors import UserError
+from tiebreak.preflight.model_files import find_folder
+
+
+def refuse_training(
+    recipe: Recipe,
+    *,
+    data: Iterable[Path] = (),
+    teachers: Sequence[str] = (),
+    engine: str = "auto",
+    ds: Path | None = None,
+) -> None:
+    """Refuse a training that cannot begin, in a fraction of a second.
+
+    Args:
+        recipe: of the training; its base must be a folder, known by name, or look like a hub's name.
+        data: all tables, which must be there.
+        teachers: as `find_teachers` takes them; in each folder a prediction was begun.
+        engine: auto, ddp, fsdp or deepspeed.
+        ds: DeepSpeed's configuration.
+
+    Raises:
+        UserError: the first of these that is wrong.
+    """
+    choose_engine(engine, ds, recipe.train, find_ranks().world)
+    refuse_absent(data)
+    find_folder(recipe.model.base)
+    for word in teachers:
+        name, equals, listed = word.partition("=")
+        for part in (listed if equals and "/" not in name else word).split(","):
+            if part and part != "bayes":
+                path = Path(part)
+                read_prediction_manifest(path.parent if path.name == "predictions.csv" else path)
+
+
+def refuse_absent(files: Iterable[Path]) -> None:
+    """Raise UserError if one of these tables is not there; names all such."""
+    if absent := [str(path) for path in files if not path.is_file()]:
+        raise UserError(f"{', '.join(absent)}: no such file")
