@@ -99,3 +99,50 @@ def test_baseline_takes_its_table_as_a_plain_argument(sample, capsys):
     assert capsys.readouterr().out == plain and "prior" in plain
     assert main(["baseline"]) == 2
     assert "labelled table" in capsys.readouterr().err
+
+
+def test_mistakes_are_told_before_torch_is_imported(run, tmp_path, sample):
+    """Torch and transformers take seconds to import, and a missing file can be seen without."""
+    mistakes = [
+        ("train --data absent.csv", "absent.csv: no such file"),
+        ("train --valid absent.csv", "absent.csv: no such file"),
+        ("train --model runs/absent", "runs/absent: there is no such folder"),
+        ("train --model demo-gema2", "did you mean demo-gemma2"),
+        ("train --set train.lrr=1", "train.lrr: no such field"),
+        ("train --ds absent.json", "absent.json: no such file"),
+        ("train --fold 3", "--fold 3"),
+        ("train --lr 3", "no option --lr"),
+        ("distill --teachers absent", "absent: no prediction.json"),
+        ("distill --teachers bayes --extra absent.csv", "absent.csv: no such file"),
+        ("predict --model absent --out o", "absent does not exist"),
+        (f"predict --model absent --data {sample} --out o --swap x", "--swap x"),
+        ("predict --model absent --out o --labels absent.csv", "absent.csv: no such file"),
+        ("folds --data absent.csv --out o", "absent.csv: no such file"),
+        ("folds --model runs/absent --out o", "runs/absent: there is no such folder"),
+        ("pipeline --data absent.csv --test absent.csv --out o", "absent.csv, absent.csv: no such file"),
+        ("pipeline --ds absent.json --out o", "absent.json: no such file"),
+        ("ladder demo --data absent.csv --out o", "absent.csv: no such file"),
+        ("ladder demo --set train.lrr=1 --out o", "train.lrr: no such field"),
+        ("preflight --data absent.csv", "absent.csv: no such file"),
+        ("report absent --labels absent.csv --out o", "absent.csv: no such file"),
+        ("merge absent", "absent: no prediction.json"),
+        ("ensemble absent absent2 --out o", "absent"),
+        ("baseline absent.csv", "absent.csv: no such file"),
+        ("check absent.csv", "absent.csv: no such file"),
+        ("attack --data absent.csv --out o.csv", "absent.csv: no such file"),
+        ("merge-adapters absent absent2 --out o", "absent does not exist"),
+    ]
+    code = (
+        "import os, sys\nfrom tiebreak.cli import main\nos.chdir(sys.argv[1])\n"
+        "for words in sys.argv[2:]:\n"
+        "    print('>>', words, file=sys.stderr, flush=True)\n"
+        "    assert main(words.split()) == 2, words\n"
+        "    assert not {'torch', 'transformers'} & set(sys.modules), words\n"
+        "assert not os.listdir(), os.listdir()\n"
+    )
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    told = run(sys.executable, "-c", code, folder, *(words for words, _ in mistakes), cold=True).stderr
+    answers = dict(part.split("\n", 1) for part in told.split(">> ")[1:])
+    for words, fact in mistakes:
+        assert fact in answers[words], answers[words]

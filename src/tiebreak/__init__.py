@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from tiebreak.evaluation.baselines import baseline
     from tiebreak.evaluation.evaluate import evaluate
     from tiebreak.pipeline.cross_validation import cross_validate
-    from tiebreak.prediction.compute import SwapPolicy
     from tiebreak.prediction.ensemble import ensemble
     from tiebreak.prediction.merge import merge
     from tiebreak.prediction.predict import predict
+    from tiebreak.prediction.swap import SwapPolicy
     from tiebreak.report.build import write_report
     from tiebreak.verdict import RankedAnswer, Verdict
 
 _HOMES = {
     "Judge": "api",
     "RankedAnswer": "verdict",
-    "SwapPolicy": "prediction.compute",
+    "SwapPolicy": "prediction.swap",
     "UserError": "errors",
     "Verdict": "verdict",
     "baseline": "evaluation.baselines",

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
-from tiebreak.errors import UserError, did_you_mean
+from tiebreak.errors import UserError
 from tiebreak.files import FULL, write_atomically
-from tiebreak.options import build_parser
-from tiebreak.overview import FIRST_STEPS
+from tiebreak.options import build_parser, check_command
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
 
@@ -42,16 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno not in FULL:
             raise
         return print_error(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
-
-
-def check_command(words: list[str]) -> None:
-    """Refuse words that begin with no command; without any, show what one can do."""
-    if not words:
-        print(FIRST_STEPS, flush=True)
-        raise UserError("name a COMMAND, as in the lines above")
-    if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
-        hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
-        raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -199,8 +188,11 @@ def _predict(options: argparse.Namespace) -> int:
     from tiebreak.data.folds import parse_fold
     from tiebreak.evaluation.baselines import render_comparison
     from tiebreak.prediction.degenerate import parse_degenerate
-    from tiebreak.prediction.predict import parse_swap, predict
+    from tiebreak.prediction.predict import predict
+    from tiebreak.prediction.swap import parse_swap
 
+    if options.on_bad_row and not options.fold:
+        log.info("note: --on-bad-row counts with --fold only; else every row is kept, an unreadable one with the prior")
     run = predict(
         options.model,
         options.data,
@@ -210,7 +202,7 @@ def _predict(options: argparse.Namespace) -> int:
         degenerate=None if options.special is None else parse_degenerate(options.special),
         labels=options.labels,
         changes=options.set,
-        on_bad_row=options.on_bad_row,
+        on_bad_row=options.on_bad_row or "fail",
     )
     log.info(f"{run.path}: {run.rows:,} rows")
     if run.scores is not None:
@@ -279,6 +271,10 @@ def _report(options: argparse.Namespace) -> int:
 def _merge_adapters(options: argparse.Namespace) -> int:
     stop_at_once()
     use_cpu_in_deepspeed()
+    from tiebreak.models.folder import find_model_folder
+
+    for folder in options.folders:
+        find_model_folder(folder)  # before torch is imported
     from tiebreak.models.merging import merge_adapters
 
     merge_adapters(options.folders, options.out, options.how, options.into_base)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak import __version__
+from tiebreak.errors import UserError, did_you_mean
+from tiebreak.overview import COMMANDS, FIRST_STEPS
 from tiebreak.parsers import CommandParser, MainParser
 
 FORMATS = ["kaggle", "parquet", "wsdm"]
@@ -41,6 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         add_command(commands)
     return parser
+
+
+def check_command(words: list[str]) -> None:
+    """Refuse words that begin with no command; without any, show what one can do."""
+    if not words:
+        print(FIRST_STEPS, flush=True)
+        raise UserError("name a COMMAND, as in the lines above")
+    if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
+        raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")
 
 
 def _add_sample_command(commands: "Commands") -> None:
@@ -170,7 +182,7 @@ def _add_predict_command(commands: "Commands") -> None:
     predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
     predict.add_argument("--out", required=True, metavar="DIR")
     predict.add_argument("--fold", metavar="K/N", help="only the rows of fold K, as train --fold holds them out")
-    predict.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help="with --fold, as in training")
+    predict.add_argument("--on-bad-row", choices=["fail", "skip"], help="with --fold, as in training (default fail)")
     predict.add_argument(
         "--swap",
         nargs="?",

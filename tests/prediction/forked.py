@@ -11,7 +11,7 @@ import peft  # noqa: F401  # imported before forking
 
 from tiebreak import leases
 from tiebreak.cli import main
-from tiebreak.prediction.predict import predict  # noqa: F401
+from tiebreak.prediction import models  # noqa: F401
 
 LEASE_S = 0.6
 DEADLINE_S = 120

@@ -11,7 +11,7 @@ from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.errors import UserError
 from tiebreak.models import switching
 from tiebreak.prediction.merge import merge
-from tiebreak.prediction.models import name_models
+from tiebreak.prediction.request import name_models
 
 pytestmark = pytest.mark.slow
 

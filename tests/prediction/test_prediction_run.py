@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tiebreak.cli import main
+from tiebreak.data import prepare as data_prepare
 from tiebreak.data.prediction_manifest import PREDICTION_FILE, read_prediction_manifest
 from tiebreak.data.predictions import ORDERS, read_predictions, write_predictions
 from tiebreak.data.templates import TEMPLATES
@@ -61,6 +63,7 @@ def test_swap_averages_both_orders(model, table, tmp_path):
     orders = [read_predictions(tmp_path / name)[1][part.rows] for name in ORDERS]
     np.testing.assert_allclose(orders[0], softmax(part.logits), atol=2e-9)
     np.testing.assert_allclose(orders[1], softmax(part.swapped_logits)[:, SWAPPED_CLASS], atol=2e-9)
+    (tmp_path / "predictions.csv").unlink()
     assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path), *BLOCKS]) == 0
     assert not any((tmp_path / name).exists() for name in ORDERS), "the orders of an earlier prediction stayed"
 
@@ -105,26 +108,69 @@ def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, 
     assert "test.csv, row 2: response_a: not a JSON array" in failed["reason"]
 
 
-def test_a_folder_is_kept_for_its_rows_and_another_model_is_said_to_replace_it(model, table, tmp_path, capsys):
+def test_a_finished_prediction_is_never_replaced_by_another(model, table, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     common = ["predict", "--model", str(model), "--out", str(out)]
     assert main([*common, "--data", str(table)]) == 0
-    before = (out / "predictions.csv").read_bytes()
-    other, attacked = tmp_path / "other.csv", tmp_path / "attacked.csv"
+    before = {path: path.read_bytes() for path in out.glob("*.*")}
+    other, attacked, named = tmp_path / "other.csv", tmp_path / "attacked.csv", tmp_path / "named" / table.name
     write_sample(other, 150, seed=9, profile="short")
     assert main(["attack", "--data", str(table), "--out", str(attacked)]) == 0  # the same ids
-    for path in (other, attacked):
-        assert main([*common, "--data", str(path)]) == 2
-        assert "holds predictions of other rows" in capsys.readouterr().err
-    assert main([*common, "--data", str(table), "--fold", "0/5"]) == 2
-    assert (out / "predictions.csv").read_bytes() == before
-    assert main([*common, "--data", str(table), "--set", "data.max_tokens=64"]) == 0
-    assert "another model or setting" in capsys.readouterr().out
-    assert (out / "predictions.csv").read_bytes() != before
+    named.parent.mkdir()
+    shutil.copy(other, named)
+    copied = shutil.copytree(model, tmp_path / "copied")
+    (copied / "model" / "tiebreak.json").write_text((model / "model" / "tiebreak.json").read_text() + " ")
+    same = ["--data", str(table)]
+    monkeypatch.setattr(data_prepare, "read_table", lambda *_: pytest.fail("a table was read"))
+    capsys.readouterr()
+    for words, fact in (
+        (["--data", str(other)], "another table, other.csv"),
+        (["--data", str(attacked)], "another table, attacked.csv"),
+        (["--data", str(named)], "a table with other contents"),
+        ([*same, "--fold", "0/5"], "fold 0/5"),
+        ([*same, "--set", "data.max_tokens=64"], "data.max_tokens=64 (it was 128)"),
+        ([*same, "--set", "predict.tokens_per_block=999"], "other settings"),
+        ([*same, "--swap"], "both answer orders"),
+        ([*same, "--special", "0.1,0.2,0.7"], "--special 0.1,0.2,0.7"),
+        ([*same, "--model", str(copied)], f"another model, {copied}"),
+        ([*same, "--model", str(model), str(copied)], "the average of run, copied"),
+    ):
+        assert main([*common, *words]) == 2
+        told = capsys.readouterr().err
+        assert fact in told and f"{out / 'predictions.csv'} is finished: 150 rows of {table.name}" in told, told
+        assert "another --out" in told
+    assert {path: path.read_bytes() for path in out.glob("*.*")} == before and len(list(out.glob("parts-*"))) == 1
+
+
+def test_the_same_prediction_again_says_that_it_is_done(model, table, tmp_path, capsys):
+    common = ["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path / "out")]
+    assert main(common) == 0
+    assert "done already" not in capsys.readouterr().out
+    before = (tmp_path / "out" / "predictions.csv").read_bytes()
+    assert main(common) == 0
+    assert "predictions.csv is done already: 150 rows of" in capsys.readouterr().out
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == before
+
+
+def test_a_table_of_unknown_rows_is_not_replaced_and_one_moved_away_makes_room(model, table, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["predict", "--model", str(model), "--data", str(table), "--out", str(out)]
+    assert main(common) == 0
+    first = (out / "predictions.csv").rename(tmp_path / "moved.csv").read_bytes()
+    assert main([*common, "--set", "data.max_tokens=64"]) == 0
+    assert (out / "predictions.csv").read_bytes() != first
     assert len(list(out.glob("parts-*"))) == 2
     (out / PREDICTION_FILE).unlink()
-    assert main([*common, "--data", str(table)]) == 2
+    assert main(common) == 2
     assert "not known" in capsys.readouterr().err
+
+
+def test_on_bad_row_without_a_fold_is_said_to_change_nothing(model, table, tmp_path, capsys):
+    common = ["predict", "--model", str(model), "--data", str(table)]
+    assert main([*common, "--out", str(tmp_path / "out"), "--on-bad-row", "skip"]) == 0
+    assert "--on-bad-row counts with --fold only" in capsys.readouterr().out
+    assert main([*common, "--out", str(tmp_path / "fold"), "--on-bad-row", "skip", "--fold", "0/5"]) == 0
+    assert "--on-bad-row" not in capsys.readouterr().out
 
 
 def test_merge_tells_what_is_missing(model, table, tmp_path, capsys):

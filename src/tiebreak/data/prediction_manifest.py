@@ -62,6 +62,8 @@ class PredictionManifest(Manifest):
     """Why, by row."""
     truncation: dict[str, int | str | None]
     """The recipe's `max_tokens`, `truncation` and `prompt_cap`."""
+    tables: list[str] = Field(default_factory=list)
+    """Names of the files of the rows; early predictions kept none."""
     fold: str | None = None
     """`K/N` where only the rows of fold K were predicted."""
     model: str

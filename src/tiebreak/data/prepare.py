@@ -59,25 +59,34 @@ def prepare(
     Raises:
         UserError: a table that cannot be used, or a limit that leaves no room for the text.
     """
-    rules = [FORMAT, asdict(template), settings.max_tokens, settings.truncation, settings.prompt_cap]
-    rules += [settings.features, on_bad_row, need_labels, keep_ids]
-    folder = cache_folder() / "tokens" / _cache_key(files, tokenizer, rules)
+    rules = (on_bad_row, need_labels, keep_ids)
+    folder = cache_folder() / "tokens" / cache_key(files, tokenizer, template, settings, *rules)
     while not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with held(folder.with_suffix(".lock"), LOCK_STALE_S) as is_held:
             if not is_held:
                 time.sleep(POLL_S)
             elif not (folder / MANIFEST).is_file():
-                table = read_table(files, on_bad_row, need_labels, keep_ids)
+                table = read_table(files, *rules)
                 _write_tokens(folder, table, tokenizer, template, settings)
     return Tokens.read(folder)
 
 
-def _cache_key(files: Sequence[Path], tokenizer: "PreTrainedTokenizerBase", rules: list[object]) -> str:
-    """Hash of the files' names and contents, the tokenizer and the rules.
+def cache_key(
+    files: Sequence[Path],
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    settings: DataSettings,
+    on_bad_row: OnBadRow,
+    need_labels: bool,
+    keep_ids: bool,
+) -> str:
+    """Hash of the files' names and contents, the tokenizer and the rules; the arguments are those of `prepare`.
 
     Names of unfinished predictions and runs hold it: a changed key means that they cannot be resumed.
     """
+    rules = [FORMAT, asdict(template), settings.max_tokens, settings.truncation, settings.prompt_cap]
+    rules += [settings.features, on_bad_row, need_labels, keep_ids]
     digest = hashlib.sha256(json.dumps(rules).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in map(Path, files):

@@ -18,7 +18,8 @@ from pathlib import Path
 from tiebreak.preemption import STOP_SIGNALS
 
 HEAVY = (
-    *("tiebreak.training.run", "tiebreak.prediction.predict", "tiebreak.report.build", "tiebreak.report.page"),
+    *("tiebreak.training.run", "tiebreak.prediction.predict", "tiebreak.prediction.models"),
+    *("tiebreak.models.switching", "tiebreak.report.build", "tiebreak.report.page"),
     *("tiebreak.report.card", "tiebreak.report.curves", "tiebreak.report.figures", "tiebreak.evaluation.baselines"),
     *("peft", "transformers.models.gemma2.modeling_gemma2", "transformers.models.llama.modeling_llama"),
     *("transformers.models.deberta_v2.modeling_deberta_v2", "sklearn.linear_model", "scipy.optimize"),

@@ -10,10 +10,10 @@ import torch
 
 from tiebreak.data.plan import blocks as cut_blocks
 from tiebreak.data.tokens import Tokens
-from tiebreak.evaluation.metrics import softmax
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.prediction.finished import gather, order_probabilities
 from tiebreak.prediction.parts import Failure, Part, lacks_logits
+from tiebreak.prediction.swap import SwapPolicy
 
 log = logging.getLogger(__name__)
 
@@ -22,26 +22,6 @@ REFUSALS = ("out of memory", "can't allocate memory", "not enough memory", "allo
 
 Forward = Callable[[np.ndarray, bool], np.ndarray]
 """Logits (n, 3) of rows (n,), swapped or not, by one forward pass."""
-
-
-@dataclass(frozen=True)
-class SwapPolicy:
-    """Which rows are seen in the order B, A too, and get the mean of both.
-
-    Attributes:
-        enabled: whether any row is.
-        margin: if given, only rows whose two likeliest classes are less than this probability apart in the order A, B.
-    """
-
-    enabled: bool = False
-    margin: float | None = None
-
-    def choose(self, logits: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of the rows to see again, by their logits (n, 3) in the order A, B."""
-        if not self.enabled or self.margin is None:
-            return np.full(len(logits), self.enabled)
-        top = np.sort(softmax(logits), axis=1)
-        return np.asarray(top[:, 2] - top[:, 1] < self.margin)
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,18 @@ from tiebreak.data.prediction_manifest import (
     Provenance,
     write_prediction_manifest,
 )
-from tiebreak.data.prepare import prepare
+from tiebreak.data.prepare import cache_key, prepare
 from tiebreak.data.table import OnBadRow
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
-from tiebreak.models.folder import find_model_folder, fingerprint, load_saved_tokenizer, read_prompts
+from tiebreak.models.folder import load_saved_tokenizer, read_prompts
 from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.switching import LoadedModels
-from tiebreak.prediction.compute import SwapPolicy, predict_blocks
-from tiebreak.prediction.degenerate import Degenerate, degenerate_outputs, describe_source, find_degenerate
+from tiebreak.plurals import plural
+from tiebreak.prediction.compute import predict_blocks
+from tiebreak.prediction.degenerate import describe_source, find_degenerate
 from tiebreak.prediction.parts import (
     KEYS_FILE,
     Part,
@@ -45,26 +46,14 @@ from tiebreak.prediction.parts import (
     write_row_keys,
 )
 from tiebreak.prediction.queue import PartQueue
+from tiebreak.prediction.request import OpenedModel, PredictionRequest, finished_in, refuse, truncation_of
+from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.sample.generator import sample_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """The arguments of `predict`, of which `models`, `data` and `out` are whole lists and paths."""
-
-    models: Sequence[Path]
-    data: Sequence[Path]
-    out: Path
-    fold: tuple[int, int] | None
-    swap: SwapPolicy
-    degenerate: Degenerate | None
-    changes: Sequence[str]
-    on_bad_row: OnBadRow
 
 
 @dataclass(frozen=True)
@@ -118,38 +107,43 @@ class ModelPrediction:
         write_prediction_manifest(self.out, self.manifest)
 
 
-def prepare_models(request: PredictionRequest, ranks: Ranks) -> list[ModelPrediction]:
-    """Find the models and tokenise their rows.
+def prepare_models(
+    request: PredictionRequest, opened: Sequence[OpenedModel], outputs: dict[str, list[float]] | None, ranks: Ranks
+) -> list[ModelPrediction]:
+    """Tokenise the models' rows.
+
+    Args:
+        request: what is to be predicted.
+        opened: its models.
+        outputs: probabilities of degenerate rows by kind, if they are to have their own.
+        ranks: this process among the job's.
 
     Raises:
-        UserError: a folder without a judge, the same model twice, or models that would predict different rows.
+        UserError: models that would predict different rows, or a folder that holds another finished prediction.
     """
-    opened = [find_model_folder(folder) for folder in request.models]
-    prints = [fingerprint(folder) for folder, _ in opened]
-    for i, one in enumerate(prints):
-        if (first := prints.index(one)) < i:
-            raise UserError(f"--model: {opened[first][0]} and {opened[i][0]} are the same model; give it once")
-    outputs = None if request.degenerate is None else degenerate_outputs(request.degenerate)
-    names = name_models([folder for folder, _ in opened])
     files: dict[str, list[Path]] = {}
     models = []
-    for (folder, stored), name, model_print in zip(opened, names, prints, strict=True):
-        recipe = stored.make_recipe(request.changes)
+    for one in opened:
+        recipe, stored, name = one.recipe, one.stored, one.name
         for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
             log.info(warning)
         paths, template = _files(request.data, recipe, files), stored.text_template(recipe)
-        tokens = read_tokens(request, paths, load_saved_tokenizer(folder), template, recipe)
-        trained = read_prompts(folder)
+        precision, tokenizer = choose_precision(recipe.train.precision, ranks.device), load_saved_tokenizer(one.folder)
+        _refuse_other_contents(
+            request, one, cache_key(paths, tokenizer, template, recipe.data, *_rules(request)), precision
+        )
+        tokens = read_tokens(request, paths, tokenizer, template, recipe)
+        trained = read_prompts(one.folder)
         if trained is not None and (seen := int(np.isin(tokens.groups, trained).sum())):
             which = f"model {name}" if name else "the model"
-            log.info(f"warning: {which} was trained on the prompts of {seen:,} of these {len(tokens):,} rows")
-        precision = choose_precision(recipe.train.precision, ranks.device)
+            log.info(f"warning: {which} was trained on the prompts of {seen:,} of these {plural(len(tokens), 'row')}")
         blocks = cut_blocks(tokens.lengths, recipe.predict.tokens_per_block)
-        manifest = make_manifest(tokens, blocks, recipe, request.swap, str(precision), model_print)
+        manifest = make_manifest(tokens, blocks, recipe, request.swap, str(precision), one.fingerprint)
         manifest = manifest.model_copy(
             update={
-                "fold": None if request.fold is None else "{}/{}".format(*request.fold),
-                "model": str(folder),
+                "tables": [path.name for path in paths],
+                "fold": request.fold_text,
+                "model": str(one.folder),
                 "class_shares": stored.baselines["prior"],
                 "in_sample": list(stored.in_sample),
                 "recipe": stored.recipe["name"],
@@ -161,11 +155,20 @@ def prepare_models(request: PredictionRequest, ranks: Ranks) -> list[ModelPredic
             manifest.degenerate = DegenerateRows(source=source, rows=find_degenerate(tokens), outputs=outputs)
         out, baselines = request.out / name, cast(Baselines, stored.baselines)
         models.append(
-            ModelPrediction(name, folder, out, recipe, baselines, precision, tokens, blocks, trained, manifest)
+            ModelPrediction(name, one.folder, out, recipe, baselines, precision, tokens, blocks, trained, manifest)
         )
     if len({model.manifest.table for model in models}) > 1:
         raise UserError("--model: the models would predict different rows, as their folds' seeds differ")
     return models
+
+
+def _refuse_other_contents(request: PredictionRequest, model: OpenedModel, key: str, precision: torch.dtype) -> None:
+    """Refuse the folder of a finished prediction of other tokens, before there are any."""
+    found = finished_in(request.out / model.name)
+    if isinstance(found, PredictionManifest) and found.blocks:  # early predictions did not count them
+        asked = _settings(key, model.recipe, found.blocks, request.swap, str(precision))
+        if asked != found.provenance.settings:
+            refuse(request.out / model.name, found, "a table with other contents, or other settings or precision")
 
 
 def _files(data: Sequence[Path], recipe: Recipe, logged: dict[str, list[Path]]) -> list[Path]:
@@ -177,18 +180,6 @@ def _files(data: Sequence[Path], recipe: Recipe, logged: dict[str, list[Path]]) 
     return logged.setdefault(line, files)
 
 
-def name_models(folders: Sequence[Path]) -> list[str]:
-    """Return distinct short names: of the run folders, with folders above where needed; empty for one alone."""
-    if len(folders) == 1:
-        return [""]
-    runs = [folder.parent if folder.name == "model" else folder for folder in (f.resolve() for f in folders)]
-    for depth in range(1, max(len(run.parts) for run in runs)):
-        names = ["-".join(part for part in run.parts[-depth:] if part != "/") for run in runs]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"--model: {', '.join(map(str, folders))} are not different folders")
-
-
 def read_tokens(
     request: PredictionRequest,
     files: Sequence[Path],
@@ -197,15 +188,28 @@ def read_tokens(
     recipe: Recipe,
 ) -> Tokens:
     """Tokenise the rows to predict: all of the tables, or those of a fold, the tables read as training reads them."""
-    common = (files, tokenizer, template, recipe.data)
+    on_bad_row, need_labels, keep_ids = _rules(request)
+    tokens = prepare(
+        files,
+        tokenizer,
+        template,
+        recipe.data,
+        on_bad_row=on_bad_row,
+        need_labels=need_labels,
+        keep_ids=keep_ids,
+    )
     if request.fold is None:
-        return prepare(*common, on_bad_row="keep", keep_ids=True)
+        return tokens
     fold, folds = request.fold
-    tokens = prepare(*common, on_bad_row=request.on_bad_row, need_labels=True)
     if left_out := len(tokens.problems):
-        log.info(f"{left_out} bad rows are in no fold and were left out")
+        log.info(f"{plural(left_out, 'bad row')} left out, which are in no fold")
     assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
     return tokens.select(np.flatnonzero(assigned == fold))
+
+
+def _rules(request: PredictionRequest) -> tuple[OnBadRow, bool, bool]:
+    """How tables are read: `on_bad_row`, `need_labels` and `keep_ids`; of a fold, as training reads them."""
+    return ("keep", False, True) if request.fold is None else (request.on_bad_row, True, False)
 
 
 def make_manifest(
@@ -216,8 +220,8 @@ def make_manifest(
     table = hashlib.sha256(ids.encode())
     for column in (tokens.groups, tokens.chars):
         table.update(np.ascontiguousarray(column).data)
-    depends = [tokens.key, recipe.predict.tokens_per_block, len(blocks), swap.enabled, swap.margin, precision]
-    provenance = Provenance(model=fingerprint, table=table.hexdigest(), settings=_hash(depends))
+    settings = _settings(tokens.key, recipe, len(blocks), swap, precision)
+    provenance = Provenance(model=fingerprint, table=table.hexdigest(), settings=settings)
     unreadable = np.flatnonzero(tokens.unreadable).tolist()
     return PredictionManifest(
         version=VERSION,
@@ -232,13 +236,17 @@ def make_manifest(
         fingerprint=fingerprint,
         unreadable=unreadable,
         reasons=unreadable_reasons(tokens, unreadable),
-        truncation=recipe.data.model_dump(include={"max_tokens", "truncation", "prompt_cap"}),
+        truncation=truncation_of(recipe.data),
         model="",
         class_shares=[1 / 3, 1 / 3, 1 / 3],
         base=recipe.model.base,
         recipe=recipe.name,
         recipe_hash="",
     )
+
+
+def _settings(key: str, recipe: Recipe, blocks: int, swap: SwapPolicy, precision: str) -> str:
+    return _hash([key, recipe.predict.tokens_per_block, blocks, swap.enabled, swap.margin, precision])
 
 
 def unreadable_reasons(tokens: Tokens, unreadable: list[int]) -> dict[int, str]:

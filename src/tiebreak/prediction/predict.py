@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,14 +31,25 @@ from tiebreak.evaluation.baselines import compare_with_baselines
 from tiebreak.files import TEMPORARY, as_paths, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
-from tiebreak.models.switching import LoadedModels
-from tiebreak.prediction.compute import SwapPolicy
-from tiebreak.prediction.degenerate import Degenerate
+from tiebreak.plurals import plural
+from tiebreak.prediction.degenerate import Degenerate, degenerate_outputs
 from tiebreak.prediction.finished import BadParts
 from tiebreak.prediction.merge import MergedPrediction, merge
-from tiebreak.prediction.models import ModelPrediction, PredictionRequest, prepare_models
 from tiebreak.prediction.queue import PartQueue, compute_parts
+from tiebreak.prediction.request import (
+    PredictionRequest,
+    describe,
+    finished_in,
+    open_models,
+    refuse,
+    refuse_to_replace,
+)
+from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.preflight.checks import check_prediction, enabled
+
+if TYPE_CHECKING:
+    from tiebreak.models.switching import LoadedModels
+    from tiebreak.prediction.models import ModelPrediction
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +115,6 @@ def predict(
         UserError: a table, model, setting or output folder that cannot be used.
     """
     ranks = find_ranks()
-    settle_process()
     # Read first, so that a mistake in the labels is reported now and not after hours.
     given = read_labels(Path(labels)) if labels not in (None, "auto") else None
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
@@ -111,7 +122,15 @@ def predict(
     request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row)
     if enabled():
         check_prediction(request.models, request.data, changes, ranks)
-    predictions = prepare_models(request, ranks)
+    opened = open_models(request)
+    refuse_to_replace(request, opened)
+    outputs = None if degenerate is None else degenerate_outputs(degenerate)
+    # From here on torch is needed, which takes seconds to import.
+    from tiebreak.models.switching import LoadedModels
+    from tiebreak.prediction.models import prepare_models
+
+    settle_process()
+    predictions = prepare_models(request, opened, outputs, ranks)
     loaded, keep = LoadedModels(ranks.device), ranks.first and labels is not None
     merged = run_prediction(request.out, predictions, loaded, swap, ranks.rank, keep)
     for note in merged.notes:
@@ -126,8 +145,8 @@ def predict(
 
 def run_prediction(
     out: Path,
-    predictions: Sequence[ModelPrediction],
-    loaded: LoadedModels,
+    predictions: Sequence["ModelPrediction"],
+    loaded: "LoadedModels",
     swap: SwapPolicy,
     rank: int,
     keep_probabilities: bool,
@@ -141,29 +160,16 @@ def run_prediction(
     rows, blocks = len(predictions[0].tokens), sum(len(prediction.blocks) for prediction in predictions)
     names = ", ".join(prediction.name for prediction in predictions)
     of = f" for {len(predictions)} models ({names})" if len(predictions) > 1 else ""
-    log.info(f"{rows:,} rows in {blocks:,} blocks{of}, {left:,} of {parts:,} parts to do")
+    done = finished_in(out) if not left else None
+    already = "" if done is None else f"; {out / FORMATS['kaggle']} is done already: {describe(done)}"
+    log.info(
+        f"{plural(rows, 'row')} in {plural(blocks, 'block')}{of}, {left:,} of {plural(parts, 'part')} to do{already}"
+    )
     before = stamp(out)
     while True:
         compute_parts(queues, rank + array_task())
         if (merged := merge_once(out, queues, predictions, before, keep_probabilities)) is not None:
             return merged
-
-
-def parse_swap(text: str | None) -> SwapPolicy:
-    """Parse `--swap`: nothing, `always` or `adaptive:MARGIN`.
-
-    Raises:
-        UserError: anything else, or a margin outside 0 to 1.
-    """
-    if text is None or text == "always":
-        return SwapPolicy(text is not None)
-    kind, _, margin = text.partition(":")
-    try:
-        if kind == "adaptive" and 0 < float(margin) <= 1:
-            return SwapPolicy(True, float(margin))
-    except ValueError:
-        pass
-    raise UserError(f"--swap {text}: write --swap alone, or adaptive:MARGIN with a margin above 0 and up to 1")
 
 
 def array_task() -> int:
@@ -174,11 +180,11 @@ def array_task() -> int:
         return 0
 
 
-def take_folder(out: Path, predictions: Sequence[ModelPrediction]) -> None:
+def take_folder(out: Path, predictions: Sequence["ModelPrediction"]) -> None:
     """Begin or go on in the output folder, and in those of several models.
 
     Raises:
-        UserError: it holds the predictions of other rows.
+        UserError: one of them holds another finished prediction.
     """
     first = predictions[0].manifest
     manifest: PredictionManifest | AverageManifest = first
@@ -192,28 +198,22 @@ def take_folder(out: Path, predictions: Sequence[ModelPrediction]) -> None:
             swap=first.swap,
             adaptive=first.adaptive,
         )
-    for folder in dict.fromkeys([out, *(prediction.out for prediction in predictions)]):
-        refuse_other_rows(folder, first.table)
-    if (out / FORMATS["kaggle"]).is_file() and read_prediction_manifest(out).identity != manifest.identity:
-        log.info(f"{out}: holds a prediction of these rows by another model or setting; predictions.csv is replaced")
+    for prediction in predictions:
+        found = finished_in(prediction.out)
+        if isinstance(found, PredictionManifest) and not same_prediction(found, prediction.manifest):
+            refuse(prediction.out, found, "other rows, another model or other settings")
+    if len(predictions) > 1 and isinstance(found := finished_in(out), AverageManifest) and found.table != first.table:
+        refuse(out, found, "other rows")
     for prediction in predictions:
         prediction.open()
     if len(predictions) > 1:
         write_prediction_manifest(out, manifest)
 
 
-def refuse_other_rows(folder: Path, table: str) -> None:
-    """Raise UserError where a folder holds finished predictions of another table than the one with this hash."""
-    path = folder / FORMATS["kaggle"]
-    if not path.is_file():
-        return
-    with contextlib.suppress(UserError):
-        if read_prediction_manifest(folder).table == table:
-            return
-    raise UserError(
-        f"{path} holds predictions of other rows (another table or fold, or not known): "
-        "choose another --out, or move them away"
-    )
+def same_prediction(one: PredictionManifest, other: PredictionManifest) -> bool:
+    """Whether both give the same predictions.csv."""
+    outputs = [each.degenerate and each.degenerate.outputs for each in (one, other)]
+    return one.identity == other.identity and outputs[0] == outputs[1]
 
 
 def stamp(out: Path) -> str | None:
@@ -227,7 +227,7 @@ def stamp(out: Path) -> str | None:
 def merge_once(
     out: Path,
     queues: Sequence[PartQueue],
-    predictions: Sequence[ModelPrediction],
+    predictions: Sequence["ModelPrediction"],
     before: str | None,
     keep_probabilities: bool = False,
 ) -> MergedPrediction | None:
@@ -258,7 +258,7 @@ def merge_once(
 
 
 def _merge_here(
-    out: Path, predictions: Sequence[ModelPrediction], lease_s: float, keep_probabilities: bool
+    out: Path, predictions: Sequence["ModelPrediction"], lease_s: float, keep_probabilities: bool
 ) -> MergedPrediction | None:
     """Merge in this process, which holds the lease; bad parts are removed, to be computed again."""
     manifest = read_prediction_manifest(out)
@@ -302,7 +302,7 @@ def clean_up(parts: Path, lease_s: float) -> None:
 
 
 def score(
-    prediction: ModelPrediction, merged: MergedPrediction, given: dict[str, int] | None
+    prediction: "ModelPrediction", merged: MergedPrediction, given: dict[str, int] | None
 ) -> dict[str, dict[str, float]] | None:
     """Score the table, as rounded for it, against labels by id, or those of the data itself.
 

@@ -1,0 +1,6 @@
+"""Counts in messages."""
+
+
+def plural(count: int, noun: str) -> str:
+    """The count and its noun: `1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
