@@ -12,6 +12,7 @@ from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
 from tiebreak.files import FULL, write_atomically
 from tiebreak.options import build_parser, check_command
+from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
 
@@ -48,7 +49,7 @@ def _sample(options: argparse.Namespace) -> int:
 
     made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
     a, b, tie = (count / made.rows for count in made.class_counts)
-    print(f"{options.out}: {made.rows:,} rows, {made.bytes / 1e6:,.1f} MB")
+    print(f"{options.out}: {plural(made.rows, 'row')}, {made.bytes / 1e6:,.1f} MB")
     print(f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}")
     print(f"prior log loss: {made.prior:.6f}")
     print(f"Bayes log loss: {made.bayes:.6f} expected, {made.bayes_realised:.6f} on these labels")
@@ -61,7 +62,7 @@ def _check(options: argparse.Namespace) -> int:
     result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
     print(result)
     if result.problems and options.on_bad_row == "fail":
-        raise UserError(f"{len(result.problems):,} bad rows; correct them, or train with --on-bad-row=skip")
+        raise UserError(f"{plural(len(result.problems), 'bad row')}; correct them, or train with --on-bad-row=skip")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out, f"{result}\n")
@@ -204,9 +205,9 @@ def _predict(options: argparse.Namespace) -> int:
         changes=options.set,
         on_bad_row=options.on_bad_row or "fail",
     )
-    log.info(f"{run.path}: {run.rows:,} rows")
+    log.info(f"{run.path}: {plural(run.rows, 'row')}")
     if run.scores is not None:
-        log.info(f"{run.scores['model']['rows']:,} labelled rows:\n{render_comparison(run.scores)}")
+        log.info(f"{plural(int(run.scores['model']['rows']), 'labelled row')}:\n{render_comparison(run.scores)}")
     return 0
 
 
@@ -214,7 +215,7 @@ def _merge(options: argparse.Namespace) -> int:
     from tiebreak.prediction.merge import merge
 
     merged = merge(options.folder, options.format)
-    print("\n".join([*merged.notes, f"{merged.path}: {merged.rows:,} rows"]))
+    print("\n".join([*merged.notes, f"{merged.path}: {plural(merged.rows, 'row')}"]))
     return 0
 
 
@@ -231,7 +232,7 @@ def _ensemble(options: argparse.Namespace) -> int:
         format=options.format,
         on_bad_row=options.on_bad_row,
     )
-    print(f"{blended.path}: {len(blended.ids):,} rows; how it was made: {blended.record_path}")
+    print(f"{blended.path}: {plural(len(blended.ids), 'row')}; how it was made: {blended.record_path}")
     return 0
 
 
@@ -239,7 +240,7 @@ def _attack(options: argparse.Namespace) -> int:
     from tiebreak.data.attack import attack
 
     rows = attack([Path(name) for name in options.data], Path(options.out))
-    print(f"{options.out}: {rows:,} rows, one answer of each doubled")
+    print(f"{options.out}: {plural(rows, 'row')}, one answer of each doubled")
     return 0
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tiebreak.errors import UserError, did_you_mean
+from tiebreak.plurals import plural
 
 RECIPES = Path(__file__).parent / "recipes"
 FOLDERS = {"recipe": RECIPES, "pipeline": RECIPES / "pipelines", "ladder": RECIPES / "ladders"}
@@ -75,7 +76,7 @@ def validate(kind: type[Kind], content: dict[str, Any], name: str) -> Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
-        raise UserError(f"{name}: {len(lines)} problem(s) in the recipe:\n" + "\n".join(lines)) from None
+        raise UserError(f"{name}: {plural(len(lines), 'problem')} in the recipe:\n" + "\n".join(lines)) from None
 
 
 def apply_change(content: dict[str, Any], change: str) -> None:

@@ -133,5 +133,5 @@ def test_paraphrases_are_joined_by_id_and_take_their_rows_place(sample, paraphra
 def test_a_paraphrase_of_no_row_is_refused(sample, paraphrases):
     _, tokens = prepared([sample])
     _, others = prepared(paraphrases)
-    with pytest.raises(UserError, match="1 ids are not in the training table, for example"):
+    with pytest.raises(UserError, match="1 id not in the training table, for example"):
         find_variants(tokens.select(np.arange(2)), others)

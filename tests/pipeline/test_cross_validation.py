@@ -65,7 +65,7 @@ def test_every_row_gets_a_prediction_of_a_judge_that_never_saw_its_prompt(tmp_pa
 
 def test_predictions_that_do_not_fit_the_table_are_refused():
     rows = np.full((2, 3), 1 / 3)
-    with pytest.raises(UserError, match=r"1 ids without one \['c'\], 1 with two \['b'\], 0 of another"):
+    with pytest.raises(UserError, match=r"1 id without one \['c'\], 1 with two \['b'\], 0 of another"):
         join(["a", "b", "c"], [(["a", "b"], rows), (["b"], rows[:1])])
     with pytest.raises(UserError, match=r"1 of another table \['x'\]"):
         join(["a"], [(["a", "x"], rows)])

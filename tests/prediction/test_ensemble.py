@@ -72,8 +72,8 @@ def test_unequal_ids_are_refused_with_the_difference(world, tmp_path, capsys):
     files = [str(folder / "good.csv"), str(tmp_path / "short.csv")]
     assert main(["ensemble", *files, "--out", str(tmp_path / "o.csv")]) == 2
     told = capsys.readouterr().err
-    assert f"1 ids are not in {tmp_path / 'short.csv'}: {lost}" in told
-    assert f"1 ids are not in {folder / 'good.csv'}: stranger" in told
+    assert f"1 id not in {tmp_path / 'short.csv'}: {lost}" in told
+    assert f"1 id not in {folder / 'good.csv'}: stranger" in told
     assert not (tmp_path / "o.csv").exists()
 
 

@@ -113,7 +113,7 @@ def test_special_rows_get_their_outputs_and_no_others_do(model, table, tmp_path,
     common = ["predict", "--model", str(model), "--data", str(path)]
     assert main([*common, "--out", str(tmp_path / "off")]) == 0
     assert main([*common, "--out", str(tmp_path / "on"), "--special", "0.1,0.2,0.7"]) == 0
-    assert "2 rows with empty answers get A, B, tie = 0.100, 0.200, 0.700" in capsys.readouterr().out
+    assert "2 rows with empty answers: A, B, tie = 0.100, 0.200, 0.700" in capsys.readouterr().out
     off, on = (read_predictions(tmp_path / name / "predictions.csv")[1] for name in ("off", "on"))
     np.testing.assert_array_equal(on[[0, 3]], off[[0, 3]])
     np.testing.assert_allclose(on[[1, 2, 4]], [[0.1, 0.2, 0.7]] * 3, atol=2e-9)

@@ -47,7 +47,7 @@ def test_a_table_without_labels_says_so(check, write_table):
 def test_turns_and_lengths(check, write_table):
     two = {"prompt": '["12345","12345"]', "response_a": '["12345","1"]', "response_b": '["1",null]'}
     _, out, _ = check(write_table({"prompt": '["1234"]', "response_a": '["12"]', "response_b": '["1"]'}, two))
-    assert "turns: 1 rows with several (50.0%), at most 2" in out
+    assert "turns: 1 row with several (50.0%), at most 2" in out
     sizes = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert (sizes["prompt"][0], sizes["prompt"][-1]) == ("7", "10")
     assert sizes["answers"][-1] == "6" and sizes["row"][-1] == "17"
@@ -73,7 +73,7 @@ def test_every_problem_is_reported_by_row_and_fails(check, write_table):
 
 def test_a_table_of_bad_rows_alone_is_described(check, write_table):
     code, out, _ = check(write_table({"prompt": "broken"}))
-    assert code == 2 and out.startswith("table.csv: 0 rows, 1 bad rows")
+    assert code == 2 and out.startswith("table.csv: 0 rows, 1 bad row")
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_identical_answers_with_a_winner_are_named(check, write_table):
     same = {"response_a": '["same"]', "response_b": '["same"]'}
     code, out, _ = check(write_table({}, same, same | winner(0, 0, 1), {"response_a": "[null]", "response_b": '[""]'}))
     assert code == 0, "odd, but usable"
-    assert "identical answers with a winner: 1 rows\n  table.csv, row 2 (id 2)\n" in out
-    assert "both answers empty: 1 rows" in out
+    assert "identical answers with a winner: 1 row\n  table.csv, row 2 (id 2)\n" in out
+    assert "both answers empty: 1 row" in out
 
 
 def test_duplicates_and_repeated_prompts_are_counted(check, write_table):
     prompts = [{"prompt": f'["{text}"]'} for text in ("What is it?", "What is it?", "WHAT  is it?", "Another?")]
     _, out, _ = check(write_table(*prompts))
-    assert "exact duplicates: 1 rows" in out
+    assert "exact duplicates: 1 row" in out
     assert "prompts that occur more than once (case and spacing folded): 1, in 3 rows" in out
 
 

@@ -186,7 +186,7 @@ def test_versions_beyond_the_tested_ones_and_a_missing_extra_are_notes(monkeypat
         ("absent.csv", None, "no such file"),
         ("empty.csv", "", "the file is empty"),
         ("odd.csv", "id,prompt\n1,x\n", "missing column"),
-        ("t.csv", "id,prompt,response_a,response_b\n1,a,b,c\n", "1 bad rows, the first: t.csv, row 1 (id 1): no label"),
+        ("t.csv", "id,prompt,response_a,response_b\n1,a,b,c\n", "1 bad row, the first: t.csv, row 1 (id 1): no label"),
         ("t.xlsx", "x", "unknown format"),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_table_is_hashed_and_read_for_a_while_only(sample, monkeypatch):
     digest = hashlib.sha256(Path(sample).read_bytes()).hexdigest()[:12]
     assert check_tables([sample], "fail").text == f"{sample}: 400 rows read, sha256 {digest}"
     monkeypatch.setattr(tables, "READ_S", 0.0)
-    assert check_tables([sample], "fail").text == f"{sample}: first 1 rows read, sha256 {digest}"
+    assert check_tables([sample], "fail").text == f"{sample}: first 1 row read, sha256 {digest}"
 
 
 def test_bad_rows_that_may_be_skipped_are_a_note(tmp_path):
@@ -220,5 +220,5 @@ def test_extra_tables_need_no_labels(tmp_path, capsys, monkeypatch, sample):
     words = ["distill", "--recipe", "demo-deberta", "--teachers", "bayes", "--extra", str(extra)]
     assert main([*words, "--data", str(labelled), "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr()
-    assert ": 1 rows read" in told.out
+    assert ": 1 row read" in told.out
     assert "absent.csv: no such file" in told.err and "no label" not in told.err

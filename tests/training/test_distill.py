@@ -105,7 +105,7 @@ def test_a_folds_rows_are_predicted_as_in_the_whole_table(table, folds, tmp_path
     assert main(fold) == 2
     assert "bad.csv, row 3" in capsys.readouterr().err
     assert main([*fold, "--on-bad-row", "skip"]) == 0
-    assert "1 bad rows are in no fold" in capsys.readouterr().out
+    assert "1 bad row left out, in no fold" in capsys.readouterr().out
 
 
 def test_a_student_learns_and_says_from_whom(table, folds, tmp_path, capsys):
@@ -191,6 +191,9 @@ def test_invariant_6_a_fold_overwritten_by_another_folds_model_is_refused(table,
 
     shutil.copytree(folds / "oof0", tmp_path / "oof0")
     again = ["predict", "--model", str(folds / "fold1"), "--data", str(table), "--fold", "0/2", "--swap"]
+    assert main([*again, "--out", str(tmp_path / "oof0")]) == 2
+    assert "another model" in capsys.readouterr().err
+    (tmp_path / "oof0" / "predictions.csv").unlink()
     assert main([*again, "--out", str(tmp_path / "oof0")]) == 0
     assert "the model was trained on the prompts of 100 of these 100 rows" in capsys.readouterr().out
     assert main(student(table, tmp_path / "s", f"t={tmp_path / 'oof0'},{folds / 'oof1'}")) == 2

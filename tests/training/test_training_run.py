@@ -150,7 +150,7 @@ def test_early_stopping(sample, tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (["--recipe", "nonsense"], "no recipe 'nonsense'; shipped are deberta-cross"),
-        (["--set", "train.lr=-1", "--set", "data.foo=1"], "2 problem(s)"),
+        (["--set", "train.lr=-1", "--set", "data.foo=1"], "2 problems in the recipe"),
         (["--set", "train.lr"], "key.path=value"),
         (["--data", "no-such.csv"], "no-such.csv: no such file"),
         (["--fold", "7/5"], "--fold 7/5"),

@@ -12,6 +12,7 @@ from tiebreak.config import DataSettings
 from tiebreak.data.tokens import Tokens
 from tiebreak.data.truncation import cut_part, join_turns
 from tiebreak.errors import UserError
+from tiebreak.plurals import plural
 
 STREAM = 1
 """Apart from the plan's own draws of (seed, epoch)."""
@@ -84,7 +85,7 @@ def find_variants(tokens: Tokens, paraphrases: Tokens) -> dict[int, list[int]]:
             variants.setdefault(row, []).append(len(tokens) + k)
     if foreign:
         raise UserError(
-            f"data.paraphrases: {len(foreign):,} ids are not in the training table, for example "
+            f"data.paraphrases: {plural(len(foreign), 'id')} not in the training table, for example "
             f"{', '.join(foreign[:SHOWN_IDS])}: a paraphrase is joined to its row by id"
         )
     return variants

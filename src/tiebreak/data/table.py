@@ -20,6 +20,7 @@ from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
 from tiebreak.errors import UserError
 from tiebreak.files import as_paths
 from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL, TIE
+from tiebreak.plurals import plural
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
@@ -93,7 +94,8 @@ class Table:
         named = ", ".join(files) if len(files) <= SHOWN_FILES else f"{len(files):,} files"
         counts = np.bincount(self.labels - NO_LABEL, minlength=1 + len(CLASS_NAMES))[[1, 2, 3, 0]]
         labels = ", ".join(f"{name} {n:,}" for name, n in zip((*CLASS_NAMES, "none"), counts, strict=True))
-        return f"Table({named or 'no file'}: {len(self.pairs):,} rows, {len(self.problems):,} bad; labels: {labels})"
+        rows = f"{plural(len(self.pairs), 'row')}, {len(self.problems):,} bad"
+        return f"Table({named or 'no file'}: {rows}; labels: {labels})"
 
 
 def read_table(
@@ -167,7 +169,7 @@ def describe_problems(problems: list[Problem]) -> str:
     shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])
     more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     return (
-        f"{len(problems)} bad row{'s' * (len(problems) > 1)}:\n{shown}{more}\n"
+        f"{plural(len(problems), 'bad row')}:\n{shown}{more}\n"
         "Correct the table, or leave such rows out with --on-bad-row=skip "
         "(they are then written to skipped_rows.jsonl)"
     )

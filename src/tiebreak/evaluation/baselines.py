@@ -20,6 +20,7 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
 from tiebreak.files import as_paths
 from tiebreak.labels import TIE
+from tiebreak.plurals import plural
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -277,7 +278,7 @@ def baseline(
         raise UserError(f"--folds {folds}: at least 2 are needed")
     table = read_table(as_paths(tables), on_bad_row, need_labels=True)
     if table.problems:
-        log.info(f"{len(table.problems)} bad rows were left out")
+        log.info(f"{plural(len(table.problems), 'bad row')} left out")
     labels = np.array([pair.label for pair in table.pairs])
     ties = int((labels == TIE).sum())
     if classes == 2 and ties:

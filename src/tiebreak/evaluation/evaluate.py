@@ -18,6 +18,7 @@ from tiebreak.evaluation.schema import Calibration, Estimate, Position, ReportSe
 from tiebreak.evaluation.scores import score
 from tiebreak.evaluation.wording import DASH, number, percent, points, span
 from tiebreak.labels import CLASS_NAMES, CLASSES
+from tiebreak.plurals import plural
 
 LEAST_RESAMPLES = 100
 ROUNDING = 1e-9
@@ -69,7 +70,7 @@ class Evaluation(ReportSection):
         ]
 
     def _title(self) -> str:
-        return f"{self.rows:,} rows, {self.prompts:,} prompts"
+        return f"{plural(self.rows, 'row')}, {plural(self.prompts, 'prompt')}"
 
     def __repr__(self) -> str:
         lines = [f"{self._title():45}95 % interval"]

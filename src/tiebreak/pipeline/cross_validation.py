@@ -15,6 +15,7 @@ from tiebreak.files import write_json
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
 from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.plurals import plural
 from tiebreak.preflight.early import refuse_training
 from tiebreak.sample.generator import sample_file
 
@@ -156,7 +157,7 @@ def join(ids: list[str], parts: Sequence[tuple[list[str], np.ndarray]]) -> tuple
     absent, foreign = [row_id for row_id in ids if row_id not in by_id], sorted(by_id.keys() - set(ids))
     if twice or absent or foreign:
         raise UserError(
-            f"out-of-fold predictions do not fit the table: {len(absent)} ids without one {absent[:5]}, "
+            f"out-of-fold predictions do not fit the table: {plural(len(absent), 'id')} without one {absent[:5]}, "
             f"{len(twice)} with two {twice[:5]}, {len(foreign)} of another table {foreign[:5]}; "
             "predict these folds again into an empty --out"
         )

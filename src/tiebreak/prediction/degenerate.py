@@ -9,6 +9,7 @@ from tiebreak.data.prediction_manifest import DegenerateRows
 from tiebreak.data.table import read_table
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
+from tiebreak.plurals import plural
 
 KINDS = ("empty", "identical")
 PSEUDO_ROWS = 5
@@ -84,7 +85,7 @@ def describe_degenerate(degenerate: DegenerateRows) -> str:
     kinds = []
     for kind in KINDS:
         output = ", ".join(f"{value:.3f}" for value in degenerate.outputs[kind])
-        kinds.append(f"{len(degenerate.rows[kind]):,} rows with {kind} answers get A, B, tie = {output}")
+        kinds.append(f"{plural(len(degenerate.rows[kind]), 'row')} with {kind} answers: A, B, tie = {output}")
     return f"degenerate rows, by --special {degenerate.source}: {'; '.join(kinds)}"
 
 

@@ -27,6 +27,7 @@ from tiebreak.evaluation.blend import (
 from tiebreak.evaluation.inputs import name_files, read_labelled, split_name
 from tiebreak.evaluation.metrics import log_loss
 from tiebreak.manifests import Manifest, Section, write_manifest
+from tiebreak.plurals import plural
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,9 @@ def align(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
             for absent, where in ((missing, path), (extra, paths[0])):
                 if absent:
                     more = ", ..." if len(absent) > MAX_SHOWN_IDS else ""
-                    lines.append(f"{len(absent):,} ids are not in {where}: {', '.join(absent[:MAX_SHOWN_IDS])}{more}")
+                    lines.append(
+                        f"{plural(len(absent), 'id')} not in {where}: {', '.join(absent[:MAX_SHOWN_IDS])}{more}"
+                    )
             raise UserError("\n  ".join(lines))
         judges.append(probabilities[[place[row_id] for row_id in ids]])
     return ids, np.stack(judges)
@@ -213,7 +216,7 @@ def choose_blend(
     labels, groups = rows.labels[known], rows.groups[known]
     folds = cut_folds(labels, groups)
     together = "prompts kept whole" if rows.pairs is not None else "each row a prompt of its own, as there are no texts"
-    log.info(f"{len(known):,} labelled rows, cross-fitted in {len(np.unique(folds))} folds ({together}):")
+    log.info(f"{plural(len(known), 'labelled row')}, cross-fitted in {len(np.unique(folds))} folds ({together}):")
     for name, judge in zip(names, some, strict=True):
         log.info(f"  {log_loss(judge, labels):.5f}  {name} alone")
     attempt = partial(try_blend, judges=some, labels=labels, folds=folds)

@@ -11,6 +11,7 @@ from tiebreak.data.predictions import CHUNK
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import SWAPPED_CLASS
+from tiebreak.plurals import plural
 from tiebreak.prediction.parts import (
     BadPart,
     Failure,
@@ -38,7 +39,7 @@ class BadParts(UserError):
         lines = [f"  {path.name}: {reason}" for path, reason in list(reasons.items())[:MAX_SHOWN]]
         more = [f"  ... and {len(reasons) - MAX_SHOWN} more"] if len(reasons) > MAX_SHOWN else []
         super().__init__(
-            "\n".join([f"{folder}: {len(reasons)} parts cannot be used:", *lines, *more])
+            "\n".join([f"{folder}: {plural(len(reasons), 'part')} cannot be used:", *lines, *more])
             + "\nRun the same prediction again: it computes them anew"
         )
 
@@ -154,7 +155,8 @@ def read_finished(folder: Path) -> FinishedPrediction:
     parts = folder / manifest.parts
     files = [part_path(parts, index) for index in range(manifest.part_count)]
     if absent := sum(not path.is_file() for path in files):
-        raise UserError(f"{folder}: {absent} of {len(files)} parts are not done; run the same prediction again")
+        left = f"{absent} of {plural(len(files), 'part')} not done"
+        raise UserError(f"{folder}: {left}; run the same prediction again")
     if not ids_are_whole(parts, manifest.ids):
         raise UserError(f"{ids_path(parts)}: absent or damaged; run the same prediction again")
     reasons: dict[Path, str] = {}

@@ -19,6 +19,7 @@ from tiebreak.data.prediction_manifest import (
 from tiebreak.data.predictions import FORMATS, ORDERS, TableFormat, Writer, in_chunks, table_writer
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import describe_degenerate
 from tiebreak.prediction.finished import MAX_SHOWN, FinishedPrediction, read_finished
 
@@ -224,5 +225,5 @@ def write_failures(finished: FinishedPrediction, failures: dict[int, str]) -> li
             shown.append(f"  id {row_id}: {failures[row]}")
     write_atomically(path, buffer.getvalue())
     more = [f"  ... and {len(shown) - MAX_SHOWN:,} more"] if len(shown) > MAX_SHOWN else []
-    heading = f"{len(failures):,} rows failed and got the class prior, unless stated otherwise ({path}):"
+    heading = f"{plural(len(failures), 'row')} failed and got the class prior, unless stated otherwise ({path}):"
     return [heading, *shown[:MAX_SHOWN], *more]

@@ -202,7 +202,7 @@ def read_tokens(
         return tokens
     fold, folds = request.fold
     if left_out := len(tokens.problems):
-        log.info(f"{plural(left_out, 'bad row')} left out, which are in no fold")
+        log.info(f"{plural(left_out, 'bad row')} left out, in no fold")
     assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
     return tokens.select(np.flatnonzero(assigned == fold))
 

@@ -23,6 +23,7 @@ from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
+from tiebreak.plurals import plural
 from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, render
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
@@ -297,7 +298,7 @@ def _check_recipe(plan: LaunchPlan, architecture: dict[str, Any] | None) -> Find
     known = architecture or find_architecture(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
     warnings = check_compatibility(Setting.of(recipe, known["model_type"], plan.device, plan.choice.kind))
     check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)
-    text = f"{recipe.name}: {recipe.model.method}, {plan.choice.kind}, {plan.world} rank{'s' * (plan.world > 1)} "
+    text = f"{recipe.name}: {recipe.model.method}, {plan.choice.kind}, {plural(plan.world, 'rank')} "
     text += f"on {'GPUs' if plan.device == 'cuda' else 'CPUs'}, "
     text += f"{recipe.train.batch_size} rows a step, {recipe.train.tokens_per_micro_batch:,} tokens a micro-batch"
     return Finding("recipe", "; ".join([text, *warnings]), NOTE if warnings else "ok")

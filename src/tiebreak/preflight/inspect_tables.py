@@ -11,6 +11,7 @@ import numpy as np
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.table import Pair, Problem, read_rows
 from tiebreak.labels import CLASS_NAMES, TIE
+from tiebreak.plurals import plural
 
 PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -68,7 +69,10 @@ class TableSummary:
 
     def __str__(self) -> str:
         """The summary as a command prints it."""
-        lines = [f"{self.names}: {self.rows:,} rows, {len(self.problems):,} bad rows", *self._class_lines()]
+        lines = [
+            f"{self.names}: {plural(self.rows, 'row')}, {plural(len(self.problems), 'bad row')}",
+            *self._class_lines(),
+        ]
         if self.rows:
             lines += self._size_lines()
         if self.decided:
@@ -76,8 +80,8 @@ class TableSummary:
         handled = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.encodings.items()) if count)
         lines.append(f"unusual encodings that were handled: {handled or 'none'}")
         copies = sum(count - 1 for count in self.contents.values())
-        lines.append(f"exact duplicates: {copies:,} rows; both answers empty: {self.both_empty:,} rows")
-        lines.append(f"identical answers with a winner: {len(self.identical_with_winner):,} rows")
+        lines.append(f"exact duplicates: {plural(copies, 'row')}; both answers empty: {plural(self.both_empty, 'row')}")
+        lines.append(f"identical answers with a winner: {plural(len(self.identical_with_winner), 'row')}")
         lines += [f"  {where}" for where in self.identical_with_winner]
         repeated = [count for count in self.prompt_rows.values() if count > 1]
         lines.append(
@@ -104,7 +108,7 @@ class TableSummary:
 
     def _size_lines(self) -> list[str]:
         multi = self.rows - self.turns[1]
-        lines = [f"turns: {multi:,} rows with several ({multi / self.rows:.1%}), at most {max(self.turns)}"]
+        lines = [f"turns: {plural(multi, 'row')} with several ({multi / self.rows:.1%}), at most {max(self.turns)}"]
         heads = ["mean", *(f"p{p}" if p < 100 else "max" for p in PERCENTILES)]
         lines.append(f"{'characters':12}" + "".join(f"{head:>10}" for head in heads))
         sizes = np.array(self.chars, dtype=np.int64)

@@ -8,6 +8,7 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError, did_you_mean
 from tiebreak.models.demo import FAMILIES, VERSION
 from tiebreak.models.folder import resolve_base
+from tiebreak.plurals import plural
 from tiebreak.preflight.findings import FAIL, NOTE, Finding
 from tiebreak.pretrained.weights import WEIGHTS
 
@@ -79,7 +80,7 @@ def check_folder(folder: Path) -> Finding:
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         return Finding("model files", f"{faults[0]}{more}: fetch the folder again", FAIL)
-    files = f"{len(indexed)} safetensors file{'s' * (len(indexed) > 1)}"
+    files = f"{plural(len(indexed), 'safetensors file')}"
     return Finding("model files", f"{folder}: {files}, {size / 1e9:,.2f} GB, whole by their headers")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tiebreak.data.table import Pair, Problem, read_rows
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
+from tiebreak.plurals import plural
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
 
 READ_S = 3.0
@@ -37,9 +38,9 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
                 break
         if not rows:
             raise UserError(f"{path}: no readable rows")
-        sentences.append(f"{path}: {'' if whole else 'first '}{rows:,} rows read, sha256 {sha256(path)[:12]}")
+        sentences.append(f"{path}: {'' if whole else 'first '}{plural(rows, 'row')} read, sha256 {sha256(path)[:12]}")
     text = "; ".join(sentences)
     if problems:
-        text += f"; {len(problems)} bad rows, the first: {problems[0]}"
+        text += f"; {plural(len(problems), 'bad row')}, the first: {problems[0]}"
         return Finding("data", text, FAIL if on_bad_row == "fail" else NOTE)
     return Finding("data", text, OK)

@@ -2,6 +2,7 @@
 
 from tiebreak.evaluation.schema import Report
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
+from tiebreak.plurals import plural
 
 GPT4_CONSISTENCY = 0.65
 AUTOJ_GPT4_CONSISTENCY = 0.86
@@ -43,7 +44,7 @@ def render_scores(report: Report) -> str:
     entries = [(judge.name, judge.scores) for judge in report.judges]
     entries += [(NAMES[name], entry) for name, entry in report.baselines.items()]
     wide = max(12, *(len(name) for name, _ in entries)) + 2
-    lines = [f"{report.rows:,} rows, {report.prompts:,} prompts"]
+    lines = [f"{plural(report.rows, 'row')}, {plural(report.prompts, 'prompt')}"]
     lines.append(" " * wide + "".join(f"{name:>{_width(name)}}" for name in COLUMNS))
     for name, entry in entries:
         cells = [number(entry.log_loss, 4), span(entry.log_loss, 4), percent(entry.accuracy, 1)]
