@@ -61,16 +61,16 @@ def test_every_twin_is_here():
 
 @pytest.mark.parametrize("name", STEPS)
 def test_twin_learns_and_is_reloaded_with_equal_logits(name, tables, runs, monkeypatch):
-    from tiebreak.training import finish
+    from tiebreak.training import loop
 
     last: list[np.ndarray] = []
-    honest = finish.predict_rows
+    honest = loop.predict_rows
 
     def listening(*arguments):
         last.append(honest(*arguments))
         return last[-1]
 
-    monkeypatch.setattr(finish, "predict_rows", listening)
+    monkeypatch.setattr(loop, "predict_rows", listening)
     train, held_out = map(str, tables)
     steps = f"train.max_steps={STEPS[name]}", f"train.eval_every={STEPS[name]}", "train.epochs=9"
     changes = (*steps, "data.max_tokens=160", *STEEPER.get(name, ()))

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,7 @@ from tiebreak.models.preference import PreferenceModel
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
-from tiebreak.training.loop import TrainingJob, interrupted
-from tiebreak.training.validation import predict_rows
+from tiebreak.training.loop import TrainingJob, predict_held_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,8 +76,9 @@ def finish(
     fitted = baselines.fit(job.tokens.chars[labelled], job.tokens.labels[labelled])
     rows: dict[str, dict[str, float]] = {}
     if len(job.held_out):
-        budget = job.recipe.train.tokens_per_micro_batch
-        logits = predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, cursor.step))
+        # Weights that were evaluated last are still the engine's: the same pass would give the same logits.
+        known = job.newest[1] if job.newest is not None and job.newest[0] == best == cursor.step else None
+        logits = known if known is not None else predict_held_out(job, cursor.step)
         if logits is None:
             raise Stopped  # the last step is saved: the same command comes back to here
         if job.engine.ranks.first:

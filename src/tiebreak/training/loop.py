@@ -52,6 +52,7 @@ class TrainingJob:
     `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
     (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
     rows of `tokens`, as `make_batch` takes them. `augmentation` changes rows as they are trained on.
+    `newest` is the step of this process's last evaluation, and its logits.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class TrainingJob:
     eval_every: int
     targets: np.ndarray | None = None
     augmentation: Augmentation | None = None
+    newest: tuple[int, np.ndarray] | None = None
 
 
 def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
@@ -224,10 +226,10 @@ def evaluate_if_due(job: TrainingJob, cursor: Cursor) -> bool:
     if len(job.held_out) == 0:
         cursor.best_step = cursor.step
         return True
-    budget = job.recipe.train.tokens_per_micro_batch
-    logits = predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, cursor.step))
+    logits = predict_held_out(job, cursor.step)
     if logits is None:
         return False
+    job.newest = cursor.step, logits
     measured = scores(softmax(logits), job.valid.labels[job.held_out])
     best = measured["log_loss"] < cursor.best_loss
     cursor.without_gain = 0 if best else cursor.without_gain + 1
@@ -237,6 +239,12 @@ def evaluate_if_due(job: TrainingJob, cursor: Cursor) -> bool:
     record = {"step": cursor.step, "best": best}
     job.log.evaluation(record | {f"validation_{name}": value for name, value in measured.items() if name != "rows"})
     return True
+
+
+def predict_held_out(job: TrainingJob, step: int) -> np.ndarray | None:
+    """Compute logits (n, 3) of the held-out rows with the engine's weights; None if a stop was requested meanwhile."""
+    budget = job.recipe.train.tokens_per_micro_batch
+    return predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, step))
 
 
 def interrupted(job: TrainingJob, step: int) -> bool:
