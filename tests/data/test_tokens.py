@@ -15,7 +15,7 @@ from tiebreak.data.encode import encode_pairs, encode_texts, fixed_pieces
 from tiebreak.data.prepare import prepare
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
-from tiebreak.data.tokens import COLUMNS, Tokens
+from tiebreak.data.tokens import COLUMNS, Tokens, _map_table
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.sample.generator import bayes_probabilities, write_sample
@@ -345,3 +345,15 @@ def test_a_cache_entry_of_an_earlier_version_is_made_again(tokenizers, tmp_path)
     (tokens.folder / "cache.json").rename(tokens.folder / "tiebreak.json")
     assert cached([path], tokenizers["llama2"], "llama2").folder == tokens.folder
     assert (tokens.folder / "cache.json").is_file() and not (tokens.folder / "tiebreak.json").exists()
+
+
+def test_the_cache_is_mapped_as_datasets_maps_it(tokenizers, sample):
+    """Also where `datasets` has cut the table into several files."""
+    import datasets
+
+    folder = cached([sample], tokenizers["llama2"], "llama2").folder
+    loaded = datasets.load_from_disk(str(folder))
+    assert _map_table(folder).equals(loaded.data.table, check_metadata=True)
+    loaded.save_to_disk(str(folder / "cut"), num_shards=3)
+    assert len(list((folder / "cut").glob("*.arrow"))) == 3
+    assert _map_table(folder / "cut").equals(loaded.data.table, check_metadata=True)

@@ -92,10 +92,7 @@ class Tokens:
     @classmethod
     def read(cls, folder: Path) -> "Tokens":
         """Open a folder of the token cache; its tokens stay in the mapped file."""
-        import datasets
-
-        table = datasets.load_from_disk(str(folder)).data.table
-        return cls(table, read_manifest(folder / MANIFEST, TokenManifest), folder)
+        return cls(_map_table(folder), read_manifest(folder / MANIFEST, TokenManifest), folder)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -201,6 +198,15 @@ class Tokens:
             return []
         with open(self.folder / SKIPPED, encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
+
+
+def _map_table(folder: Path) -> "pa.Table":
+    """The table of a folder that `datasets` has saved, as `datasets` maps it, without the second of its import."""
+    import pyarrow as pa
+
+    files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+    maps = [pa.memory_map(str(folder / file["filename"])) for file in files]
+    return pa.concat_tables([pa.ipc.open_stream(file).read_all() for file in maps])
 
 
 def _list_views(chunk: "pa.ListArray") -> tuple[np.ndarray, np.ndarray]:
