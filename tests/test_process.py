@@ -1,8 +1,11 @@
-"""What a command sets before torch is imported."""
+"""What a command sets before torch is imported, and how it imports."""
 
+import gc
 import os
 import subprocess
 import sys
+
+from tiebreak.process import configure_logging, importing
 
 CODE = """
 import os, sys
@@ -31,3 +34,33 @@ def test_the_package_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "", done.stderr
+
+
+def frozen_by_an_import(monkeypatch) -> int:
+    """Objects that are set aside for good by an import of one new module."""
+    gc.unfreeze()
+    try:
+        with importing():
+            assert not gc.isenabled()
+            monkeypatch.setitem(sys.modules, "tiebreak.made_up", sys)
+        assert gc.isenabled()
+        return gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+        monkeypatch.delitem(sys.modules, "tiebreak.made_up")
+
+
+def test_a_command_sets_aside_what_it_has_imported_and_a_users_program_does_not(monkeypatch):
+    assert frozen_by_an_import(monkeypatch) == 0
+    configure_logging()
+    assert frozen_by_an_import(monkeypatch) > 10_000
+
+
+def test_the_collector_stays_as_the_user_has_set_it():
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -21,7 +21,7 @@ from tiebreak.data.table import OnBadRow, Pair
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES
-from tiebreak.process import prepare_process
+from tiebreak.process import importing, prepare_process
 from tiebreak.verdict import RankedAnswer, Text, Verdict
 
 if TYPE_CHECKING:
@@ -69,10 +69,11 @@ class Judge:
             UserError: not a tiebreak model folder, or one that is not whole.
         """
         prepare_process()
-        import torch
+        with importing():
+            import torch
 
-        from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
-        from tiebreak.models.loading import choose_precision, load_model
+            from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+            from tiebreak.models.loading import choose_precision, load_model
 
         path, manifest = find_model_folder(folder)
         recipe = manifest.make_recipe()
@@ -232,7 +233,8 @@ def train(
     if not enabled():  # the preflight says all that is wrong, and on which node
         tables = [*files, *more, *([held_out] if isinstance(held_out, Path) and fold is None else [])]
         refuse_training(recipe, data=tables, teachers=list(map(str, teachers)), engine=engine, ds=ds)
-    from tiebreak.training.run import train as run_training
+    with importing():
+        from tiebreak.training.run import train as run_training
 
     return run_training(
         recipe,
