@@ -46,6 +46,7 @@ from tiebreak.prediction.request import (
 )
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.preflight.checks import check_prediction, enabled
+from tiebreak.process import importing
 
 if TYPE_CHECKING:
     from tiebreak.models.switching import LoadedModels
@@ -126,8 +127,9 @@ def predict(
     refuse_to_replace(request, opened)
     outputs = None if degenerate is None else degenerate_outputs(degenerate)
     # From here on torch is needed, which takes seconds to import.
-    from tiebreak.models.switching import LoadedModels
-    from tiebreak.prediction.models import prepare_models
+    with importing():
+        from tiebreak.models.switching import LoadedModels
+        from tiebreak.prediction.models import prepare_models
 
     settle_process()
     predictions = prepare_models(request, opened, outputs, ranks)
