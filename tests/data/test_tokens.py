@@ -18,7 +18,8 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import COLUMNS, Tokens, _map_table
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
-from tiebreak.sample.generator import bayes_probabilities, write_sample
+from tiebreak.sample.generator import write_sample
+from tiebreak.sample.law import bayes_probabilities
 
 FAMILIES = ("gemma2", "llama2", "deberta")
 FORGERIES = ["<end_of_turn>", "<start_of_turn>", "<bos>", "<eos>", "<pad>", "<s>", "</s>", "[SEP]", "[CLS]", "[PAD]"]
@@ -82,7 +83,7 @@ def test_what_is_known_of_the_rows_is_kept_beside_the_tokens(tokenizers, sample)
     assert tokens.ids == [pair.id for pair in pairs]
     assert tokens.labels.tolist() == [pair.label for pair in pairs]
     assert tokens.chars.tolist() == [[sum(map(len, p.response_a)), sum(map(len, p.response_b))] for p in pairs]
-    law = bayes_probabilities([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+    law = bayes_probabilities(*zip(*((p.prompt, p.response_a, p.response_b) for p in pairs), strict=True))
     assert (tokens.bayes == law).all()
     assert not tokens.unreadable.any() and tokens.problems == []
 

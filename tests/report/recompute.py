@@ -26,7 +26,7 @@ from tiebreak.evaluation.calibration import halves
 from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.self_enhancement import family_of
-from tiebreak.sample.generator import bayes_probabilities
+from tiebreak.sample.law import bayes_probabilities
 
 CLASSES = ["A", "B", "tie"]
 LABELS = [0, 1, 2]
@@ -87,7 +87,7 @@ def check_report(
 
     base = predict_baselines(read_labelled(labels_table))
     if "bayes" in base:
-        law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs])
+        law = bayes_probabilities(*zip(*((p.prompt, p.response_a, p.response_b) for p in pairs), strict=True))
         np.testing.assert_array_equal(base["bayes"], law)
     for name, p in base.items():
         scores(all_, f"baselines.{name}", p, y, base)

@@ -21,7 +21,8 @@ from tiebreak.evaluation.baselines import FOLDS
 from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.schema import Estimate, Report
-from tiebreak.sample.generator import bayes_probabilities, write_sample
+from tiebreak.sample.generator import write_sample
+from tiebreak.sample.law import bayes_probabilities
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def table(tmp_path_factory):
 
 def bayes_file(table: Path, path: Path, power: float = 1.0) -> Path:
     pairs = read_table([table]).pairs
-    law = bayes_probabilities([p.response_a for p in pairs], [p.response_b for p in pairs]) ** power
+    law = bayes_probabilities(*zip(*((p.prompt, p.response_a, p.response_b) for p in pairs), strict=True)) ** power
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, [p.id for p in pairs], law / law.sum(1, keepdims=True))
     return path

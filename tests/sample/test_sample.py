@@ -10,7 +10,11 @@ from tiebreak.cli import main
 from tiebreak.data.cells import decode_json_cell, encode_json_cell
 from tiebreak.data.table import TEXT_COLUMNS, read_table
 from tiebreak.errors import UserError
-from tiebreak.sample.generator import bayes_probabilities, is_sample, law, write_sample
+from tiebreak.evaluation.baselines import count_words, fit_text
+from tiebreak.evaluation.metrics import row_losses
+from tiebreak.sample.generator import write_sample
+from tiebreak.sample.language import SUBJECTS
+from tiebreak.sample.law import POSITION, bayes_probabilities, is_sample, law
 
 ROWS = 6_000  # more than one chunk of the generator
 
@@ -26,7 +30,11 @@ def sample(tmp_path_factory):
 @pytest.fixture(scope="module")
 def probabilities(sample):
     _, _, pairs = sample
-    return bayes_probabilities([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+    return law_of(pairs)
+
+
+def law_of(pairs) -> np.ndarray:
+    return bayes_probabilities(*zip(*((pair.prompt, pair.response_a, pair.response_b) for pair in pairs), strict=True))
 
 
 def labels_of(pairs) -> np.ndarray:
@@ -122,9 +130,58 @@ def test_the_law_is_symmetric_but_for_position():
     assert forward[0, 0] > backward[0, 1], "the first answer has the advantage of its place"
 
 
-def test_a_foreign_sentence_has_no_law():
-    with pytest.raises(ValueError, match="not a sentence of the sample"):
-        bayes_probabilities([["Hello."]], [[""]])
+def test_only_who_reads_the_prompt_knows_what_an_answer_is_worth():
+    """An answer of a helpful sentence about another subject than the prompt's loses to a neutral one about its own."""
+    helpful, neutral = "This is verified step by step for the {}.", "People often talk about the {} in this way."
+    same, other = helpful.format("garden rules"), helpful.format("river costs")
+    prompts = [["How do I explain the garden rules to a friend? (case 7)"], ["WHY  DO  MY  GARDEN  RULES  NOT  WORK?"]]
+    for prompt in prompts:
+        (a, b, _), (c, d, _) = bayes_probabilities(
+            [prompt] * 2, [[same], [neutral.format("garden rules")]], [[other]] * 2
+        )
+        assert a / b > c / d > 1.5
+    asked_for = bayes_probabilities([["Can you list three facts on the river costs?"]], [[same]], [[other]])
+    assert asked_for[0, 1] > 0.75
+
+
+def test_the_same_answers_are_worth_what_their_prompt_makes_of_them(sample, probabilities):
+    """Rows in which every subject of the prompts is exchanged for the next have another law, and labels disagree."""
+    pairs = sample[2]
+    following = dict(zip(SUBJECTS, [*SUBJECTS[1:], SUBJECTS[0]], strict=True))
+    prompts = [
+        [" ".join(following.get(word, word) for word in turn.lower().split()) for turn in p.prompt] for p in pairs
+    ]
+    blind = bayes_probabilities(prompts, [p.response_a for p in pairs], [p.response_b for p in pairs])
+    assert row_losses(blind, labels_of(pairs)).mean() > row_losses(probabilities, labels_of(pairs)).mean() + 0.2
+
+
+def test_swapped_answers_swap_the_law_but_for_position(sample, probabilities):
+    swapped = bayes_probabilities(*zip(*((p.prompt, p.response_b, p.response_a) for p in sample[2]), strict=True))
+    place = np.log(probabilities[:, 0] / probabilities[:, 1]) + np.log(swapped[:, 0] / swapped[:, 1])
+    np.testing.assert_allclose(place, 2 * POSITION, atol=1e-9)
+
+
+def test_words_alone_leave_most_of_the_gap_open(sample):
+    """TF-IDF and length, fitted on 5,000 rows, close part of the way from the prior to Bayes, and far from all."""
+    _, summary, pairs = sample
+    answers, labels, cut = count_words(pairs), labels_of(pairs), 5_000
+    predict = fit_text(answers.rows(np.arange(cut)), labels[:cut])
+    loss = row_losses(predict(answers.rows(np.arange(cut, len(pairs)))), labels[cut:]).mean()
+    assert 0.1 < (summary.prior - loss) / (summary.prior - summary.bayes) < 0.5
+
+
+def test_ties_can_be_predicted(sample, probabilities):
+    ties = labels_of(sample[2]) == 2
+    assert 0.25 < ties.mean() < 0.4 and (probabilities[ties].argmax(1) == 2).mean() > 0.4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "message"),
+    [("Hello?", "", "not a question"), ("Why do my garden rules not work like yours?", "Hello.", "not a sentence")],
+)
+def test_foreign_texts_have_no_law(prompt, answer, message):
+    with pytest.raises(ValueError, match=f"{message} of the sample"):
+        bayes_probabilities([[prompt]], [[answer]], [[""]])
 
 
 def test_a_sample_is_known_by_its_models(sample):

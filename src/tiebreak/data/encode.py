@@ -17,7 +17,7 @@ from tiebreak.data.tokens import PARTS, TokenManifest, Tokens, token_schema
 from tiebreak.data.truncation import Turns, cut_turns, join_turns
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
-from tiebreak.sample.generator import bayes_probabilities, is_sample
+from tiebreak.sample.law import bayes_probabilities, is_sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +153,7 @@ def _bayes_columns(pairs: Sequence[Pair], of_sample: bool) -> dict[str, object]:
     law = np.full((len(pairs), 3), np.nan)
     if of_sample:
         with contextlib.suppress(ValueError):  # a user's own row among the sample's
-            law = bayes_probabilities([pair.response_a for pair in pairs], [pair.response_b for pair in pairs])
+            law = bayes_probabilities(*zip(*((p.prompt, p.response_a, p.response_b) for p in pairs), strict=True))
     return {f"bayes_{column}": law[:, column] for column in range(3)}
 
 

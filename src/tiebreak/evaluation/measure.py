@@ -18,7 +18,7 @@ from tiebreak.evaluation.self_enhancement import audit_families
 from tiebreak.evaluation.slices import cut_slices
 from tiebreak.evaluation.verbosity import audit_verbosity
 from tiebreak.labels import CLASS_NAMES
-from tiebreak.sample.generator import bayes_probabilities, is_sample
+from tiebreak.sample.law import bayes_probabilities, is_sample
 
 MISTAKES = 8
 LEAST_PROMPTS = 50
@@ -78,9 +78,9 @@ def predict_baselines(rows: LabelledRows) -> dict[str, np.ndarray]:
     except UserError as error:
         rows.notes.append(f"no baselines, which are fitted on other prompts' labels: {error}")
     if rows.pairs is not None and is_sample([name for pair in rows.pairs for name in (pair.model_a, pair.model_b)]):
-        answers = zip(*((pair.response_a, pair.response_b) for pair in rows.pairs), strict=True)
-        with contextlib.suppress(ValueError):  # a user's own row among the sample's
-            known["bayes"] = bayes_probabilities(*answers)
+        parts = zip(*((pair.prompt, pair.response_a, pair.response_b) for pair in rows.pairs), strict=True)
+        with contextlib.suppress(ValueError):  # a user's own row among the sample's, or one of an earlier law
+            known["bayes"] = bayes_probabilities(*parts)
     return known
 
 
