@@ -143,7 +143,10 @@ def test_what_is_fetched_or_built_later_is_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TIEBREAK_CACHE", str(tmp_path))
-    for base, sentence in (("google/gemma-2-9b-it", "downloaded first"), ("demo-gemma2", "built at its first use")):
+    for base, sentence in (
+        ("google/gemma-2-9b-it", "downloaded first"),
+        ("demo-gemma2-random", "built at its first use"),
+    ):
         found = find_folder(base)
         assert isinstance(found, Finding) and found.verdict == "note" and sentence in found.text
     assert not os.listdir(tmp_path), "nothing is built"

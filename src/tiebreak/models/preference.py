@@ -92,7 +92,7 @@ class PreferenceModel(nn.Module):
         """
         device = tokens.device
         with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-            hidden, starts = (self._packed if self.attention.packed else self._padded)(tokens, lengths)
+            hidden, starts = self.hidden_states(tokens, lengths)
             if self.early and self.attention.packed:
                 pooled = hidden.float()
             else:
@@ -108,6 +108,19 @@ class PreferenceModel(nn.Module):
                 pooled = pooled.unflatten(0, (-1, 2))
             logits: torch.Tensor = head(pooled, features) if isinstance(inner, FeatureHead) else head(pooled)
             return logits
+
+    def hidden_states(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The backbone's last hidden states, and the index of each text's first.
+
+        Args:
+            tokens: (T,) int64, as `forward` takes them.
+            lengths: tokens of each text.
+
+        Returns:
+            Hidden states (T, hidden), padding between texts where the backbone cannot run packed, or, under `early`,
+            those of the pooled tokens alone (n, hidden); and indices (n,).
+        """
+        return (self._packed if self.attention.packed else self._padded)(tokens, lengths)
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (T, hidden), or of the n pooled tokens alone (n, hidden), and each text's first index."""

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from tiebreak.config import Recipe, cache_folder
+from tiebreak.config import Recipe
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError, did_you_mean
-from tiebreak.models.demo import FAMILIES, VERSION
+from tiebreak.models.demo import FAMILIES, demo_path, is_built
 from tiebreak.models.folder import resolve_base
 from tiebreak.plurals import plural
 from tiebreak.preflight.findings import FAIL, NOTE, Finding
@@ -25,8 +25,7 @@ def find_folder(base: str) -> Path | Finding:
         UserError: there is no such folder, and it cannot be fetched.
     """
     if base in FAMILIES:
-        folder = cache_folder() / "models" / f"{base}-v{VERSION}"
-        return folder if folder.is_dir() else Finding("model files", f"{base}: built at its first use", NOTE)
+        return demo_path(base) if is_built(base) else Finding("model files", f"{base}: built at its first use", NOTE)
     resolved = Path(resolve_base(base))
     if resolved.is_dir():
         return resolved
