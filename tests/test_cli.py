@@ -48,7 +48,7 @@ def test_no_command_is_the_users_mistake_and_is_shown_what_one_can_do(run):
 @pytest.mark.parametrize(
     ("words", "facts"),
     [
-        (["trian"], ["no command trian", "did you mean train?"]),
+        (["trainn"], ["no command trainn", "did you mean train?"]),
         (["--verison"], ["did you mean --version?"]),
         (["xyzzy"], ["no command xyzzy", "tiebreak --help"]),
         (["train", "--reciep", "x"], ["no option --reciep", "did you mean --recipe", "tiebreak train --help"]),

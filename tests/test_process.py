@@ -1,6 +1,7 @@
 """What a command sets before torch is imported, and how it imports."""
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def test_the_package_is_light():
 def frozen_by_an_import(monkeypatch) -> int:
     """Objects that are set aside for good by an import of one new module."""
     gc.unfreeze()
+    assert gc.get_freeze_count() == 0
     try:
         with importing():
             assert not gc.isenabled()
@@ -51,6 +53,7 @@ def frozen_by_an_import(monkeypatch) -> int:
 
 
 def test_a_command_sets_aside_what_it_has_imported_and_a_users_program_does_not(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tiebreak"), "handlers", [])  # a command of an earlier test left its own
     assert frozen_by_an_import(monkeypatch) == 0
     configure_logging()
     assert frozen_by_an_import(monkeypatch) > 10_000

@@ -147,6 +147,7 @@ def _folds(options: argparse.Namespace) -> int:
 def _pipeline(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages, run_one_stage, run_pipeline
     from tiebreak.pipeline.stages import list_stages
+    from tiebreak.pipeline.summary import next_steps
 
     settings = open_pipeline(
         options.recipe,
@@ -162,7 +163,7 @@ def _pipeline(options: argparse.Namespace) -> int:
         return 0
     summary = run_one_stage(settings, options.stage) if options.stage else run_pipeline(settings, options.launch)
     if summary is not None:
-        print(summary)
+        print(summary, summary.in_words(), next_steps(settings.out), sep="\n\n")
     return 0
 
 

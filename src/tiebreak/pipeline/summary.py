@@ -1,6 +1,7 @@
 """What a pipeline ends with: the student's predictions as a submission, and one table of everything that was scored."""
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +20,22 @@ class Summary:
 
     Attributes:
         test_rows: labelled rows of the test table; None without labels.
-        rows: figures of each system by its name: `log_loss` and `accuracy`, on the sample `gap_closed`, and of what was
-            trained `parameters` (of one model) and `rows_per_second` (of the prediction, all folds and orders counted).
+        rows: figures of each system by its name: `log_loss`, `accuracy`, `tie_recall` (share of the ties that are
+            predicted as ties), on the sample `gap_closed`, and of what was trained `parameters` (of one model) and
+            `rows_per_second` (of the prediction, all folds and orders counted).
     """
 
     test_rows: int | None
     rows: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
-        lines = [f"{'':20}{'log loss':>10}{'accuracy':>10}{'gap closed':>12}{'parameters':>14}{'rows/s':>8}"]
+        head = f"{'log loss':>10}{'accuracy':>10}{'ties found':>12}{'gap closed':>12}{'parameters':>14}{'rows/s':>8}"
+        lines = [f"{'':20}{head}"]
         for name, row in self.rows.items():
             cells = [
                 (row.get("log_loss"), ".4f", 10),
                 (row.get("accuracy"), ".3f", 10),
+                (row.get("tie_recall"), ".0%", 12),
                 (row.get("gap_closed"), ".1%", 12),
                 (row.get("parameters"), ",", 14),
                 (rate := row.get("rows_per_second"), ",.0f" if rate and rate >= 10 else ".2f", 8),
@@ -39,6 +43,34 @@ class Summary:
             shown = "".join(f"{'–' if value is None else format(value, how):>{wide}}" for value, how, wide in cells)
             lines.append(f"{(NAMES | SYSTEMS).get(name, f'teacher {name}'):20}{shown}")
         return "\n".join(lines)
+
+    def in_words(self) -> str:
+        """What the table shows, in a sentence or two; empty without labels."""
+        student, tfidf, labels = (self.rows.get(name, {}) for name in ("student", "tfidf", "from-labels"))
+        said = []
+        if "gap_closed" in student and "gap_closed" in tfidf:
+            said.append(
+                f"Of the way from guessing the class shares to the best that anyone can know, the distilled student "
+                f"goes {student['gap_closed']:.0%}, TF-IDF {tfidf['gap_closed']:.0%}."
+            )
+        if "log_loss" in student and "log_loss" in labels:
+            gain = labels["log_loss"] - student["log_loss"]
+            said.append(
+                f"Distillation {'gained' if gain > 0 else 'lost'} {abs(gain):.4f} nats a row over the labels alone."
+            )
+        return textwrap.fill(" ".join(said), 100)
+
+
+def next_steps(out: Path) -> str:
+    """What to do after a pipeline, as lines to copy."""
+    page, student = out / "report" / "index.html", out / "student"
+    lines = [f"open {page} in a browser: scores, calibration, biases"] if page.is_file() else []
+    lines += [
+        f"tiebreak predict --model {student} --data YOUR.csv --out runs/mine    # judge your own answers",
+        "tiebreak check YOUR.csv && tiebreak train --data YOUR.csv             # train on your own votes",
+        f"python -c \"import tiebreak; print(tiebreak.Judge.load('{student}').compare('PROMPT', 'ANSWER', 'OTHER'))\"",
+    ]
+    return "\n".join(["What next:", *(f"  {line}" for line in lines)])
 
 
 def conclude(out: Path, teachers: Iterable[str]) -> Summary:
@@ -66,8 +98,11 @@ def read_summary(path: Path) -> Summary:
 
 
 def _scores(scored: dict[str, Any] | None) -> dict[str, float]:
-    names = ("log_loss", "accuracy", "gap_closed")
-    return {name: scored[name]["value"] for name in names if scored.get(name)} if scored else {}
+    if not scored:
+        return {}
+    found = {name: scored.get(name) for name in ("log_loss", "accuracy", "gap_closed")}
+    found["tie_recall"] = scored["classes"]["tie"]["recall"] if "tie" in scored["classes"] else None
+    return {name: estimate["value"] for name, estimate in found.items() if estimate}
 
 
 def _size(folder: Path) -> dict[str, float]:
