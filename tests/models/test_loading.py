@@ -124,7 +124,7 @@ def test_adapters_stand_on_every_linear_layer_of_the_backbone_and_on_nothing_els
     judge = build_model(recipe, tokenizer, CPU, torch.float32)
     trained = {name for name, p in judge.named_parameters() if p.requires_grad}
     adapted = {name for name in trained if "lora_" in name}
-    assert len(adapted) == 2 * 2 * 6  # A and B, two layers, six linear layers each
+    assert len(adapted) == 2 * 3 * 6  # A and B, three layers, six linear layers each
     assert all("modules_to_save" in name for name in trained - adapted)
     assert {name.split(".")[3] for name in trained - adapted} == {"classifier", "pooler"}
 

@@ -115,5 +115,5 @@ def test_the_command(capsys, sample):
     assert "16 ranks" in told and re.search(r": 3 steps of 128 rows, planned in", told)
     assert re.search(r"straggle factor 1\.\d{3}", told) and "note:" not in told
     assert [line.split()[0] for line in told.splitlines()[-len(ENGINES) :]] == list(ENGINES)
-    assert main(options) == 0
+    assert main([*options, "--set", "train.batch_size=32"]) == 0
     assert re.search(r"note: 2 rows a rank and step.*train\.batch_size=128", capsys.readouterr().out, re.S)
