@@ -163,7 +163,7 @@ def _pipeline(options: argparse.Namespace) -> int:
         return 0
     summary = run_one_stage(settings, options.stage) if options.stage else run_pipeline(settings, options.launch)
     if summary is not None:
-        print(summary, summary.in_words(), next_steps(settings.out), sep="\n\n")
+        print("\n\n".join(filter(None, (str(summary), summary.in_words(), next_steps(settings.out)))))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.demo import SEED, STEEP
+from tiebreak.pretrained.from_onnx import DEBERTA_V3
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import RECAP_WORDS
 
@@ -41,17 +42,8 @@ def make_config(family: str, tokenizer: "PreTrainedTokenizerBase") -> "PreTraine
             **STUDENT | sizes,
             initializer_range=STEEP,
             architectures=["DebertaV2ForSequenceClassification"],
-            relative_attention=True,
             position_buckets=32,
-            max_relative_positions=-1,
-            max_position_embeddings=512,
-            pos_att_type=["p2c", "c2p"],
-            norm_rel_ebd="layer_norm",
-            share_att_key=True,
-            position_biased_input=False,
-            type_vocab_size=0,
-            pooler_hidden_act="gelu",
-            pooler_dropout=0.0,
+            **DEBERTA_V3,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )

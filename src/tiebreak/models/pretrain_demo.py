@@ -200,17 +200,14 @@ def _batches(rng: np.random.Generator, rows: int, size: int) -> Iterator[np.ndar
 
 
 def start_from(judge: PreferenceModel, folder: Path) -> None:
-    """Copy a shipped base's weights; tokens and biases that it lacks keep their random start or are zero."""
+    """Copy a shipped base's weights; tokens that it lacks keep their random start."""
     from safetensors.torch import load_file
 
     known = load_file(folder / WEIGHTS_FILE)
     with torch.no_grad():
         for name, parameter in judge.backbone.named_parameters():
-            weight = known.get(f"{judge.classifier.base_model_prefix}.{name}")
-            if weight is None:
-                parameter.zero_()
-            else:
-                parameter[: len(weight)] = weight
+            weight = known[f"{judge.classifier.base_model_prefix}.{name}"]
+            parameter[: len(weight)] = weight
 
 
 def start_queries_as_keys(backbone: nn.Module) -> None:

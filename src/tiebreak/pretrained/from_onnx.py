@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 HEAD_SIZE = 64
 """Width of an attention head of every DeBERTa-v3; the weights do not show it."""
+DEBERTA_V3: dict[str, Any] = {
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "max_position_embeddings": 512,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "pooler_hidden_act": "gelu",
+    "pooler_dropout": 0.0,
+}
+"""What sets version 3 apart from `DebertaV2Config`'s defaults, at every size."""
 PRODUCTS = ("MatMul", "MatMulInteger")
 PASSED = ("Mul", "Cast", "Identity")
 """Operations between a product of integers and the sum with the bias."""
@@ -129,17 +142,8 @@ def _config(tensors: dict[str, np.ndarray]) -> "DebertaV2Config":
         num_hidden_layers=len(layers),
         num_attention_heads=hidden // HEAD_SIZE,
         position_buckets=buckets,
-        relative_attention=True,
-        max_relative_positions=-1,
-        max_position_embeddings=512,
-        pos_att_type=["p2c", "c2p"],
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        position_biased_input=False,
         layer_norm_eps=1e-7,
-        type_vocab_size=0,
         pad_token_id=0,
-        pooler_hidden_act="gelu",
         pooler_hidden_size=hidden,
-        pooler_dropout=0.0,
+        **DEBERTA_V3,
     )
