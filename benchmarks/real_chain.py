@@ -27,7 +27,8 @@ from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.features import extract_features
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import Pair, read_table
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import read_table
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import row_losses, softmax
 from tiebreak.pipeline.summary import SYSTEMS

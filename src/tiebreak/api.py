@@ -17,7 +17,8 @@ import numpy as np
 from tiebreak.config import Recipe, cache_folder, load_recipe, make_recipe
 from tiebreak.data.encode import encode_pairs
 from tiebreak.data.pairs import as_pairs
-from tiebreak.data.table import OnBadRow, Pair
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES

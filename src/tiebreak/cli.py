@@ -69,6 +69,14 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from tiebreak.data.convert import convert
+
+    rows = convert(options.files, options.out, options.columns, options.on_bad_row)
+    print(f"{options.out}: {plural(rows, 'row')}")
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     stop_at_once()
     from tiebreak.api import train
@@ -193,7 +201,7 @@ def _predict(options: argparse.Namespace) -> int:
     from tiebreak.prediction.predict import predict
     from tiebreak.prediction.swap import parse_swap
 
-    if options.on_bad_row and not options.fold:
+    if options.on_bad_row in ("fail", "skip") and not options.fold:
         log.info("note: --on-bad-row counts with --fold only; else every row is kept, an unreadable one with the prior")
     run = predict(
         options.model,
@@ -335,7 +343,7 @@ def _baseline(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    **{"check": _check, "baseline": _baseline, "sample": _sample},
+    **{"check": _check, "convert": _convert, "baseline": _baseline, "sample": _sample},
     **{"train": _train, "distill": _train, "folds": _folds, "pipeline": _pipeline, "merge-adapters": _merge_adapters},
     **{"predict": _predict, "merge": _merge, "ensemble": _ensemble},
     **{"report": _report, "attack": _attack, "ladder": _ladder},

@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add_command in (
         _add_sample_command,
         _add_check_command,
+        _add_convert_command,
         _add_train_command,
         _add_distill_command,
         _add_preflight_command,
@@ -75,6 +76,20 @@ def _add_check_command(commands: "Commands") -> None:
         default="fail",
         help="fail: exit 2 if a row is bad; skip: list bad rows and exit 0",
     )
+
+
+def _add_convert_command(commands: "Commands") -> None:
+    convert = commands.add_parser("convert")
+    convert.add_argument("files", nargs="+", type=Path, metavar="F", help="tables of any known layout, read as one")
+    convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="a .csv file")
+    convert.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="where a known column stands under another name, e.g. prompt=question response_a=first response_b=second",
+    )
+    _add_on_bad_row(convert, "rows")
 
 
 def _add_train_command(commands: "Commands") -> None:
@@ -182,7 +197,12 @@ def _add_predict_command(commands: "Commands") -> None:
     predict.add_argument("--data", nargs="+", default=[], metavar="F", help="the table (default: the embedded sample)")
     predict.add_argument("--out", required=True, metavar="DIR")
     predict.add_argument("--fold", metavar="K/N", help="only the rows of fold K, as train --fold holds them out")
-    predict.add_argument("--on-bad-row", choices=["fail", "skip"], help="with --fold, as in training (default fail)")
+    predict.add_argument(
+        "--on-bad-row",
+        choices=["fail", "skip", "keep"],
+        help="with --fold, as in training (default fail); else a few unreadable rows get the class shares, and many "
+        "end with exit code 2 unless you say keep",
+    )
     predict.add_argument(
         "--swap",
         nargs="?",

@@ -3,6 +3,7 @@
 GROUPS = {
     "look at data": {
         "check": "validate tables: counts, problems, lengths, duplicates, leaks",
+        "convert": "write a table of any known layout as a Kaggle table",
         "baseline": "class prior, length and TF-IDF on held-out folds of a table",
         "sample": "write the embedded sample table, in the raw Kaggle encoding",
     },

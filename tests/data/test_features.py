@@ -6,7 +6,8 @@ import pytest
 from tiebreak.config import DataSettings, load_recipe
 from tiebreak.data.features import NAMES, compare_lengths, extract_features, reading_ease, swap_signs
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import Pair, read_table
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer

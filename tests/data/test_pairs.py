@@ -7,7 +7,8 @@ import pytest
 from handmade import good_row, write_csv
 
 from tiebreak.data.pairs import as_pairs
-from tiebreak.data.table import Pair, Table, read_table
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import Table, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import TIE
 

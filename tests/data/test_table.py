@@ -9,6 +9,7 @@ from handmade import HEADER, good_row, write_csv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tiebreak.data.rows import UNREADABLE_LABELS
 from tiebreak.data.table import Table, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
@@ -226,7 +227,7 @@ def test_an_id_in_two_files_is_an_error_where_ids_are_kept(write_table):
         ("table", b"id\n", "unknown format ''"),
         ("table.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("table.jsonl", b"\n\n", "missing column id"),
-        ("table.jsonl", b"[1, 2]\n", "missing column id"),
+        ("table.jsonl", b"[1, 2]\n", "no element of the first 2 is a JSON object"),
         ("table.jsonl", b'{"id": 1, "prompt": "p"}\n', "missing column response_a, response_b"),
     ],
 )
@@ -240,7 +241,7 @@ def test_a_file_that_cannot_be_used_is_reported(tmp_path, name, content, message
 def test_a_file_that_is_not_there_is_reported(tmp_path):
     assert "no such file" in told(tmp_path / "table.csv")
     (tmp_path / "folder.csv").mkdir()
-    assert "no such file" in told(tmp_path / "folder.csv")
+    assert "a folder with no tables" in told(tmp_path / "folder.csv")
 
 
 def test_a_parquet_file_without_rows_is_reported(tmp_path):
@@ -267,15 +268,18 @@ def test_bytes_of_parquet_that_are_not_utf8_are_reported(tmp_path):
 
 # Rows that cannot be used
 
-BAD_ROWS = [
-    pytest.param({"response_b": '["no","never"]'}, "response_b has 2 turns, the prompt 1", id="unequal-turns"),
-    pytest.param({"prompt": "no array"}, "prompt: not a JSON array of turns", id="no-array"),
-    pytest.param({"response_a": ""}, "response_a: empty cell", id="empty-cell"),
-    pytest.param({"response_a": '[{"text":"a"}]'}, "response_a: a turn is a JSON object", id="object"),
+BAD_LABELS = [
     pytest.param(winners(1, 1, 0), "columns are 1, 1, 0; exactly one must be 1", id="two-winners"),
     pytest.param(dict.fromkeys(CLASSES, 0), "the winner columns are 0, 0, 0", id="no-winner"),
     pytest.param(winners(1, "", 0), "the winner columns are 1, , 0", id="half-empty-winner"),
     pytest.param(winners(0.4, 0.3, 0.3), "0.4, 0.3, 0.3; exactly one", id="probabilities"),
+]
+BAD_ROWS = [
+    *BAD_LABELS,
+    pytest.param({"response_b": '["no","never"]'}, "response_b has 2 turns, the prompt 1", id="unequal-turns"),
+    pytest.param({"prompt": "no array"}, "prompt: not a JSON array of turns", id="no-array"),
+    pytest.param({"response_a": ""}, "response_a: empty cell", id="empty-cell"),
+    pytest.param({"response_a": '[{"text":"a"}]'}, "response_a: a turn is a JSON object", id="object"),
     pytest.param({"id": 1}, "the id occurs already in table.csv", id="duplicate-id"),
 ]
 
@@ -307,7 +311,15 @@ def test_a_skipped_row_without_an_id_keeps_its_raw_cells(write_table):
     assert table.problems[0].cells["prompt"] == '["question 2"]'
 
 
-@pytest.mark.parametrize(("cells", "reason"), BAD_ROWS[:-1])
+@pytest.mark.parametrize(("cells", "reason"), BAD_LABELS)
+def test_a_prediction_does_not_need_a_label(write_table, cells, reason):
+    table = read_table([write_table({}, cells, {})], on_bad_row="keep", keep_ids=True)
+    assert [pair.label for pair in table.pairs] == [0, None, 0]
+    assert not table.problems and table.pairs[1].prompt == ["question 2"]
+    assert table.counts[UNREADABLE_LABELS] == 1
+
+
+@pytest.mark.parametrize(("cells", "reason"), BAD_ROWS[len(BAD_LABELS) : -1])
 def test_a_bad_row_kept_holds_its_place_with_empty_texts(write_table, cells, reason):
     table = read_table([write_table({}, cells, {})], on_bad_row="keep", keep_ids=True)
     assert [pair.id for pair in table.pairs] == ["1", "2", "3"]
@@ -365,7 +377,7 @@ def test_a_broken_line_of_json_is_reported_by_its_row(tmp_path, line, reason):
 
 
 def test_all_bad_rows_are_reported_at_once_up_to_ten(write_table):
-    message = told(write_table(*[{"prompt": "broken"}] * 14))
+    message = told(write_table(*[{"prompt": "broken"}] * 14, *[{}] * 16))
     assert message.startswith("14 bad rows:")
     assert "row 10 " in message and "row 11 " not in message and "... and 4 more" in message
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tiebreak.data.table import Pair
+from tiebreak.data.rows import Pair
 from tiebreak.evaluation.slices import cut_slices
 
 

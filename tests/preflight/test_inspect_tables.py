@@ -72,7 +72,7 @@ def test_every_problem_is_reported_by_row_and_fails(check, write_table):
 
 
 def test_a_table_of_bad_rows_alone_is_described(check, write_table):
-    code, out, _ = check(write_table({"prompt": "broken"}))
+    code, out, _ = check(write_table({"prompt": "[broken]"}))
     assert code == 2 and out.startswith("table.csv: 0 rows, 1 bad row")
 
 

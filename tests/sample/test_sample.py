@@ -8,7 +8,8 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.data.cells import decode_json_cell, encode_json_cell
-from tiebreak.data.table import TEXT_COLUMNS, read_table
+from tiebreak.data.rows import TEXT_COLUMNS
+from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import count_words, fit_text
 from tiebreak.evaluation.metrics import row_losses

@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 
 from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.table import Pair, read_table
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 

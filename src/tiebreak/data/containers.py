@@ -1,16 +1,27 @@
-"""The containers of tables: CSV, Parquet and JSON Lines files -> rows of raw cells."""
+"""The containers of tables -> rows of raw cells: CSV, Parquet, Arrow and JSON files, compressed or not, and folders.
+
+What a file is, its first bytes say; its name tells CSV from JSON only.
+"""
 
 import csv
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tiebreak.data.cells import LONE_SURROGATE, replace_lone_surrogates
+from tiebreak.data.first_bytes import open_text, recognise_file
 from tiebreak.errors import UserError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SNIFFED_ROWS = 100
-UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
+DELIMITERS = ",;\t"
+SHOWN_CHARACTERS = 200
+JSON_CHUNK = 1 << 20
 
 Cells = Mapping[str, object]
 """One row's raw values by column name."""
@@ -23,29 +34,102 @@ class NotUTF8(str):
 
 
 def open_rows(path: Path) -> tuple[list[str], RawRows]:
-    """Open a table file: its column names and a stream of its rows.
+    """Open a table: its column names and a stream of its rows.
+
+    Args:
+        path: of a file; or of a folder with the shards of one table, as `datasets` saves it or the hub stores it.
 
     Raises:
-        UserError: the file as a whole cannot be used.
+        UserError: the table as a whole cannot be used.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_path(path)
+    return _folder_rows(path) if path.is_dir() else _file_rows(path)
+
+
+def check_path(path: Path) -> None:
+    """Refuse what is no file or folder here.
+
+    Raises:
+        UserError: an address, a pipe, or nothing.
+    """
+    if match := re.match(r"([a-z][a-z0-9+.-]+):/", str(path)):
+        how = {
+            "hf": "hf download OWNER/NAME --repo-type dataset --local-dir DIR",
+            "s3": "aws s3 cp ADDRESS FILE",
+            "gs": "gcloud storage cp ADDRESS FILE",
+        }.get(match[1], "curl -L -o FILE ADDRESS")
+        raise UserError(f"{path}: only files on this machine are read; fetch it first, e.g. {how}")
+    if not path.exists():
+        pattern = " (the shell replaces * and ? only without quotes)" if set("*?[") & set(path.name) else ""
+        raise UserError(f"{path}: no such file{pattern}")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: not a file; tables are read more than once, so write its content to a file first")
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The files of a folder that together are one table, in order.
+
+    Raises:
+        UserError: none, or files of several kinds; names what is there.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+        raise UserError(f"{folder}: holds the splits {', '.join(map(str, splits))}; name one of these folders")
+    by_kind: dict[str, list[Path]] = {}
+    state = folder / "state.json"
+    if state.is_file():
+        named = json.loads(state.read_text(encoding="utf-8")).get("_data_files", [])
+        by_kind[".arrow"] = [folder / Path(str(entry["filename"])).name for entry in named]
+    else:
+        for path in sorted(folder.iterdir()):
+            kind = "".join(suffix for suffix in path.suffixes[-2:] if suffix in SUFFIXES)
+            if path.is_file() and kind and not path.name.startswith((".", "_")):
+                by_kind.setdefault(kind, []).append(path)
+        if len(by_kind) > 1:
+            by_kind.pop(".json", None)  # beside shards, a description of them
+    if len(by_kind) != 1:
+        found = ", ".join(by_kind) or "no tables"
+        inner = [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")]
+        below = f"; look in {', '.join(inner[:5])} below it" if inner and not by_kind else ""
+        raise UserError(f"{folder}: a folder with {found}; name one file, or a folder with shards of one kind{below}")
+    (shards,) = by_kind.values()
+    if absent := [path.name for path in shards if not path.is_file()]:
+        raise UserError(f"{folder}: {', '.join(absent)} is not there")
+    return shards
+
+
+def printable(text: str) -> str:
+    """The beginning of a text as a terminal may show it: no control characters."""
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text[:SHOWN_CHARACTERS])
+    return shown + ("..." if len(text) > SHOWN_CHARACTERS else "")
+
+
+def _folder_rows(folder: Path) -> tuple[list[str], RawRows]:
+    opened = [_file_rows(shard) for shard in shards_of(folder)]
+    columns = list(dict.fromkeys(name for names, _ in opened for name in names))
+    rows = itertools.chain.from_iterable(rows for _, rows in opened)
+    return columns, ((number, cells) for number, (_, cells) in enumerate(rows, 1))
+
+
+def _file_rows(path: Path) -> tuple[list[str], RawRows]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
-    reader = readers.get(path.suffix.lower())
+    kind = recognise_file(path)
+    suffix = next((s for s in reversed(path.suffixes) if s.lower() in TEXT_READERS), path.suffix).lower()
+    reader = {"parquet": _parquet_rows, "arrow": _arrow_rows}.get(kind) or TEXT_READERS.get(suffix)
+    if suffix in (".parquet", ".arrow", ".feather") and kind not in ("parquet", "arrow"):
+        raise UserError(f"{path}: not a readable {suffix[1:].title()} file (it begins otherwise); is it cut short?")
     if reader is None:
-        raise UserError(f"{path}: unknown format {path.suffix!r}; tables end in {', '.join(readers)}")
+        raise UserError(f"{path}: unknown format {printable(path.suffix)!r}; tables end in {', '.join(SUFFIXES)}")
     return reader(path)
 
 
 def _csv_rows(path: Path) -> tuple[list[str], RawRows]:
     csv.field_size_limit(2**31 - 1)
-    handle = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: SIM115
-    if handle.read(2) in UTF_16:
-        raise UserError(f"{path}: the file is UTF-16; save it as UTF-8")
-    handle.seek(0)
-    reader = csv.reader(handle, strict=True)
+    handle = open_text(path)
+    header = handle.readline()
+    delimiter = max(DELIMITERS, key=header.count) if header.count(",") < 3 else ","
+    reader = csv.reader(itertools.chain([header], handle), strict=True, delimiter=delimiter)
 
     def lines() -> Iterator[list[str]]:
         while True:
@@ -57,6 +141,8 @@ def _csv_rows(path: Path) -> tuple[list[str], RawRows]:
                 raise UserError(
                     f"{path}, line {reader.line_num}: broken CSV ({error}); check the quotes there"
                 ) from None
+            except (OSError, EOFError) as error:
+                raise UserError(f"{path}: broken after line {reader.line_num} ({error}); fetch it again") from None
 
     def rows(columns: list[str]) -> RawRows:
         with handle:
@@ -76,41 +162,104 @@ def _mark_bytes(cell: str) -> str:
 
 
 def _parquet_rows(path: Path) -> tuple[list[str], RawRows]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    return _batched_rows(path, "Parquet", lambda: pq.ParquetFile(path), lambda file: file.iter_batches(batch_size=1024))
+
+
+def _arrow_rows(path: Path) -> tuple[list[str], RawRows]:
+    """An Arrow file (Feather) or a stream, as `datasets` writes it."""
+    import pyarrow as pa
+
+    def open_file() -> "pa.RecordBatchStreamReader | pa.RecordBatchFileReader":
+        source = pa.memory_map(str(path))
+        try:
+            return pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            return pa.ipc.open_stream(source)
+
+    def batches(reader: "pa.RecordBatchStreamReader | pa.RecordBatchFileReader") -> "Iterator[pa.RecordBatch]":
+        if isinstance(reader, pa.ipc.RecordBatchFileReader):
+            return map(reader.get_batch, range(reader.num_record_batches))
+        return iter(reader)
+
+    return _batched_rows(path, "Arrow", open_file, batches)
+
+
+def _batched_rows(
+    path: Path, kind: str, open_file: Callable[[], Any], batches: "Callable[[Any], Iterator[pa.RecordBatch]]"
+) -> tuple[list[str], RawRows]:
+    import pyarrow as pa
+
     def damaged(error: Exception) -> UserError:
-        return UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})")
+        return UserError(f"{path}: not a readable {kind} file ({str(error).splitlines()[0]})")
 
     faults = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
-        file = pq.ParquetFile(path)
+        file = open_file()
+        schema = getattr(file, "schema_arrow", None) or file.schema
     except faults as error:
         raise damaged(error) from None
 
     def rows() -> RawRows:
         number = 0
         try:
-            for batch in file.iter_batches(batch_size=1024):
-                for cells in batch.to_pylist():
-                    number += 1
-                    yield number, cells
+            for batch in batches(file):
+                for start in range(0, batch.num_rows, 1024):
+                    for cells in batch.slice(start, 1024).to_pylist():
+                        number += 1
+                        yield number, cells
         except faults as error:
             raise damaged(error) from None
 
-    return file.schema_arrow.names, rows()
+    return schema.names, rows()
 
 
-def _jsonl_rows(path: Path) -> tuple[list[str], RawRows]:
-    def rows() -> RawRows:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
-            for number, line in enumerate((line for line in handle if line.strip()), 1):
-                yield number, _json_cells(line)
-
-    stream = rows()
+def _json_rows(path: Path) -> tuple[list[str], RawRows]:
+    """JSON Lines, or one array of objects."""
+    handle = open_text(path)
+    first = next((line for line in handle if line.strip()), "")
+    handle.close()
+    is_array = first.lstrip().startswith("[")
+    stream = _array_rows(path) if is_array else _line_rows(path)
     head = list(itertools.islice(stream, SNIFFED_ROWS))
+    if head and all(isinstance(cells, str) for _, cells in head):
+        what = "no element" if is_array else "no line"
+        indented = "; it is indented JSON: one object a line is wanted" if first.strip() in ("{", "[") else ""
+        raise UserError(f"{path}: {what} of the first {len(head)} is a JSON object ({head[0][1]}){indented}")
     columns = list(dict.fromkeys(name for _, cells in head if not isinstance(cells, str) for name in cells))
     return columns, itertools.chain(head, stream)
+
+
+def _line_rows(path: Path) -> RawRows:
+    try:
+        with open_text(path) as handle:
+            for number, line in enumerate((line for line in handle if line.strip()), 1):
+                yield number, _json_cells(line)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: broken ({error}); fetch it again") from None
+
+
+def _array_rows(path: Path) -> RawRows:
+    """Elements of one JSON array, read a piece at a time so that memory does not grow with the file."""
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    with open_text(path) as handle:
+        buffer, number = handle.read(JSON_CHUNK).lstrip()[1:], 0
+        while True:
+            buffer = buffer.lstrip().removeprefix(",").lstrip()
+            try:
+                if buffer.startswith("]"):
+                    return
+                value, end = decoder.raw_decode(buffer)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if piece := handle.read(max(JSON_CHUNK, len(buffer))):
+                    buffer += piece
+                    continue
+                message = getattr(error, "msg", "nested too deeply")
+                raise UserError(f"{path}: broken JSON after element {number} ({message}); is it cut short?") from None
+            number += 1
+            yield number, value if isinstance(value, dict) else "not a JSON object"
+            buffer = buffer[end:]
 
 
 def _json_cells(line: str) -> Cells | str:
@@ -121,3 +270,10 @@ def _json_cells(line: str) -> Cells | str:
     except (json.JSONDecodeError, RecursionError) as error:
         return f"not a JSON object ({getattr(error, 'msg', 'nested too deeply')})"
     return cells if isinstance(cells, dict) else "not a JSON object"
+
+
+TEXT_READERS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), _csv_rows),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), _json_rows),
+}
+SUFFIXES = (".csv", ".parquet", *list(TEXT_READERS)[1:], ".arrow", ".feather", ".gz", ".zst", ".zip")

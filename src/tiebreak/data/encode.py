@@ -11,7 +11,7 @@ import numpy as np
 from tiebreak.config import DataSettings
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.features import extract_features
-from tiebreak.data.table import Pair
+from tiebreak.data.rows import Pair
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import PARTS, TokenManifest, Tokens, token_schema
 from tiebreak.data.truncation import Turns, cut_turns, join_turns

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiebreak.data.table import Pair
+from tiebreak.data.rows import Pair
 
 NAMES = {
     "length": ("log ratio", "|log ratio|", "sqrt difference", "|sqrt difference|"),

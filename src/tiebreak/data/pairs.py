@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tiebreak.data.cells import decode_plain_cell
-from tiebreak.data.table import REQUIRED, TEXT_COLUMNS, Decoder, Pair, Problem, Table, choose_decoder, read_pair
+from tiebreak.data.rows import REQUIRED, TEXT_COLUMNS, Forms, Pair, Problem, read_pair, recognise
+from tiebreak.data.table import Table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 
@@ -45,19 +45,19 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
     is_frame = hasattr(objects, "to_dict") and hasattr(objects, "iloc")
     rows: list[Any] = list(objects.to_dict("records") if is_frame else objects)  # type: ignore[attr-defined]
     is_table = is_frame or hasattr(objects, "column_names")
-    decode: Decoder = decode_plain_cell
+    forms = Forms()
     if is_table:
         rows = [_plain_row(row) for row in rows]
-        decode = choose_decoder(rows[:100])
+        forms = recognise(rows[:100])
     first: dict[str, int] = {}
-    pairs = [_as_pair(row, position, decode) for position, row in enumerate(rows)]
+    pairs = [_as_pair(row, position, forms) for position, row in enumerate(rows)]
     for position, pair in enumerate(pairs):
         if (earlier := first.setdefault(pair.id, position)) < position:
             raise UserError(f"pairs[{position}]: its id {pair.id} occurs already in pairs[{earlier}]")
     return pairs
 
 
-def _as_pair(row: object, position: int, decode: Decoder) -> Pair:
+def _as_pair(row: object, position: int, forms: Forms) -> Pair:
     if isinstance(row, Pair):
         return row
     if isinstance(row, (tuple, list)):
@@ -71,7 +71,7 @@ def _as_pair(row: object, position: int, decode: Decoder) -> Pair:
         if not isinstance(cells.get(name, ""), (str, list, type(None))):
             kind = type(row[name]).__name__
             raise UserError(f"pairs[{position}]: {name} is a {kind} instead of a string or a list of strings")
-    pair = read_pair("", position, cells, decode, Counter())
+    pair = read_pair("", position, cells, forms, Counter())
     if isinstance(pair, Problem):
         raise UserError(f"pairs[{position}]: {pair.reason}")
     return pair

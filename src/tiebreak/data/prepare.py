@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak.config import DataSettings, cache_folder
+from tiebreak.data.containers import check_path
 from tiebreak.data.encode import encode_batches, fit_template, token_manifest
 from tiebreak.data.table import OnBadRow, Table, read_table
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import MANIFEST, SKIPPED, Tokens, token_schema
-from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, new_folder, sha256
 from tiebreak.leases import held
 from tiebreak.manifests import write_manifest
@@ -90,8 +90,7 @@ def cache_key(
     digest = hashlib.sha256(json.dumps(rules).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in map(Path, files):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+        check_path(path)
         digest.update(f"\n{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()[:24]
 

@@ -1,74 +1,43 @@
-"""Preference tables: rows of raw cells, with Kaggle or WSDM columns -> pairs, or labels alone."""
+"""Preference tables: files of any known container and layout -> pairs, or labels alone."""
 
 import itertools
+import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from tiebreak.data.cells import (
-    LONE_SURROGATE,
-    CellError,
-    decode_json_cell,
-    decode_plain_cell,
-    replace_lone_surrogates,
+from tiebreak.data.cells import CellError
+from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, RawRows, open_rows, printable
+from tiebreak.data.layouts import KAGGLE, Layout, find_layout
+from tiebreak.data.rows import (
+    JSON_IN_PLAIN,
+    REQUIRED,
+    TEXT_COLUMNS,
+    UNREADABLE_LABELS,
+    Pair,
+    Problem,
+    read_id,
+    read_pair,
+    recognise,
 )
-from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
+from tiebreak.data.winner import ABSENT, has_winner, read_label, winner_column
 from tiebreak.errors import UserError
 from tiebreak.files import as_paths
-from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL, TIE
+from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL
 from tiebreak.plurals import plural
 
-TEXT_COLUMNS = ("prompt", "response_a", "response_b")
-REQUIRED = ("id", *TEXT_COLUMNS)
-WINNERS = {"model_a": 0, "model_b": 1, "tie": TIE, "tie (bothbad)": TIE}
-ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 SHOWN_PROBLEMS, SHOWN_FILES = 10, 3
-NO_LABEL_REASON = "no label (the winner columns are absent or empty)"
+MANY_ROWS, MANY_SHARE = 10, 0.05
+"""More rows than this, and a larger share, say something of the table and not of single rows."""
 
 OnBadRow = Literal["fail", "skip", "keep"]
-Decoder = Callable[[object, Counter[str] | None], list[str | None]]
-"""Raw cell -> turns, counting unusual encodings."""
 
-
-@dataclass(slots=True)
-class Pair:
-    """One comparison: a conversation's prompts and two answers to each of them.
-
-    `prompt`, `response_a` and `response_b` hold one string per turn, equally many; a null turn is
-    the empty string. `label` is 0 (A wins), 1 (B wins), 2 (tie) or None. `row` counts data rows
-    from 1. A pair with `unreadable` set has empty texts: it keeps its id in a prediction.
-    """
-
-    id: str
-    prompt: list[str]
-    response_a: list[str]
-    response_b: list[str]
-    label: int | None = None
-    model_a: str | None = None
-    model_b: str | None = None
-    language: str | None = None
-    file: str = ""
-    row: int = 0
-    unreadable: str | None = None
-
-
-@dataclass(slots=True)
-class Problem:
-    """A row that cannot be used, and why. `cells` are its raw values."""
-
-    file: str
-    row: int
-    id: str | None
-    reason: str
-    cells: Cells = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        who = f" (id {self.id})" if self.id else ""
-        return replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}")
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, repr=False)
@@ -121,7 +90,7 @@ def read_table(
     first_files: dict[str, Path] = {}
     files = as_paths(paths)
     for path in files:
-        for row in read_rows(path, table.counts):
+        for row in read_rows(path, table.counts, "lenient" if on_bad_row == "keep" else "strict"):
             if isinstance(row, Pair):
                 row = _accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
             if isinstance(row, Problem):
@@ -131,6 +100,8 @@ def read_table(
                 row = _stand_in(row, first_files)
             first_files[row.id] = path
             table.pairs.append(row)
+    if unread := table.counts[UNREADABLE_LABELS] * (on_bad_row == "keep"):
+        log.info("note: %s cannot be read; predictions do not need them", plural(unread, "label"))
     if table.problems and on_bad_row == "fail":
         raise UserError(describe_problems(table.problems))
     if not table.pairs:
@@ -146,7 +117,7 @@ def _accept(
     In training an id that an earlier file has is renamed.
     """
     if need_labels and pair.label is None:
-        return Problem(pair.file, pair.row, pair.id, NO_LABEL_REASON)
+        return Problem(pair.file, pair.row, pair.id, ABSENT)
     if not keep_ids and first_files.get(pair.id, path) != path:
         short = f"{path.name}:{pair.id}"
         pair.id = f"{path}:{pair.id}" if short in first_files else short
@@ -165,144 +136,212 @@ def _stand_in(problem: Problem, first_files: Mapping[str, Path]) -> Pair:
 
 
 def describe_problems(problems: list[Problem]) -> str:
-    """One message about bad rows: the first of them, and what to do."""
+    """One message about bad rows: the first of them, whether they have one cause, and what to do."""
     shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])
     more = f"\n  ... and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+    one = "All for one reason. " if len(problems) > SHOWN_PROBLEMS and len(set(map(_cause, problems))) == 1 else ""
     return (
-        f"{plural(len(problems), 'bad row')}:\n{shown}{more}\n"
+        f"{plural(len(problems), 'bad row')}:\n{shown}{more}\n{one}"
         "Correct the table, or leave such rows out with --on-bad-row=skip "
         "(they are then written to skipped_rows.jsonl)"
     )
 
 
-def read_rows(path: Path, counts: Counter[str]) -> Iterator[Pair | Problem]:
-    """Stream the rows of one file.
+def refuse_unreadable(problems: Sequence[Problem], rows: int) -> None:
+    """Refuse to predict a table of which so many rows cannot be read that the fault is the table's.
 
     Args:
-        path: of the file.
-        counts: gets the numbers of unusual encodings, by kind.
+        problems: the unreadable rows.
+        rows: number of all rows.
 
     Raises:
-        UserError: the file as a whole is unusable.
+        UserError: with the commonest cause.
+    """
+    if not is_many(len(problems), rows):
+        return
+    cause, _ = Counter(map(_cause, problems)).most_common(1)[0]
+    first = next(problem for problem in problems if _cause(problem) == cause)
+    raise UserError(
+        f"{len(problems):,} of {rows:,} rows cannot be read, and would all be answered with the class shares. The "
+        f"commonest reason:\n  {first}\nCorrect the table, or predict all the same with --on-bad-row=keep"
+    )
+
+
+def _cause(problem: Problem) -> str:
+    """A problem's reason without what differs from row to row."""
+    return re.sub(r"'[^']*'|\d+", "", problem.reason)
+
+
+@dataclass(frozen=True)
+class OpenTable:
+    """A table whose layout is known, and its rows in Kaggle's columns: numbered cells, or what is wrong with a row."""
+
+    path: Path
+    columns: Sequence[str]
+    layout: Layout | None
+    rows: RawRows
+
+    @property
+    def description(self) -> str:
+        """In which layout the table is read; empty for Kaggle's own."""
+        if self.layout is None or self.layout.read is None:
+            column = winner_column(self.columns)
+            return "" if column in (None, "winner") else f"labels are in the column {column}"
+        ids = "; ids are the rows' numbers" if self.layout.numbers_rows else ""
+        return f"read as {self.layout.name} ({self.layout.of}){ids}"
+
+
+def open_table(path: Path, counts: Counter[str], renamed: Mapping[str, str] | None = None) -> OpenTable:
+    """Open a table and recognise its layout; its texts are not looked at yet.
+
+    Args:
+        path: of the file or folder.
+        counts: gets the numbers of what a layout leaves out.
+        renamed: the file's own column for a known name ("prompt": "question"). Rows without an id are then numbered.
+
+    Raises:
+        UserError: the table as a whole cannot be used.
     """
     columns, rows = open_rows(path)
-    check_columns(path, columns)
-    head = list(itertools.islice(rows, SNIFFED_ROWS))
+    if renamed:
+        if absent := [name for name in renamed.values() if name not in columns]:
+            raise UserError(f"{path}: no column {', '.join(absent)}; the file has {printable(', '.join(columns))}")
+        columns, rows = _rename(columns, rows, renamed)
+    layout = find_layout(columns)
+    doubled = [name for name, count in Counter(columns).items() if count > 1]
+    if doubled and (layout or KAGGLE & set(columns)):
+        raise UserError(f"{path}: column {printable(', '.join(map(repr, doubled)))} occurs more than once")
+    if layout is not None and layout.read is not None:
+        rows = _in_kaggle_columns(layout, rows, counts)
+    return OpenTable(path, columns, layout, rows)
+
+
+def _rename(columns: list[str], rows: RawRows, renamed: Mapping[str, str]) -> tuple[list[str], RawRows]:
+    """Columns and rows under known names; with an `id` where there are texts and no id."""
+    names = {column: column for column in columns if column not in renamed} | {
+        column: name for name, column in renamed.items()
+    }
+    numbered = "id" not in names.values() and set(TEXT_COLUMNS) <= set(names.values())
+
+    def renamed_rows() -> RawRows:
+        for number, cells in rows:
+            if isinstance(cells, str):
+                yield number, cells
+            else:
+                known = {names[name]: value for name, value in cells.items() if name in names}
+                yield number, {"id": number, **known} if numbered else known
+
+    return [*(["id"] if numbered else []), *names.values()], renamed_rows()
+
+
+def _in_kaggle_columns(layout: Layout, rows: RawRows, counts: Counter[str]) -> RawRows:
+    assert layout.read is not None
+    for number, cells in rows:
+        if isinstance(cells, str):
+            yield number, cells
+            continue
+        try:
+            read = layout.read(cells, counts)
+        except CellError as error:
+            yield number, str(error)
+        except KeyError as error:
+            yield number, f"no {error.args[0]}"
+        else:
+            yield number, {**read, "id": number} if read["id"] is None else read
+
+
+def read_rows(
+    path: Path,
+    counts: Counter[str],
+    labels: Literal["strict", "lenient"] = "strict",
+    renamed: Mapping[str, str] | None = None,
+) -> Iterator[Pair | Problem]:
+    """Stream the rows of one table.
+
+    Args:
+        path: of the file or folder.
+        counts: gets the numbers of unusual encodings, by kind.
+        labels: `strict`: a row whose label cannot be read is bad; `lenient`: it has none.
+        renamed: as in `open_table`.
+
+    Raises:
+        UserError: the table as a whole is unusable.
+    """
+    table = open_table(path, counts, renamed)
+    _check_columns(table)
+    if table.description:
+        log.info("%s: %s", path, table.description)
+    head = list(itertools.islice(table.rows, SNIFFED_ROWS))
     if not head:
         raise UserError(f"{path}: the table has a header but no rows")
-    decode = choose_decoder([cells for _, cells in head if not isinstance(cells, str)])
-    for number, cells in itertools.chain(head, rows):
+    good = [cells for _, cells in head if not isinstance(cells, str)]
+    _check_encoding(path, good)
+    try:
+        forms = recognise(good, labels)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    found: Counter[str] = Counter()
+    count = 0
+    for count, (number, cells) in enumerate(itertools.chain(head, table.rows), 1):  # noqa: B007
         yield (
             Problem(path.name, number, None, cells)
             if isinstance(cells, str)
-            else read_pair(path.name, number, cells, decode, counts)
+            else read_pair(path.name, number, cells, forms, found)
+        )
+    counts.update(+found)
+    if forms.float_ids:
+        counts["ids like 7.0 read as 7"] += count
+    for name, cells_of_json in found.items():
+        if name.startswith(JSON_IN_PLAIN) and is_many(cells_of_json, count):
+            column = name.removeprefix(JSON_IN_PLAIN)
+            raise UserError(
+                f"{path}: column {column} mixes two forms: {cells_of_json:,} of {count:,} cells are JSON arrays of "
+                "turns, the others plain text; write all of them in one form"
+            )
+
+
+def is_many(rows: int, of: int) -> bool:
+    """Whether so many rows are at fault that the fault is the table's: all, or more than a few and a small share."""
+    return rows == of > 0 or (rows > MANY_ROWS and rows > MANY_SHARE * of)
+
+
+def _check_columns(table: OpenTable) -> None:
+    """Check that the required columns are present, and the one-hot winner columns complete."""
+    if table.layout is not None and table.layout.read is not None:
+        return
+    columns = table.columns
+    missing = [name for name in REQUIRED if name not in columns]
+    if any(name in columns for name in CLASSES) and "winner" not in columns:
+        missing += [name for name in CLASSES if name not in columns]
+    if missing:
+        shown = printable(", ".join(columns)) or "none"
+        hint = "" if KAGGLE & set(columns) else " (no header line?)"
+        raise UserError(
+            f"{table.path}: missing column {', '.join(missing)}; the file has {shown}{hint}. tiebreak convert "
+            "--columns maps columns of other names; docs/tables.md lists the layouts that are known"
         )
 
 
-def check_columns(path: Path, columns: list[str]) -> None:
-    """Check that names are unique, the required ones present, and the winner columns complete.
-
-    Raises:
-        UserError: they are not.
-    """
-    doubled = [name for name, count in Counter(columns).items() if count > 1]
-    if doubled:
-        raise UserError(f"{path}: column {', '.join(map(repr, doubled))} occurs more than once")
-    missing = [name for name in REQUIRED if name not in columns]
-    winners = [name for name in CLASSES if name in columns]
-    if winners and len(winners) < len(CLASSES) and "winner" not in columns:
-        missing += [name for name in CLASSES if name not in columns]
-    if missing:
-        raise UserError(f"{path}: missing column {', '.join(missing)}; the file has {', '.join(columns) or 'none'}")
-
-
-def read_label(cells: Cells) -> int | None:
-    """Read class 0, 1 or 2 from one-hot winner columns or a `winner` column; None where unlabelled.
-
-    Raises:
-        CellError: columns that name no class, or more than one.
-    """
-    if "winner" in cells:
-        winner = cells["winner"]
-        if winner is None or str(winner).strip() == "":
-            return None
-        if str(winner).strip() not in WINNERS:
-            raise CellError(f"winner is {winner!r}, not one of {', '.join(WINNERS)}")
-        return WINNERS[str(winner).strip()]
-    values = [str("" if cells.get(name) is None else cells[name]).strip().lower() for name in CLASSES]
-    if not any(values):
-        return None
-    if any(value not in ONE | ZERO for value in values) or sum(value in ONE for value in values) != 1:
-        shown = replace_lone_surrogates(", ".join(values))
-        raise CellError(f"the winner columns are {shown}; exactly one must be 1 and the others 0")
-    return next(label for label, value in enumerate(values) if value in ONE)
-
-
-def choose_decoder(head: Iterable[Cells]) -> Decoder:
-    """The JSON decoder if most text cells of a table's first rows look like arrays, else the one for plain text."""
-    texts = [cells.get(name) for cells in head for name in TEXT_COLUMNS]
-    arrays = sum(isinstance(c, str) and c.strip().startswith("[") and c.strip().endswith("]") for c in texts)
-    return decode_json_cell if arrays * 2 > len(texts) else decode_plain_cell
-
-
-def read_pair(file: str, number: int, cells: Cells, decode: Decoder, counts: Counter[str]) -> Pair | Problem:
-    """Read one row.
-
-    Args:
-        file: name of the table, for messages.
-        number: of the row, from 1.
-        cells: raw values by column name.
-        decode: for the text columns.
-        counts: gets the numbers of unusual encodings, by kind.
-    """
-    if absent := [name for name in REQUIRED if name not in cells]:
-        return Problem(file, number, _text(cells.get("id")), f"no {', '.join(absent)}", cells)
-    row_id = "" if cells["id"] is None else str(cells["id"]).strip()
-    if not row_id or LONE_SURROGATE.search(row_id):
-        return Problem(file, number, None, "the id has bytes that are not UTF-8" if row_id else "no id", cells)
-    try:
-        prompt, response_a, response_b = _read_texts(cells, decode, counts)
-        label = read_label(cells)
-    except CellError as error:
-        return Problem(file, number, row_id, str(error), cells)
-    model_a, model_b, language = (_text(cells.get(column)) for column in ("model_a", "model_b", "language"))
-    return Pair(row_id, prompt, response_a, response_b, label, model_a, model_b, language, file, number)
-
-
-def _read_texts(cells: Cells, decode: Decoder, counts: Counter[str]) -> list[list[str]]:
-    """The turns of prompt and answers, equally many each.
-
-    Raises:
-        CellError: a text that cannot be read, or unequal numbers of turns.
-    """
-    texts: list[list[str | None]] = []
-    for name in TEXT_COLUMNS:
-        raw = cells[name]
-        try:
-            if isinstance(raw, NotUTF8):
-                raise CellError("bytes that are not UTF-8")
-            texts.append(decode(raw, counts))
-        except CellError as error:
-            raise CellError(f"{name}: {error}") from None
-    turns = max(1, len(texts[0]))
-    for name, text in zip(TEXT_COLUMNS, texts, strict=True):
-        counts["null turns"] += text.count(None)
-        if not text:  # `[]`: nothing was said in any turn
-            counts["empty arrays"] += 1
-            text.extend([None] * turns)
-        if len(text) != turns:
-            raise CellError(f"{name} has {len(text)} turns, the prompt {turns}: they must be equal")
-    return [[turn or "" for turn in text] for text in texts]
-
-
-def _text(value: object) -> str | None:
-    return replace_lone_surrogates(str(value)) if value not in (None, "") else None
+def _check_encoding(path: Path, rows: Sequence[Cells]) -> None:
+    """Refuse a table most of whose rows hold bytes that are not UTF-8."""
+    odd = [cell for cells in rows for cell in cells.values() if isinstance(cell, NotUTF8)]
+    if sum(any(isinstance(cell, NotUTF8) for cell in cells.values()) for cells in rows) * 2 <= len(rows) or not odd:
+        return
+    raw = odd[0].encode("utf-8", "surrogateescape")
+    # Western texts in cp1252 have few bytes above 0x7F among letters; other encodings have little else.
+    high = sum(byte > 0x7F for byte in raw)
+    guess = "Windows-1252 (cp1252), as Excel writes it" if high * 4 < len(raw) else "another encoding"
+    raise UserError(
+        f"{path}: most rows hold bytes that are not UTF-8; the file looks like {guess}. Save it as UTF-8, e.g. "
+        f"iconv -f cp1252 -t utf-8 {path.name} > utf8-{path.name}"
+    )
 
 
 def has_labels(path: Path) -> bool:
-    """Whether the table has winner columns."""
+    """Whether the table can have labels: its layout has them, or it has winner columns."""
     columns, _ = open_rows(path)
-    return "winner" in columns or set(CLASSES) <= set(columns)
+    layout = find_layout(columns)
+    return has_winner(columns) or (layout is not None and layout.labelled)
 
 
 def read_labels(path: Path) -> dict[str, int]:
@@ -311,22 +350,22 @@ def read_labels(path: Path) -> dict[str, int]:
     Raises:
         UserError: no id or winner columns, or a row whose winner cannot be read.
     """
-    columns, rows = open_rows(path)
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path}: a column occurs more than once ({', '.join(columns)})")
-    if "id" not in columns or not has_labels(path):
+    table = open_table(path, Counter())
+    known = table.layout is not None and table.layout.read is not None
+    if not known and ("id" not in table.columns or not has_winner(table.columns)):
         raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
+    head = list(itertools.islice(table.rows, SNIFFED_ROWS))
+    forms = recognise([cells for _, cells in head if not isinstance(cells, str)])
     labels: dict[str, int] = {}
-    for number, cells in rows:
+    for number, cells in itertools.chain(head, table.rows):
         try:
             if isinstance(cells, str):
                 raise CellError(cells)
-            label = read_label(cells)
+            row_id, label = read_id(cells.get("id"), forms.float_ids), read_label(cells)
+            if row_id in labels:
+                raise CellError(f"the id {row_id} occurs twice")
         except CellError as error:
             raise UserError(f"{path}, row {number}: {error}") from None
-        row_id = str(cells.get("id") or "").strip()
-        if not row_id or row_id in labels:
-            raise UserError(f"{path}, row {number}: " + (f"the id {row_id} occurs twice" if row_id else "no id"))
         if label is not None:
             labels[row_id] = label
     return labels

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.predictions import SUM_TOLERANCE
-from tiebreak.data.table import WINNERS
+from tiebreak.data.winner import WINNERS
 from tiebreak.errors import UserError
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import calibrate

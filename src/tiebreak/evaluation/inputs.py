@@ -10,7 +10,8 @@ from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.containers import open_rows
 from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.data.table import REQUIRED, OnBadRow, Pair, Problem, read_labels, read_table
+from tiebreak.data.rows import REQUIRED, Pair, Problem
+from tiebreak.data.table import OnBadRow, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import count_chars
 from tiebreak.evaluation.self_enhancement import family_of

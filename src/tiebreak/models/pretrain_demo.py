@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.encode import encode_pairs
-from tiebreak.data.table import Pair, read_table
+from tiebreak.data.rows import Pair
+from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.files import new_folder, sha256
 from tiebreak.models.demo import BASES, RECORD, SEED, WEIGHTS_FILE, write_random_weights

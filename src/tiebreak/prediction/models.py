@@ -24,7 +24,8 @@ from tiebreak.data.prediction_manifest import (
     write_prediction_manifest,
 )
 from tiebreak.data.prepare import cache_key, prepare
-from tiebreak.data.table import OnBadRow
+from tiebreak.data.rows import Problem
+from tiebreak.data.table import OnBadRow, refuse_unreadable
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
@@ -199,6 +200,8 @@ def read_tokens(
         keep_ids=keep_ids,
     )
     if request.fold is None:
+        if request.on_bad_row != "keep":
+            refuse_unreadable([Problem(**row) for row in tokens.problems], len(tokens))
         return tokens
     fold, folds = request.fold
     if left_out := len(tokens.problems):

@@ -109,8 +109,8 @@ def predict(
             from; None leaves such rows to the model.
         labels: a labelled table to score against, or "auto" for the labels of `data`, if any.
         changes: settings of the model's recipe to change, each as `key.path=value`.
-        on_bad_row: with `fold`, what to do with rows that cannot be read: `fail` or `skip`. Without, they always get
-            the class prior.
+        on_bad_row: with `fold`, what to do with rows that cannot be read: `fail` or `skip`. Without, a few of them get
+            the class prior; many are an error, unless it is `keep`.
 
     Raises:
         UserError: a table, model, setting or output folder that cannot be used.

@@ -287,7 +287,7 @@ def _architecture(folder: Path | Finding) -> dict[str, Any] | None:
 
 
 def _check_there(files: list[Path]) -> Finding:
-    if absent := [str(path) for path in files if not path.is_file()]:
+    if absent := [str(path) for path in files if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: not there: is the folder shared by all nodes?")
     return Finding("data", "there")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tiebreak.cluster.ranks import find_ranks
 from tiebreak.config import Recipe
+from tiebreak.data.containers import check_path
 from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.engines.choose import choose_engine
-from tiebreak.errors import UserError
 from tiebreak.preflight.model_files import find_folder
 
 
@@ -43,6 +43,6 @@ def refuse_training(
 
 
 def refuse_absent(files: Iterable[Path]) -> None:
-    """Raise UserError if one of these tables is not there; names all such."""
-    if absent := [str(path) for path in files if not path.is_file()]:
-        raise UserError(f"{', '.join(absent)}: no such file")
+    """Raise UserError if one of these tables is not there."""
+    for path in files:
+        check_path(path)

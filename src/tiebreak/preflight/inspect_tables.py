@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.data.cells import normalise_prompt
-from tiebreak.data.table import Pair, Problem, read_rows
+from tiebreak.data.rows import UNREADABLE_LABELS, Pair, Problem
+from tiebreak.data.table import read_rows
 from tiebreak.labels import CLASS_NAMES, TIE
 from tiebreak.plurals import plural
 
@@ -71,13 +72,16 @@ class TableSummary:
         """The summary as a command prints it."""
         lines = [
             f"{self.names}: {plural(self.rows, 'row')}, {plural(len(self.problems), 'bad row')}",
+            *self._label_faults(),
             *self._class_lines(),
         ]
         if self.rows:
             lines += self._size_lines()
         if self.decided:
             lines.append(f"the longer answer wins {self.longer_wins / self.decided:.1%} of decided rows")
-        handled = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.encodings.items()) if count)
+        handled = ", ".join(
+            f"{kind} {count:,}" for kind, count in sorted(self.encodings.items()) if count and kind != UNREADABLE_LABELS
+        )
         lines.append(f"unusual encodings that were handled: {handled or 'none'}")
         copies = sum(count - 1 for count in self.contents.values())
         lines.append(f"exact duplicates: {plural(copies, 'row')}; both answers empty: {plural(self.both_empty, 'row')}")
@@ -92,6 +96,13 @@ class TableSummary:
             across = sum(len(files) > 1 for files in self.prompts.values())
             lines.append(f"prompts in more than one of these files: {across:,}")
         return "\n".join(lines)
+
+    def _label_faults(self) -> list[str]:
+        """How many of the bad rows have texts that can be read: a prediction takes them as they are."""
+        rows = self.encodings[UNREADABLE_LABELS]
+        return (
+            [f"{plural(rows, 'bad row')} for the label alone; predict reads no labels and takes such"] if rows else []
+        )
 
     def _class_lines(self) -> list[str]:
         labelled = self.rows - self.classes[None]

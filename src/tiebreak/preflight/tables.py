@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiebreak.data.table import Pair, Problem, read_rows
+from tiebreak.data.rows import Pair, Problem
+from tiebreak.data.table import read_rows
+from tiebreak.data.winner import ABSENT
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.plurals import plural
@@ -30,7 +32,7 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
         for item in read_rows(path, Counter()):
             rows += 1
             if need_labels and isinstance(item, Pair) and item.label is None:
-                item = Problem(item.file, item.row, item.id, "no label (the winner columns are absent or empty)")
+                item = Problem(item.file, item.row, item.id, ABSENT)
             if isinstance(item, Problem):
                 problems.append(item)
             if time.monotonic() > deadline:

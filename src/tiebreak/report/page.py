@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiebreak.data.table import Pair
+from tiebreak.data.rows import Pair
 from tiebreak.evaluation.schema import JudgeReport, Report, Slice
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
