@@ -72,8 +72,7 @@ def _check(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from tiebreak.data.convert import convert
 
-    rows = convert(options.files, options.out, options.columns, options.on_bad_row)
-    print(f"{options.out}: {plural(rows, 'row')}")
+    print(f"{options.out}: {plural(convert(options.files, options.out, options.columns, options.on_bad_row), 'row')}")
     return 0
 
 

@@ -82,13 +82,8 @@ def _add_convert_command(commands: "Commands") -> None:
     convert = commands.add_parser("convert")
     convert.add_argument("files", nargs="+", type=Path, metavar="F", help="tables of any known layout, read as one")
     convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="a .csv file")
-    convert.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="where a known column stands under another name, e.g. prompt=question response_a=first response_b=second",
-    )
+    text = "known columns under other names, e.g. prompt=question response_a=first response_b=second"
+    convert.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
     _add_on_bad_row(convert, "rows")
 
 
