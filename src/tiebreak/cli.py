@@ -306,7 +306,7 @@ def _env(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from tiebreak.pretrained.weights import install_weights, listing
+    from tiebreak.pretrained.weights import ask_at_terminal, install_weights, listing
 
     if options.name is None:
         print(listing())
@@ -315,12 +315,7 @@ def _weights(options: argparse.Namespace) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     use_cpu_in_deepspeed()
     stop_at_once()
-
-    def ask(question: str) -> bool:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    install_weights(options.name, options.out, options.given, options.accept_licence, ask if at_terminal else None)
+    install_weights(options.name, options.out, options.given, options.accept_licence, ask_at_terminal())
     return 0
 
 

@@ -161,6 +161,13 @@ def default_folder(name: str) -> Path:
     return cache_folder() / "weights" / name
 
 
+def ask_at_terminal() -> Callable[[str], bool] | None:
+    """What asks a person yes or no; None where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    return lambda question: input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def install_weights(
     name: str,
     out: Path | None = None,
