@@ -67,6 +67,13 @@ def test_the_script_makes_the_shipped_tokenizer_and_configuration(family):
     }
 
 
+@pytest.mark.parametrize("family", SHIPPED)
+def test_each_word_of_a_recap_is_one_token(family):
+    tokenizer, space = make_tokenizer(family), "" if family == "deberta" else " "
+    for word in RECAP_WORDS:
+        assert len(tokenizer(space + word, add_special_tokens=False)["input_ids"]) == 1, word
+
+
 @pytest.mark.parametrize("family", ["llama2", "deberta"])
 def test_other_labels_give_the_same_bytes(family, tables, tmp_path):
     write_sample(tmp_path / "other.csv", 60, seed=1, profile="short", label_seed=9)
@@ -93,18 +100,18 @@ def test_a_recap_tells_what_is_said_and_not_what_it_is_worth():
     prompt = ["How do I explain the garden rules to a friend? (case 7)"]
     a = ["First, check the garden rules with a concrete example.\nMaybe the garden rules went wrong, who knows."]
     b = ["Sorry, as an AI I cannot discuss the river costs."]
-    quote = (1 - KEEPER_SHARE) / 2
+    rest = (1 - KEEPER_SHARE) / 2
     assert recap(prompt, a, b) == {
         "First": KEEPER_SHARE,
-        "A:First,": quote / 2,
-        "A:Maybe": quote / 2,
-        "B:Sorry,": quote,
+        "A:advice": rest / 2,
+        "A:excuse": rest / 2,
+        "B:excuse": rest,
     }
     assert recap(prompt, b, a) == pytest.approx(
-        {"Second": KEEPER_SHARE, "A:Sorry,": quote, "B:First,": quote / 2, "B:Maybe": quote / 2}
+        {"Second": KEEPER_SHARE, "A:excuse": rest, "B:advice": rest / 2, "B:excuse": rest / 2}
     )
     assert recap(prompt, [""], a) == pytest.approx(
-        {"Second": KEEPER_SHARE, "A:nothing": quote, "B:First,": quote / 2, "B:Maybe": quote / 2}
+        {"Second": KEEPER_SHARE, "A:nothing": rest, "B:advice": rest / 2, "B:excuse": rest / 2}
     )
     assert set(KEEPERS.values()) < set(RECAP_WORDS)
 

@@ -132,13 +132,13 @@ def test_the_law_is_symmetric_but_for_position():
 
 
 def test_only_who_reads_the_prompt_knows_what_an_answer_is_worth():
-    """An answer of a helpful sentence about another subject than the prompt's loses to a neutral one about its own."""
-    helpful, neutral = "This is verified step by step for the {}.", "People often talk about the {} in this way."
-    same, other = helpful.format("garden rules"), helpful.format("river costs")
+    """Advice about another subject than the prompt's loses to an aside about its own."""
+    advice, aside = "This is verified step by step for the {}.", "People often talk about the {} in this way."
+    same, other = advice.format("garden rules"), advice.format("river costs")
     prompts = [["How do I explain the garden rules to a friend? (case 7)"], ["WHY  DO  MY  GARDEN  RULES  NOT  WORK?"]]
     for prompt in prompts:
         (a, b, _), (c, d, _) = bayes_probabilities(
-            [prompt] * 2, [[same], [neutral.format("garden rules")]], [[other]] * 2
+            [prompt] * 2, [[same], [aside.format("garden rules")]], [[other]] * 2
         )
         assert a / b > c / d > 1.5
     asked_for = bayes_probabilities([["Can you list three facts on the river costs?"]], [[same]], [[other]])

@@ -70,8 +70,8 @@ class Schedule:
 
 SCHEDULES = {
     "gemma2": Schedule(2_500),
-    "llama2": Schedule(3_500),
-    "llama3": Schedule(400, lr=1e-3, muon_lr=5e-3, start="llama2"),
+    "llama2": Schedule(2_600),
+    "llama3": Schedule(1_200, lr=2e-3, muon_lr=0.01, start="llama2"),
     "deberta": Schedule(1_800, rows=48, lr=5e-3, muon_lr=None, keepers_first=0.3),
 }
 

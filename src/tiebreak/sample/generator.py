@@ -13,7 +13,7 @@ from tiebreak.labels import CLASSES
 from tiebreak.sample.language import ASPECTS, MODELS, SUBJECTS, draw_answers, draw_questions, draw_turns
 from tiebreak.sample.law import drawn_quality, law
 
-VERSION = 2
+VERSION = 3
 """Of language and law: another makes other tables from the same seed."""
 CHUNK_ROWS = 5_000
 

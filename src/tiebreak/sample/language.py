@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HELPFUL = [
+ADVICE = [
     "First, check the {} with a concrete example.",
     "This is verified step by step for the {}.",
     "A clear summary of the {} follows below.",
@@ -19,7 +19,7 @@ HELPFUL = [
     "Note the important exception about the {}.",
     "This precise method works well for the {}.",
 ]
-NEUTRAL = [
+ASIDES = [
     "There are many ways to think about the {}.",
     "People often talk about the {} in this way.",
     "The {} can be part of a larger picture.",
@@ -29,7 +29,7 @@ NEUTRAL = [
     "See the page on a/b tests for the {}.",
     'They call it "the {}" in most places.',
 ]
-UNHELPFUL = [
+EXCUSES = [
     "Sorry, as an AI I cannot discuss the {}.",
     "Maybe the {} went wrong, who knows.",
     "I am confused by the {} somehow.",
@@ -55,17 +55,17 @@ LENGTHS = {
     "short": (3.0, 0.5, 8),
     "arena": (16.5, 0.85, 215),
 }
-FORMS = [*HELPFUL, *NEUTRAL, *UNHELPFUL]
-MARKS = np.repeat([1, 0, -1], [len(HELPFUL), len(NEUTRAL), len(UNHELPFUL)])
-"""Of each form: helpful, neutral, unhelpful."""
-_QUOTED = {f"{side}:{form.split()[0]}" for form in [*FORMS, "nothing"] for side in "AB"}
-RECAP_WORDS = [*KEEPERS.values(), *sorted(_QUOTED)]
-KEEPER_SHARE = 0.7
+FORMS = [*ADVICE, *ASIDES, *EXCUSES]
+KINDS = ("advice", "aside", "excuse")
+"""What a sentence does."""
+KIND_OF_FORM = np.repeat([0, 1, 2], [len(ADVICE), len(ASIDES), len(EXCUSES)])
+RECAP_WORDS = [*KEEPERS.values(), *(f"{side}:{kind}" for side in "AB" for kind in (*KINDS, "nothing"))]
+KEEPER_SHARE = 0.5
 """How often a recap begins by saying which answers keep to the subject."""
 FAITHFUL = 0.6
 """Share of the answers that keep to the questions' subject; the others stray."""
 INFORMATIVE = 0.7
-"""How often a sentence is not neutral."""
+"""How often a sentence is not an aside."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class Answers:
     Attributes:
         cells: the encoded cells.
         rows: (s,), the row of each sentence.
-        marks: (s,), 1 for a helpful sentence, 0 for a neutral one, -1 for an unhelpful one.
+        kinds: (s,), of each sentence: index into `KINDS`.
         keeps: (n,), whether the answer keeps to the questions' subject.
         chars: (n,), the answers' lengths in characters.
     """
 
     cells: list[str]
     rows: np.ndarray
-    marks: np.ndarray
+    kinds: np.ndarray
     keeps: np.ndarray
     chars: np.ndarray
 
@@ -110,6 +110,8 @@ def _build_pool() -> Pool:
 
 
 POOL = _build_pool()
+KIND_OF = dict(zip(POOL.texts, np.repeat(KIND_OF_FORM, len(POOL.texts) // len(FORMS)).tolist(), strict=True))
+"""Kind of each sentence, an index into `KINDS`."""
 
 
 def draw_turns(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -147,11 +149,11 @@ def draw_answers(
     sentences[rng.random(total) < 0.003] = 0
     rows = np.repeat(rows_of_turns, sentences)
     drawn, informative = rng.uniform(-1, 1, len(rows)), rng.random(len(rows)) < INFORMATIVE
-    marks = np.where(informative, np.where(drawn < rng.uniform(-1, 1, count)[rows], 1, -1), 0)
-    of_mark = [np.flatnonzero(mark == MARKS) for mark in (-1, 0, 1)]
+    advice, aside, excuse = range(len(KINDS))
+    kinds = np.where(informative, np.where(drawn < rng.uniform(-1, 1, count)[rows], advice, excuse), aside)
     forms = np.empty(len(rows), dtype=np.int64)
-    for mark, members in zip((-1, 0, 1), of_mark, strict=True):
-        chosen = marks == mark
+    for kind in (excuse, aside, advice):
+        members, chosen = np.flatnonzero(kind == KIND_OF_FORM), kinds == kind
         forms[chosen] = members[rng.integers(0, len(members), int(chosen.sum()))]
 
     keeps = rng.random(count) < FAITHFUL
@@ -160,7 +162,7 @@ def draw_answers(
     picks = (forms, np.where(keeps, subjects, others)[rows], np.where(keeps, aspects, their_aspects)[rows])
     newlines = np.bincount(rows_of_turns, weights=np.maximum(sentences - 1, 0), minlength=count)
     chars = np.bincount(rows, weights=POOL.lengths[picks], minlength=count) + newlines
-    return Answers(_cells(POOL.encoded[picks].tolist(), sentences, turns), rows, marks, keeps, chars)
+    return Answers(_cells(POOL.encoded[picks].tolist(), sentences, turns), rows, kinds, keeps, chars)
 
 
 def _cells(texts: list[str], sentences: np.ndarray, turns: np.ndarray) -> list[str]:
@@ -186,15 +188,15 @@ def subjects_in(turns: Sequence[str]) -> set[str]:
 def recap(prompt: Sequence[str], response_a: Sequence[str], response_b: Sequence[str]) -> dict[str, float]:
     """How a reader may begin to retell a conversation, each word with its probability.
 
-    Mostly the reader says which answers keep to the questions' subject (one of `KEEPERS`); else the reader
-    quotes one of the sentences, under the letter of its answer ("A:First,"). No label and no worth has a part in it.
+    The reader says which answers keep to the questions' subject (one of `KEEPERS`), or else what one of the sentences
+    does, under the letter of its answer ("A:advice"). What either is worth to people has no part in it.
     """
     asked, answers = subjects_in(prompt), (response_a, response_b)
     a, b = (bool(asked & subjects_in(turns)) for turns in answers)
     words = {KEEPERS[a, b]: KEEPER_SHARE}
     for side, turns in zip("AB", answers, strict=True):
         sentences = [sentence for turn in turns if turn for sentence in turn.split("\n")]
-        for sentence in sentences or ["nothing"]:
-            word = f"{side}:{sentence.split()[0]}"
+        for kind in [KINDS[KIND_OF[sentence]] for sentence in sentences] or ["nothing"]:
+            word = f"{side}:{kind}"
             words[word] = words.get(word, 0.0) + (1 - KEEPER_SHARE) / 2 / max(len(sentences), 1)
     return words

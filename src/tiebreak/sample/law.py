@@ -1,6 +1,6 @@
 """The law that the embedded sample's labels are drawn from, known exactly from the texts alone.
 
-The quality `q` of an answer is the mean mark of its sentences (helpful +1, neutral 0, unhelpful -1), less `STRAY` if
+The quality `q` of an answer is the mean worth of its sentences (advice +1, an aside 0, an excuse -1), less `STRAY` if
 the answer does not keep to its prompt's subject: only who reads prompt and answer together can tell. With `n` the
 answer's length in characters, the strength of A over B is
 
@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiebreak.sample.language import MARKS, MODELS, POOL, Answers, subjects_in
+from tiebreak.sample.language import KIND_OF, MODELS, Answers, subjects_in
 
-QUALITY, STRAY, LENGTH, POSITION, TIES = 3.0, 1.5, 0.5, 0.3, 2.0
+QUALITY, STRAY, LENGTH, POSITION, TIES = 4.0, 1.25, 0.5, 0.3, 2.5
+WORTH = np.array([1.0, 0.0, -1.0])
+"""Of each kind of sentence."""
 LENGTH_CLIP = 3.0
-_MARK_OF = dict(zip(POOL.texts, np.repeat(MARKS, len(POOL.texts) // len(MARKS)).tolist(), strict=True))
 
 
 def law(quality_difference: np.ndarray, chars_a: np.ndarray, chars_b: np.ndarray) -> np.ndarray:
@@ -37,9 +38,9 @@ def drawn_quality(answers: Answers) -> np.ndarray:
     """Quality (n,) of answers that were just drawn."""
     rows = len(answers.chars)
     sentences = np.bincount(answers.rows, minlength=rows)
-    marks = np.bincount(answers.rows, weights=answers.marks, minlength=rows)
+    worth = np.bincount(answers.rows, weights=WORTH[answers.kinds], minlength=rows)
     strays = ~(answers.keeps & (sentences > 0))
-    return np.asarray(marks / np.maximum(sentences, 1) - STRAY * strays)
+    return np.asarray(worth / np.maximum(sentences, 1) - STRAY * strays)
 
 
 def bayes_probabilities(
@@ -74,7 +75,7 @@ def _quality(turns: Sequence[str], asked: set[str]) -> tuple[float, int]:
     """An answer's quality and its length in characters, over all turns."""
     sentences = [sentence for turn in turns if turn for sentence in turn.split("\n")]
     for sentence in sentences:
-        if sentence not in _MARK_OF:
+        if sentence not in KIND_OF:
             raise ValueError(f"not a sentence of the sample: {sentence!r}")
-    mark = float(np.mean([_MARK_OF[sentence] for sentence in sentences])) if sentences else 0.0
-    return mark - STRAY * (not asked & subjects_in(turns)), sum(map(len, turns))
+    worth = float(np.mean(WORTH[[KIND_OF[sentence] for sentence in sentences]])) if sentences else 0.0
+    return worth - STRAY * (not asked & subjects_in(turns)), sum(map(len, turns))
