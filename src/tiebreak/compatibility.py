@@ -25,6 +25,9 @@ class Family:
         layers: where the backbone keeps its layers.
         sdpa, flash: whether torch's and flash-attn's attention compute what the model means.
         absolute: whether positions are a table of limited length.
+        first_position: of a text's first token, counted from the padding token's id; None counts from 0.
+        head: the linear layer that gives the logits.
+        before_head: a layer between pooling and that, beside the families' common ones.
     """
 
     decoder: bool
@@ -33,16 +36,29 @@ class Family:
     sdpa: bool = True
     flash: bool = True
     absolute: bool = False
+    first_position: int | None = None
+    head: str = "score"
+    before_head: str | None = None
 
 
+ROBERTA = Family(
+    decoder=False, layers="encoder.layer", absolute=True, first_position=1, head="classifier.out_proj", flash=False
+)
 FAMILIES = {
     "gemma2": Family(decoder=True, sdpa=False),
-    "gemma3_text": Family(decoder=True),
-    "llama": Family(decoder=True),
-    "mistral": Family(decoder=True),
-    "qwen2": Family(decoder=True),
-    "bert": Family(decoder=False, layers="encoder.layer", absolute=True),
-    "deberta-v2": Family(decoder=False, packed="packed-deberta", layers="encoder.layer", sdpa=False, flash=False),
+    **dict.fromkeys(
+        "gemma gemma3_text llama mistral ministral mixtral qwen2 qwen3 phi3 olmo2 olmo3 smollm3".split(),
+        Family(decoder=True),
+    ),
+    "gpt_oss": Family(decoder=True, sdpa=False, flash=False),
+    "bert": Family(decoder=False, layers="encoder.layer", absolute=True, head="classifier"),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "modernbert": Family(decoder=False, head="classifier", before_head="head", flash=False),
+    "eurobert": Family(decoder=False, head="classifier", before_head="dense", flash=False),
+    "deberta-v2": Family(
+        decoder=False, packed="packed-deberta", layers="encoder.layer", sdpa=False, flash=False, head="classifier"
+    ),
 }
 """By transformers' model type."""
 OTHER_DECODER = Family(decoder=True, packed=None)

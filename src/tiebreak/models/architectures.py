@@ -47,6 +47,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By hub name, the fields of each configuration that decide its size."""
 
 
+COUNTED = (
+    "gemma gemma2 gemma3_text llama mistral ministral qwen2 qwen3 phi3 olmo2 olmo3 smollm3 bert deberta-v2".split()
+)
+"""Model types whose weights are counted from their configuration; of others there is no estimate."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Weights of a judge: `linear` in its layers' matrices, `embeddings`, `vectors` (norms, biases), and its `head`."""
@@ -76,7 +82,7 @@ def find_architecture(base: str) -> dict[str, Any] | None:
     if not (Path(base) / "config.json").is_file():
         return ARCHITECTURES.get(base)
     fields = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
-    return complete(fields) if fields.get("model_type") in FAMILIES else None
+    return complete(fields) if fields.get("model_type") in COUNTED else None
 
 
 def complete(fields: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +110,9 @@ def count_weights(architecture: dict[str, Any]) -> Sizes:
             architecture[name] * architecture["head_dim"] for name in ("num_attention_heads", "num_key_value_heads")
         )
         each = {"gemma2": 4, "gemma3_text": 4}.get(kind, 2) * width
-        each += {"qwen2": queries + 2 * keys, "gemma3_text": 2 * architecture["head_dim"]}.get(kind, 0)
+        norms = dict.fromkeys(("gemma3_text", "qwen3"), 2 * architecture["head_dim"])  # of queries and keys
+        norms |= dict.fromkeys(("olmo2", "olmo3"), queries + keys)
+        each += norms.get(kind, queries + 2 * keys if kind == "qwen2" else 0)
         outside, head = width, 3 * width
     linear = sum(inputs * outputs for inputs, outputs in linear_weights(architecture))
     return Sizes(linear, looked_up * width, each * layers + outside, head)
@@ -120,6 +128,8 @@ def linear_weights(architecture: dict[str, Any]) -> list[tuple[int, int]]:
         keys = architecture["num_key_value_heads"] * architecture["head_dim"]
         layer = [(width, queries), (width, keys), (width, keys), (queries, width)]
         layer += [(width, inner), (width, inner), (inner, width)]
+        if architecture["model_type"] == "phi3":  # one matrix for what has one input
+            layer = [(width, queries + 2 * keys), (queries, width), (width, 2 * inner), (inner, width)]
     count: int = architecture["num_hidden_layers"]
     return layer * count
 

@@ -4,6 +4,7 @@ A linear head on the family's own pooling is transformers' classifier, and plain
 stand in its place, under the same name, and `tiebreak.models.loading.load_model` loads them.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from tiebreak.evaluation.baselines import fit_logistic
 from tiebreak.labels import CLASSES, NO_LABEL, SWAPPED_CLASS
 
 HEADS = ("score", "classifier", "pooler")
-"""The modules of a classifier that are trained whole under adapters and never quantised."""
+"""The modules of a classifier that are trained whole under adapters and never quantised, and a family's own."""
+_BESIDE_BACKBONE = re.compile(r"network\.(base_model\.model\.)?(head|dense)\.")
+"""ModernBERT's and EuroBERT's layer before the head, with peft's names or without."""
 MAX_SCALED = 5.0
 """Features are clipped to this many times their scale, so that an outlier cannot dominate the text's logits."""
 
@@ -32,13 +35,15 @@ def attach_head(classifier: Any, settings: ModelSettings, groups: Sequence[str] 
         groups: the groups of features that it sees beside the text.
     """
     name = head_name(classifier)
-    width, dropout = getattr(classifier, name).in_features, settings.head_dropout
+    head: nn.Module = classifier.get_submodule(name)
+    width, dropout = head.in_features, settings.head_dropout
     if settings.head == "mlp":
-        setattr(classifier, name, mlp(width, settings.head_hidden or width, dropout))
+        head = mlp(width, settings.head_hidden or width, dropout)  # type: ignore[arg-type]
     elif settings.head == "siamese":
-        setattr(classifier, name, SiameseHead(width, settings.head_hidden or width, dropout))
+        head = SiameseHead(width, settings.head_hidden or width, dropout)  # type: ignore[arg-type]
     if groups:
-        setattr(classifier, name, FeatureHead(getattr(classifier, name), torch.from_numpy(swap_signs(groups))))
+        head = FeatureHead(head, torch.from_numpy(swap_signs(groups)))
+    classifier.set_submodule(name, head)
 
 
 def mlp(width: int, hidden: int, dropout: float, out: int = len(CLASSES)) -> nn.Sequential:
@@ -155,8 +160,8 @@ def fit_features(
 
 
 def head_name(classifier: Any) -> str:
-    """Where transformers keeps the head of this classifier."""
-    return "score" if find_family(classifier.config.model_type).decoder else "classifier"
+    """The path of the layer that gives this classifier's logits."""
+    return find_family(classifier.config.model_type).head
 
 
 def backbone_of(classifier: Any) -> Any:
@@ -166,8 +171,43 @@ def backbone_of(classifier: Any) -> Any:
 
 def heads_of(classifier: Any) -> dict[str, nn.Module]:
     """The classifier's head modules by name; BERT keeps its pooler in the backbone."""
+    own = find_family(classifier.config.model_type).before_head
     places = (classifier, backbone_of(classifier))
-    return {name: getattr(place, name) for place in places for name in HEADS if hasattr(place, name)}
+    heads = {name: getattr(place, name) for place in places for name in HEADS if getattr(place, name, None)}
+    if own is not None:
+        heads[own] = getattr(classifier, own)
+    return heads
+
+
+def is_head(parameter: str) -> bool:
+    """Whether a parameter of a judge is a head's, by its name."""
+    return not set(HEADS).isdisjoint(parameter.split(".")) or bool(_BESIDE_BACKBONE.match(parameter))
+
+
+def before_head(classifier: Any, pooled: torch.Tensor) -> torch.Tensor:
+    """What an encoder's classifier computes between its pooled hidden state and its logits' layer.
+
+    Args:
+        classifier: of transformers.
+        pooled: (n, width) hidden states.
+
+    Returns:
+        (n, width): through DeBERTa's or BERT's pooler, or the dense layer of RoBERTa, ModernBERT or EuroBERT, as
+        their own forward does it.
+    """
+    vector: torch.Tensor
+    own = find_family(classifier.config.model_type).before_head
+    if own == "head":  # ModernBERT
+        vector = classifier.drop(classifier.head(pooled))
+    elif own == "dense":  # EuroBERT
+        vector = classifier.activation(classifier.dense(pooled))
+    elif hasattr(classifier.classifier, "out_proj"):  # RoBERTa
+        own = classifier.classifier
+        vector = own.dropout(torch.tanh(own.dense(own.dropout(pooled))))
+    else:
+        pooler = classifier.pooler if hasattr(classifier, "pooler") else backbone_of(classifier).pooler
+        vector = classifier.dropout(pooler(pooled[:, None]))
+    return vector
 
 
 def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:

@@ -20,12 +20,15 @@ from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, load_saved_tokenizer, resolve_base
 from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of
 from tiebreak.models.last_layer import return_pooled_tokens_only
+from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.process import quieten_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+CLS = {"eurobert": "bos"}
+"""What a configuration calls pooling by the first token, where it is not `cls`."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "pooler_dropout")
 
 
@@ -88,9 +91,10 @@ def build_model(
         network = add_adapters(network, recipe.model)
     if recipe.train.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    judge = _wrap(network, attention, recipe.model, precision)
+    judge = _wrap(network, attention, recipe.model, precision).to(device)
+    prove_packed(judge)
     freeze(judge, recipe.model.freeze)
-    return judge.to(device)
+    return judge
 
 
 def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: torch.dtype) -> PreferenceModel:
@@ -120,7 +124,9 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
         if own_head:
             _load_head(network, folder, must_fit=True)
         adapt(network, tokenizer, attention)
-    return _wrap(network, attention, settings, precision).to(device).eval()
+    judge = _wrap(network, attention, settings, precision).to(device).eval()
+    prove_packed(judge)
+    return judge
 
 
 def _load_base(
@@ -162,6 +168,8 @@ def configure(
     config.id2label = dict(enumerate(CLASSES))
     config.label2id = {name: index for index, name in enumerate(CLASSES)}
     config.pad_token_id = tokenizer.pad_token_id
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = {"mean": "mean"}.get(settings.pooling, CLS.get(config.model_type, "cls"))
     if settings.dropout is not None:
         for name in DROPOUTS:
             if hasattr(config, name):
@@ -169,7 +177,9 @@ def configure(
     return config, choose_attention(config, settings.attention, device)
 
 
-def quantization(settings: ModelSettings, device: torch.device, precision: torch.dtype) -> dict[str, Any]:
+def quantization(
+    settings: ModelSettings, device: torch.device, precision: torch.dtype, model_type: str
+) -> dict[str, Any]:
     """Keyword arguments that load a base in 4 or 8 bits under `qlora`, and its heads as they are; else none."""
     if settings.method != "qlora":
         return {}
@@ -183,7 +193,8 @@ def quantization(settings: ModelSettings, device: torch.device, precision: torch
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision,
         bnb_4bit_quant_storage=precision,
-        llm_int8_skip_modules=[*HEADS, "bert.pooler"],  # names count from the start
+        # Names count from the start.
+        llm_int8_skip_modules=[*HEADS, "bert.pooler", *filter(None, [find_family(model_type).before_head])],
     )
     return {"quantization_config": config, "device_map": {"": device}}
 
@@ -222,14 +233,15 @@ def load_classifier(
             output_loading_info=True,
             dtype=torch.float32 if settings.method == "full" else precision,
             attn_implementation=attention.implementation,
-            **quantization(settings, device, precision),
+            **quantization(settings, device, precision, config.model_type),
         ),
     )
-    if not hasattr(classifier, head_name(classifier)):
+    if not hasattr(classifier, head_name(classifier).partition(".")[0]):
         supported = ", ".join(FAMILIES)
         raise UserError(f"{base}: model type {config.model_type} is not supported; supported: {supported}")
     fresh = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
-    wrong = sorted(name for name in fresh if whole or set(HEADS).isdisjoint(name.split(".")))
+    inside = f"{classifier.base_model_prefix}."
+    wrong = sorted(name for name in fresh if whole or (name.startswith(inside) and "pooler" not in name.split(".")))
     if wrong:
         raise UserError(f"model {base}: {len(wrong)} weights are absent or do not fit, for example {wrong[0]}")
     return classifier

@@ -90,15 +90,16 @@ def attend_packed(
         key: (1, key heads, T, head_dim).
         value: as key.
         attention_mask: unused, None: `packing` says where rows begin and end.
-        kwargs: `packing` (Packing), `scaling`, `dropout`, and where the model has them `softcap` and
-            `sliding_window`.
+        kwargs: `packing` (Packing), `scaling`, `dropout`, and where the model has them `softcap`, `sliding_window`
+            (tokens that a decoder sees, its own included; an encoder sees less than so many to each side) and `s_aux`
+            (heads,), logits that take a share of each softmax and have no value.
 
     Returns:
         The attended values (1, T, heads, head_dim), and None for the weights.
     """
     packing: Packing = kwargs["packing"]
     scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout") or 0.0
-    softcap, window = kwargs.get("softcap"), kwargs.get("sliding_window")
+    softcap, window, sinks = kwargs.get("softcap"), kwargs.get("sliding_window"), kwargs.get("s_aux")
     causal = getattr(module, "is_causal", True)
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
@@ -106,39 +107,48 @@ def attend_packed(
         q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
         length = q.shape[-2]
         mask = None if causal else group.real[:, None, None, :]
-        if causal and window is not None and length > window:
+        if window is not None and length > window:
             distance = torch.arange(length, device=q.device)
             distance = distance[:, None] - distance
-            mask = (distance >= 0) & (distance < window)
-        if softcap is None:
+            near = (distance >= 0) & (distance < window) if causal else distance.abs() < window
+            mask = near if mask is None else mask & near
+        if softcap is None and sinks is None:
             attended = F.scaled_dot_product_attention(
                 q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True
             )
         else:
-            attended = _softcapped(q, k, v, mask, causal, scaling, softcap, dropout)
+            attended = _attend_by_hand(q, k, v, mask, causal, scaling, softcap, sinks, dropout)
         outputs.append(attended.transpose(1, 2))
     return packing.scatter(outputs)[None], None
 
 
-def _softcapped(
+def _attend_by_hand(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor | None,
     causal: bool,
     scaling: float | None,
-    softcap: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
     dropout: float,
 ) -> torch.Tensor:
-    """softcap * tanh(scores / softcap) before the softmax (Gemma 2 report, section 2), softmax in fp32."""
+    """softcap * tanh(scores / softcap) before the softmax (Gemma 2 report, section 2), softmax in fp32.
+
+    `sinks` (heads,) are one more logit of each softmax, whose weight goes nowhere (gpt-oss's model card, 2025).
+    """
     repeats = q.shape[1] // k.shape[1]
     k, v = (states.repeat_interleave(repeats, dim=1) for states in (k, v))
     scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = torch.tanh(scores / softcap) * softcap
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if mask is None and causal:
         length = q.shape[-2]
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)], -1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    weights = F.dropout(weights if sinks is None else weights[..., :-1], dropout)
     return weights @ v

@@ -9,7 +9,16 @@ from torch import nn
 from tiebreak.compatibility import find_family
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention
-from tiebreak.models.heads import FeatureHead, SiameseHead, backbone_of, head_name, heads_of, pool, pooled_tokens
+from tiebreak.models.heads import (
+    FeatureHead,
+    SiameseHead,
+    backbone_of,
+    before_head,
+    head_name,
+    heads_of,
+    pool,
+    pooled_tokens,
+)
 from tiebreak.models.last_layer import POOLED
 from tiebreak.models.packed_sdpa import Packing
 
@@ -74,7 +83,7 @@ class PreferenceModel(nn.Module):
     @property
     def head(self) -> nn.Module:
         """The head itself, out of the wrapper that adapters put around what is trained whole."""
-        head: Any = getattr(self.classifier, head_name(self.classifier))
+        head: Any = self.classifier.get_submodule(head_name(self.classifier))
         inner: nn.Module = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
         return inner
 
@@ -98,11 +107,10 @@ class PreferenceModel(nn.Module):
             else:
                 pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
         classifier, inner = self.classifier, self.head
-        head = getattr(classifier, head_name(classifier))  # with its wrapper, which chooses the adapter's own
+        head = classifier.get_submodule(head_name(classifier))  # with its wrapper, which chooses the adapter's own
         with torch.autocast(device.type, enabled=False):
             if not self.is_decoder:
-                pooler = classifier.pooler if hasattr(classifier, "pooler") else self.backbone.pooler
-                pooled = classifier.dropout(pooler(pooled[:, None]))
+                pooled = before_head(classifier, pooled)
             pooled = self.dropout(pooled)
             if isinstance(inner.head if isinstance(inner, FeatureHead) else inner, SiameseHead):
                 pooled = pooled.unflatten(0, (-1, 2))
@@ -128,6 +136,8 @@ class PreferenceModel(nn.Module):
         ends = torch.tensor(lengths).cumsum(0)
         starts = ends - torch.tensor(lengths)
         positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
+        if (first := find_family(self.classifier.config.model_type).first_position) is not None:
+            positions = positions + self.classifier.config.pad_token_id + first
         pooled = pooled_tokens(starts, torch.tensor(lengths), self.pooling).to(device) if self.early else None
         keywords: dict[str, Any] = {POOLED: pooled} if self.is_decoder and self.early else {}
         if self.attention.backend == "flash":

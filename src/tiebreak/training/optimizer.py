@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tiebreak.config import TrainSettings
-from tiebreak.models.heads import HEADS
+from tiebreak.models.heads import is_head
 
 LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
@@ -25,7 +25,7 @@ def build_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optim
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     owners: dict[tuple[float, bool], set[str]] = {}
     for name, parameter in named:
-        head = any(part in HEADS for part in name.split("."))
+        head = is_head(name)
         if head:
             peak = train.head_lr if train.head_lr is not None else train.lr
         else:
