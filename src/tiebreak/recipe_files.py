@@ -1,14 +1,15 @@
 """YAML files of settings: found by name, read, changed field by field, and validated with all problems at once."""
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tiebreak.errors import UserError, did_you_mean
 from tiebreak.plurals import plural
+from tiebreak.structured import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 FOLDERS = {"recipe": RECIPES, "pipeline": RECIPES / "pipelines", "ladder": RECIPES / "ladders"}
@@ -19,6 +20,11 @@ RUN_BY = {
     "ladder": "tiebreak ladder {} --out DIR",
 }
 """What runs a file of each kind."""
+
+SHOWN = 200
+"""Characters of a value that a message repeats at most."""
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, SHOWN, SHOWN
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -53,14 +59,11 @@ def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     """The fields in a YAML file.
 
     Raises:
-        UserError: no such file, or not a mapping.
+        UserError: no such file, not readable, a key that stands twice, or not a mapping.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such recipe file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(kind.model_fields)}")
     return content
@@ -95,9 +98,9 @@ def apply_change(content: dict[str, Any], change: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"--set {change}: {parent} is a value, not a section")
     try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {change}: the value is not readable") from None
+        section[last] = parse_yaml(value)
+    except ValueError as error:
+        raise UserError(f"--set {change[:SHOWN]}: the value is not readable ({error})") from None
 
 
 def _plain(error: ErrorDetails) -> str:
@@ -105,5 +108,5 @@ def _plain(error: ErrorDetails) -> str:
         return "no such field"
     if error["type"] == "missing":
         return "missing"
-    given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    given = "" if isinstance(error["input"], dict) else f" (it is {_SHORT.repr(error['input'])})"
     return error["msg"].removeprefix("Value error, ") + given

@@ -15,6 +15,7 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
+from tiebreak.structured import read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def write_card(run: Path) -> Path:
     """Write model/README.md from the run folder's recipe.yaml, environment.json and metrics.json."""
     from tiebreak.models.folder import find_model_folder, usage
 
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = read_yaml(run / "recipe.yaml")
     environment, metrics = (
         json.loads((run / name).read_text(encoding="utf-8")) for name in ("environment.json", "metrics.json")
     )
