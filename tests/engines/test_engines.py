@@ -13,7 +13,7 @@ from steps import CHANGES, WEIGHED
 
 from tiebreak.config import TrainSettings, load_recipe
 from tiebreak.engines.choose import choose_engine
-from tiebreak.engines.ds_config import offloads, read_ds_config
+from tiebreak.engines.ds_config import MONITORS, offloads, read_ds_config
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
 from tiebreak.models.demo import demo_folder
@@ -222,6 +222,49 @@ def test_fields_that_agree_or_are_auto_are_accepted(tmp_path):
     fields = {"train_batch_size": 64, "gradient_clipping": "auto", "gradient_accumulation_steps": "auto"}
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}, "fp16": {"enabled": False}} | fields))
     assert read_ds_config(path, TrainSettings(), world=2)["train_batch_size"] == 2
+
+
+AUTO = {
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}},
+    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": "auto"}},
+}
+
+
+def test_sections_whose_every_value_is_auto_leave_all_to_the_recipe_and_that_is_said(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}} | AUTO))
+    choice = choose_engine("auto", path, TrainSettings(), 1)
+    assert choice.kind == "zero2" and not AUTO.keys() & choice.ds.keys()
+    assert "optimizer and scheduler" in choice.notes[0] and str(path) in choice.notes[0]
+    for section in (
+        {"type": "AdamW", "params": {"lr": 1e-4, "eps": "auto"}},
+        {"type": "Lamb", "params": {"lr": "auto"}},
+    ):
+        path.write_text(json.dumps({"zero_optimization": {"stage": 2}, "optimizer": section}))
+        with pytest.raises(UserError, match="optimizer is"):
+            choose_engine("auto", path, TrainSettings(), 1)
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_a_monitor_that_is_not_installed_is_refused_before_deepspeed_imports_it(tmp_path, name, monkeypatch):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 1}, name: {"enabled": True}}))
+    monkeypatch.setitem(MONITORS, name, "no_such_package")
+    with pytest.raises(UserError, match=rf"{name}\.enabled is true, but no_such_package is not installed"):
+        read_ds_config(path, TrainSettings(), world=1)
+    monkeypatch.setitem(MONITORS, name, "json")
+    assert read_ds_config(path, TrainSettings(), world=1)[name]["enabled"]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"zero_optimization": 2}', '{"zero_optimization": {"stage": 2, "offload_param": "cpu"}}',
+                '{"zero_optimization": {"stage": 2}, "bf16": true}', '{"bf16": {}, "bf16": {}}', '{"a": NaN}']
+)  # fmt: skip
+def test_json_that_is_no_deepspeed_file_is_one_message(tmp_path, content):
+    path = tmp_path / "ds.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"ds\.json"):
+        read_ds_config(path, TrainSettings(), world=1)
 
 
 def test_unreadable_configurations_and_contradicting_options(tmp_path):

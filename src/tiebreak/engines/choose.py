@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import Recipe, TrainSettings
-from tiebreak.engines.ds_config import read_ds_config
+from tiebreak.engines.ds_config import read_ds_config, set_aside
 from tiebreak.errors import UserError
+from tiebreak.structured import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """`kind` is single, ddp, fsdp, zero1, zero2 or zero3; `ds` DeepSpeed's completed configuration, if it runs."""
+    """`kind` is single, ddp, fsdp, zero1, zero2 or zero3; `ds` DeepSpeed's completed configuration, if it runs.
+
+    `notes` say what of DeepSpeed's file has no effect.
+    """
 
     kind: str
     ds: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> Choice:
@@ -37,7 +42,9 @@ def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int
         raise UserError("--engine deepspeed needs a configuration: --ds ds_configs/zero2.json")
     if ds is not None:
         config = read_ds_config(ds, train, world)
-        return Choice(f"zero{config['zero_optimization']['stage']}", config)
+        aside = " and ".join(set_aside(read_json(ds)))
+        notes = (f'{ds}: {aside} all "auto": the recipe\'s AdamW and train.schedule count',) if aside else ()
+        return Choice(f"zero{config['zero_optimization']['stage']}", config, notes)
     if engine == "fsdp":
         return Choice("fsdp")
     return Choice("ddp" if world > 1 else "single")

@@ -1,15 +1,19 @@
 """DeepSpeed's JSON file, checked against the recipe and made complete from it."""
 
-import json
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from tiebreak.config import TrainSettings
 from tiebreak.errors import UserError
+from tiebreak.structured import read_json
 
 STAGES = (1, 2, 3)
 OFFLOADS = ("offload_optimizer", "offload_param")
 UNSET = (None, "auto")
+SECTIONS = ("zero_optimization", "fp16", "bf16", "tensorboard", "wandb", "comet")
+MONITORS = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
+"""DeepSpeed's monitors that need a package; it imports them while it starts, without a question."""
 
 
 def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, Any]:
@@ -23,12 +27,19 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; shipped are ds_configs/zero1.json, zero2, zero3 and zero3_offload")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    config = read_json(path)
+    problems = [
+        f"{name} is {config[name]!r}, not a section {{...}}" for name in SECTIONS if _is_value(config.get(name))
+    ]
     zero = config.get("zero_optimization") or {}
-    problems = []
+    if not problems:
+        problems += [
+            f"zero_optimization.{name} is {zero[name]!r}, not a section {{...}}"
+            for name in OFFLOADS
+            if _is_value(zero.get(name))
+        ]
+    if problems:
+        raise UserError(f"{path} is not DeepSpeed's form:\n" + "\n".join(f"  {problem}" for problem in problems))
     if zero.get("stage") not in STAGES:
         problems.append(f"zero_optimization.stage is {zero.get('stage')}; served are 1, 2 and 3")
     for name in OFFLOADS:
@@ -40,6 +51,8 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
             "zero_force_ds_cpu_optimizer is true (DeepSpeed's default when offloading); the recipe's AdamW is torch's: "
             "set it to false, and zero_allow_untested_optimizer to true"
         )
+    for name in set_aside(config):
+        del config[name]
     for name in ("optimizer", "scheduler"):
         if config.get(name) not in UNSET:
             problems.append(f"{name} is {config[name]}; the recipe has AdamW and train.schedule: remove it")
@@ -56,6 +69,12 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
     for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         if config.get(name) not in UNSET:
             problems.append(f"{name} is {config[name]}; micro-batches follow train.tokens_per_micro_batch: remove it")
+    for name, package in MONITORS.items():
+        if (config.get(name) or {}).get("enabled") is True and importlib.util.find_spec(package) is None:
+            problems.append(
+                f"{name}.enabled is true, but {package} is not installed: remove it (log.jsonl has every step, and "
+                "log.wandb=online or offline logs to Weights & Biases)"
+            )
     if problems:
         raise UserError(f"{path} contradicts the recipe:\n" + "\n".join(f"  {problem}" for problem in problems))
     config = {name: value for name, value in config.items() if value not in UNSET}
@@ -67,6 +86,27 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
         "gradient_clipping": train.max_grad_norm or 0.0,
         "steps_per_print": 2**31,
     }
+
+
+def set_aside(config: dict[str, Any]) -> list[str]:
+    """Names of the sections whose every value is "auto", as in the files of Hugging Face: they ask for the recipe's.
+
+    An optimizer must also be an Adam; the recipe has no other.
+    """
+    names = []
+    for name, types in {"optimizer": ("adam", "adamw"), "scheduler": None}.items():
+        section = config.get(name)
+        if not isinstance(section, dict) or not section.keys() <= {"type", "params"}:
+            continue
+        params = section.get("params")
+        auto = isinstance(params, dict) and params and all(value == "auto" for value in params.values())
+        if auto and (types is None or str(section.get("type", "adamw")).lower() in (*types, "auto")):
+            names.append(name)
+    return names
+
+
+def _is_value(section: object) -> bool:
+    return section not in UNSET and not isinstance(section, dict)
 
 
 def offloads(config: dict[str, Any]) -> bool:

@@ -228,8 +228,9 @@ def prepare(
 def check_recipe(recipe: Recipe, ranks: Ranks, choice: Choice) -> "PreTrainedTokenizerBase":
     """Refuse settings that do not go together, warn of others, and load the tokenizer."""
     model_type = find_model_type(recipe.model.base)
-    for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind)):
-        log.info(warning)
+    warnings = check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind))
+    for note in [*choice.notes, *warnings]:
+        log.info(note)
     return load_tokenizer(recipe.model.base, recipe.model.template)
 
 
