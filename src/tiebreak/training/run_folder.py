@@ -20,6 +20,7 @@ from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.files import sweep, write_atomically, write_json
 from tiebreak.manifests import read_manifest, write_manifest
+from tiebreak.recipe_files import read_recipe_file
 from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.claim import Claim, take_over
 
@@ -83,7 +84,9 @@ def _open_folder(
         return take_over(folder), None, []
     if not resume:
         refuse_used(folder)
-    then = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    then = read_recipe_file(stored, Recipe)
+    if not all(isinstance(then.get(name, {}), dict) for name, fields in now.items() if isinstance(fields, dict)):
+        raise UserError(f"{stored}: damaged, as a section in it is none: choose another --out")
     changed = [
         f"{section}.{name}: {then.get(section, {}).get(name)!r} then, {value!r} now"
         for section, fields in now.items()
@@ -99,10 +102,26 @@ def _open_folder(
             f"{folder} was begun with other settings:\n  "
             + "\n  ".join(changed)
             + "\nGive the same settings, or choose another --out"
+            + _how_to_go_on(folder, recipe)
         )
     claim = take_over(folder)
     sweep(folder, folder / CHECKPOINTS)
     return claim, *find_checkpoint(folder / CHECKPOINTS)
+
+
+def _how_to_go_on(folder: Path, recipe: Recipe) -> str:
+    """Say how a run that is done may be followed by another; empty for one that is not done."""
+    model = folder / "model"
+    if not (folder / "metrics.json").is_file() or not model.is_dir():
+        return ""
+    base, first = model, ""
+    if recipe.model.method != "full":
+        base = folder.with_name(f"{folder.name}-merged")
+        first = f"tiebreak merge-adapters {folder} --out {base} --into-base, then "
+    return (
+        ". This run is done, and its schedule of the learning rate follows from its length; to train its judge "
+        f"further, start anew from it: {first}--model {base} with another --out"
+    )
 
 
 def describe(folder: Path, engine: Engine, more: dict[str, Any]) -> None:

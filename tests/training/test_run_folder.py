@@ -1,0 +1,39 @@
+"""What a run folder answers to a run that is not the one begun in it."""
+
+import pytest
+
+from tiebreak.cluster.ranks import Ranks
+from tiebreak.config import load_recipe
+from tiebreak.data.split import RowsManifest
+from tiebreak.errors import UserError
+from tiebreak.training.run_folder import open_folder
+
+ROWS = RowsManifest(data=["t.csv"], tokens="x", valid="none", rows_trained=3, rows_held_out=0)
+
+
+def begin(folder, changes=(), recipe="demo-deberta"):
+    return open_folder(folder, load_recipe(recipe, changes), ROWS, True, Ranks())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "way"), [("demo-deberta", "--model {0}/model"), ("demo-llama2", "merge-adapters {0}")]
+)
+def test_more_epochs_of_a_run_that_is_done_are_told_how_to_come_by(tmp_path, recipe, way):
+    folder = tmp_path / "run"
+    begin(folder, ["train.epochs=1"], recipe)
+    with pytest.raises(UserError, match=r"train\.epochs: 1\.0 then, 3\.0 now") as unfinished:
+        begin(folder, ["train.epochs=3"], recipe)
+    assert "anew" not in str(unfinished.value)
+    (folder / "model").mkdir()
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train\.epochs: 1\.0 then, 3\.0 now") as finished:
+        begin(folder, ["train.epochs=3"], recipe)
+    assert "start anew" in str(finished.value) and way.format(folder) in str(finished.value)
+
+
+@pytest.mark.parametrize("content", ["", "- 1\n", "model: 3\n", "model: {}\nmodel: {}\n", "model: [\n", "\x07"])
+def test_a_damaged_recipe_is_named(tmp_path, content):
+    begin(tmp_path / "run")
+    (tmp_path / "run" / "recipe.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
+        begin(tmp_path / "run")
