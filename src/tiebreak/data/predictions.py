@@ -2,8 +2,10 @@
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,11 +15,19 @@ import numpy as np
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
+from tiebreak.plurals import plural
+
+log = logging.getLogger(__name__)
 
 ORDERS = ("predictions_ab.csv", "predictions_ba.csv")
 """Beside a predictions.csv made in both answer orders: each order's probabilities, both in the table's own A and B."""
+COLUMNS = ("id", *CLASSES)
+SEPARATORS = (",", ";", "\t")
 SUM_TOLERANCE = 1e-3
-"""How far a row's probabilities may be from summing to one: files of three decimals are accepted."""
+"""How far a row's probabilities may be from summing to one, as in half precision; more where few decimals are shown."""
+SUM_SAID = 1e-6
+"""Sums that are further from one are told."""
+SHOWN_COLUMNS, SHOWN_CHARS = 5, 40
 DIGITS = 9
 CHUNK = 65_536
 """Rows at a time."""
@@ -37,8 +47,11 @@ Writer = Callable[[list[str], np.ndarray], None]
 def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     """Read the ids (n) and probabilities (n, 3) of a predictions.csv or .parquet; every row sums to one.
 
+    Submissions of others are read too: columns by name in any order, beside others; semicolons or tabs, with decimal
+    commas; few decimals, which are then scaled to sum to one. What was made of them is logged.
+
     Raises:
-        UserError: another header, an id twice, or a row that holds no probabilities.
+        UserError: a column that is absent or doubled, an id twice, or a row that holds no probabilities.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,32 +59,24 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     ids: list[str] = []
     values: list[list[float]] = []
     try:
-        rows = _rows(path)
-        if next(rows, None) != ["id", *CLASSES]:
-            raise UserError(f"{path}: not a predictions file; its header is not id,{','.join(CLASSES)}")
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
+        for row_id, cells in _picked(path):
             try:
-                row_id, a, b, tie = row
-                values.append([float(a), float(b), float(tie)])
+                values.append([_number(cell) for cell in cells])
             except (ValueError, TypeError):
-                raise UserError(f"{path}, row {number}: not an id and three probabilities; predict again") from None
+                shown = ", ".join(str(cell)[:SHOWN_CHARS] for cell in cells)
+                fault = f"{path}, row {len(ids) + 1}: not an id and three probabilities ({shown})"
+                raise UserError(f"{fault}; predict again") from None
             ids.append(str(row_id))
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and Arrow's among them
         raise UserError(f"{path}: not a readable {path.suffix[1:] or 'csv'} file ({error})") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(f"{path}: damaged ({error})") from None  # Arrow's word for it
     if not ids:
         raise UserError(f"{path}: the file has a header but no rows")
     probabilities = np.array(values)
-    # Written so that a NaN fails too.
-    good = (probabilities >= 0).all(1) & (np.abs(probabilities.sum(1) - 1) <= SUM_TOLERANCE)
-    if not good.all():
-        bad = int(np.flatnonzero(~good)[0])
-        shown = ", ".join(f"{value:g}" for value in values[bad])
-        raise UserError(
-            f"{path}, row {bad + 1} (id {ids[bad]}): {shown} are not probabilities that sum to one "
-            f"({int((~good).sum())} such rows)"
-        )
+    _check_sums(path, ids, probabilities)
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(row_id for row_id in ids if row_id in seen or seen.add(row_id))  # type: ignore[func-returns-value]
@@ -88,8 +93,78 @@ def _rows(path: Path) -> Iterator[Sequence[Any]]:
         yield table.column_names
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
         return
+    csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        yield from csv.reader(file)
+        header = file.readline()
+        file.seek(0)
+        found = [
+            mark for mark in SEPARATORS if set(COLUMNS) <= set(_names(next(csv.reader([header], delimiter=mark), [])))
+        ]
+        yield from csv.reader(file, delimiter=found[0] if found else SEPARATORS[0])
+
+
+def _names(header: Sequence[Any]) -> list[str]:
+    return [str(name).strip() for name in header]
+
+
+def _picked(path: Path) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """Yield id and probabilities of each row as they stand; logs which columns are not used."""
+    rows = _rows(path)
+    names = _names(next(rows, []))
+    absent = [name for name in COLUMNS if name not in names]
+    doubled = [name for name in COLUMNS if names.count(name) > 1]
+    if absent or doubled:
+        fault = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(doubled)} twice"
+        raise UserError(f"{path}: not a predictions file; its header {fault} (wanted: {','.join(COLUMNS)})")
+    if others := [name for name in names if name not in COLUMNS]:
+        listed = ", ".join(name[:SHOWN_CHARS] for name in others[:SHOWN_COLUMNS])
+        log.info(f"{path}: {plural(len(others), 'column')} ignored: {listed}" + ", ..." * (len(others) > SHOWN_COLUMNS))
+    places = [names.index(name) for name in COLUMNS]
+    for number, row in enumerate(filter(None, rows), 1):
+        if len(row) != len(names):
+            fault = f"{plural(len(row), 'field')}, the header has {len(names)}"
+            raise UserError(f"{path}, row {number}: not an id and three probabilities: {fault}; predict again")
+        yield row[places[0]], [row[place] for place in places[1:]]
+
+
+def _number(cell: Any) -> float:
+    """A number, also with a decimal comma."""
+    try:
+        return float(cell)
+    except ValueError:
+        return float(cell.replace(",", "."))
+
+
+def _check_sums(path: Path, ids: list[str], probabilities: np.ndarray) -> None:
+    """Refuse rows that are no probabilities; sums may be off by as much as the decimals that are shown leave open."""
+    off = np.abs(probabilities.sum(1) - 1)
+    tolerance, decimals = SUM_TOLERANCE, 0
+    if SUM_TOLERANCE < off.max() < 1:  # false for NaN
+        decimals = max(map(_count_decimals, probabilities.ravel().tolist()))
+        if decimals > 1:  # one decimal leaves so much open that wrong rows would pass
+            tolerance = max(tolerance, len(CLASSES) * 0.5 * 10.0**-decimals * (1 + 1e-9))
+    # Written so that a NaN fails too.
+    good = (probabilities >= 0).all(1) & (off <= tolerance)
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
+        shown = ", ".join(f"{value:g}" for value in probabilities[bad])
+        percent = "; percent? divide by 100" if np.allclose(probabilities.sum(1), 100, rtol=0.02) else ""
+        raise UserError(
+            f"{path}, row {bad + 1} (id {ids[bad]}): {shown} are not probabilities that sum to one "
+            f"({plural(int((~good).sum()), 'such row')}){percent}"
+        )
+    if off.max() > SUM_SAID:
+        rounded = f" (rounded to {plural(decimals, 'decimal')})" if decimals else ""
+        log.info(
+            f"{path}: {plural(int((off > SUM_SAID).sum()), 'row')} sum to one within {off.max():.1g} only{rounded}: "
+            "scaled to sum to one"
+        )
+
+
+def _count_decimals(number: float) -> int:
+    """Decimals of the shortest way to write a number; 0 for `1.0`."""
+    exponent = Decimal(repr(number)).normalize().as_tuple().exponent
+    return max(0, -int(exponent))
 
 
 def write_predictions(path: str | Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
