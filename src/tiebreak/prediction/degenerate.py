@@ -1,5 +1,6 @@
 """Degenerate rows, whose answers are both empty or the same: on request they get probabilities of their own."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,14 @@ from tiebreak.data.prediction_manifest import DegenerateRows
 from tiebreak.data.table import read_table
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
+from tiebreak.labels import TIE
 from tiebreak.plurals import plural
 
+log = logging.getLogger(__name__)
+
 KINDS = ("empty", "identical")
+MOST_DROPPED = 0.05
+"""Share of a table's rows that may be unreadable: the others then still have its class shares."""
 PSEUDO_ROWS = 5
 """Number of rows with all rows' class shares that are added to each kind, which may occur twice or never."""
 
@@ -45,6 +51,10 @@ def degenerate_outputs(degenerate: Degenerate) -> dict[str, list[float]]:
     fixed = np.array(degenerate, dtype=np.float64)
     if fixed.shape != (3,) or not (fixed >= 0).all() or not np.isclose(fixed.sum(), 1, atol=1e-6):
         raise UserError(f"--special {describe_source(degenerate)}: give three probabilities that sum to one")
+    if not fixed.all():
+        log.info(
+            f"--special {describe_source(degenerate)}: a row of the class with probability 0 has no finite log loss"
+        )
     return dict.fromkeys(KINDS, (fixed / fixed.sum()).tolist())
 
 
@@ -64,12 +74,29 @@ def find_degenerate(tokens: Tokens) -> dict[str, list[int]]:
 def fit_degenerate(path: Path) -> dict[str, list[float]]:
     """Return each kind's class shares in a labelled table, with `PSEUDO_ROWS` rows of all rows' shares.
 
-    Neither answer is better than itself: A and B get the mean of their shares.
+    Neither answer is better than itself: A and B get the mean of their shares. Where the table has no ties, or nothing
+    but ties, one row of each class is added to all rows, so that no class gets a probability of 0. Rows without a label
+    or that cannot be read are counted in a message.
+
+    Raises:
+        UserError: no labelled rows, or more than `MOST_DROPPED` of the rows cannot be read, as labels in other words.
     """
-    pairs = [pair for pair in read_table([path], "skip").pairs if pair.label is not None]
+    table = read_table([path], "skip")
+    pairs = [pair for pair in table.pairs if pair.label is not None]
+    read, bad = len(table.pairs), len(table.problems)
+    if bad > MOST_DROPPED * (read + bad):
+        raise UserError(f"--special {path}: {bad:,} of {plural(read + bad, 'row')} cannot be read: {table.problems[0]}")
     if not pairs:
         raise UserError(f"--special {path}: no labelled rows to take class shares from")
+    if left_out := read + bad - len(pairs):
+        reason = f", as {table.problems[0]}" if bad else ""
+        log.info(
+            f"--special {path}: {plural(left_out, 'row')} left out ({bad:,} unreadable{reason}, others unlabelled)"
+        )
     overall = _counts([pair.label for pair in pairs])
+    if not overall[TIE] or not overall[:TIE].any():
+        overall += 1
+        log.info(f"--special {path}: {'only' if overall[TIE] > 1 else 'no'} ties in it: one row of each class is added")
     identical = [pair for pair in pairs if pair.response_a == pair.response_b]
     outputs = {}
     for kind in KINDS:
