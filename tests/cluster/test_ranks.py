@@ -2,8 +2,9 @@
 
 import pytest
 
+from tiebreak.cli import main
 from tiebreak.cluster import ranks
-from tiebreak.cluster.ranks import Ranks, find_ranks, own_rank, print_error
+from tiebreak.cluster.ranks import MPI_SIZES, Ranks, find_ranks, own_rank, print_error, refuse_mpi
 from tiebreak.errors import UserError
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
@@ -12,7 +13,7 @@ ADDRESS = {"MASTER_ADDR": "n1", "MASTER_PORT": "20001"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in (*SLURM, *ADDRESS, "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in (*SLURM, *ADDRESS, "RANK", "WORLD_SIZE", "LOCAL_RANK", *MPI_SIZES):
         monkeypatch.delenv(name, raising=False)
     return lambda values: [monkeypatch.setenv(name, value) for name, value in values.items()]
 
@@ -21,7 +22,8 @@ def environment(monkeypatch):
     ("values", "expected"),
     [
         ({}, Ranks(0, 1, 0)),
-        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, Ranks(2, 4, 0)),
+        (ADDRESS | {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, Ranks(2, 4, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Ranks(0, 1, 0)),  # one process needs no address
         (SLURM | ADDRESS, Ranks(3, 4, 1)),
         # torchrun inside a Slurm step: the launcher's own ranks count.
         (SLURM | ADDRESS | {"RANK": "1", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Ranks(1, 8, 1)),
@@ -40,12 +42,36 @@ def test_ranks_of_each_launcher(environment, values, expected):
         (SLURM, "MASTER_ADDR"),
         ({"RANK": "1"}, "WORLD_SIZE"),
         ({"RANK": "one", "WORLD_SIZE": "2"}, "invalid literal"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT.*unset RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "n1"}, "but MASTER_PORT"),
+        (ADDRESS | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "x"}, "invalid literal"),
+        (ADDRESS | {"RANK": "5", "WORLD_SIZE": "2"}, "no such rank"),
+        (ADDRESS | {"RANK": "-1", "WORLD_SIZE": "2"}, "no such rank"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "no such rank"),
     ],
 )
 def test_an_incomplete_environment_is_reported(environment, values, sentence):
     environment(values)
     with pytest.raises(UserError, match=sentence):
         find_ranks()
+
+
+def test_ranks_left_in_the_shell_are_one_message(environment, capsys):
+    environment({"RANK": "0", "WORLD_SIZE": "2"})
+    assert main(["train", "--recipe", "demo-llama2"]) == 2
+    assert "MASTER_ADDR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MPI_SIZES)
+def test_processes_of_mpi_do_not_train_side_by_side_unknown_to_each_other(environment, capsys, name):
+    environment({name: "1"})
+    refuse_mpi()
+    environment({name: "2"})
+    assert main(["train", "--recipe", "demo-llama2"]) == 2
+    told = capsys.readouterr().err
+    assert f"{name}=2" in told and "MPI's ranks are not known" in told
+    environment(ADDRESS | {"RANK": "0", "WORLD_SIZE": "2"})
+    refuse_mpi()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 OTHER_RANKS_WAIT_S = 3.0
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+"""Where Open MPI, and MPICH and its relatives, tell a process how many there are."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,50 @@ def find_ranks() -> Ranks:
     """Read the ranks from RANK (torchrun, deepspeed), else from a Slurm step of several tasks, else one process.
 
     Raises:
-        UserError: an environment that names a rank but lacks the rest.
+        UserError: an environment that names a rank but lacks the rest, or ranks that cannot be.
     """
     env = os.environ
     try:
         if "RANK" in env:
             if "WORLD_SIZE" not in env:
                 raise UserError("RANK is set but WORLD_SIZE is not; start with torchrun, deepspeed or srun")
-            return Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+            ranks = Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+            named = f"RANK={ranks.rank} and WORLD_SIZE={ranks.world}"
         # SLURM_PROCID is 0 in a batch script too; only a step started by srun has a task count.
-        if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-            if "MASTER_ADDR" not in env or "MASTER_PORT" not in env:
-                raise UserError(
-                    "a Slurm step of several tasks needs MASTER_ADDR and MASTER_PORT: set them, or use slurm/*.sbatch"
-                )
-            return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
+        elif int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            ranks = Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]))
+            named = f"a Slurm step of {ranks.world} tasks"
+        else:
+            return Ranks()
+        int(env.get("MASTER_PORT", 0))
     except (KeyError, ValueError) as error:
         raise UserError(
             f"the launcher's environment is incomplete or no number ({error}): start with torchrun, deepspeed or srun"
         ) from None
-    return Ranks()
+    if not 0 <= ranks.rank < ranks.world or ranks.local_rank < 0:
+        raise UserError(f"{named}: there is no such rank; start with torchrun, deepspeed or srun")
+    if absent := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name) and ranks.world > 1]:
+        raise UserError(
+            f"{named}, but {' and '.join(absent)} not: start with torchrun, deepspeed or slurm/*.sbatch, or set them; "
+            "for one process alone: unset RANK WORLD_SIZE LOCAL_RANK"
+        )
+    return ranks
+
+
+def refuse_mpi() -> None:
+    """Refuse to train as one of several processes of an MPI launcher, each of which would believe to be alone.
+
+    Raises:
+        UserError: MPI says how many processes there are, and nothing else does.
+    """
+    sizes = {name: os.environ.get(name, "") for name in MPI_SIZES}
+    several = [f"{name}={size}" for name, size in sizes.items() if size.isdecimal() and int(size) > 1]
+    if several and find_ranks().world == 1 and "RANK" not in os.environ:
+        raise UserError(
+            f"{several[0]}: MPI's ranks are not known here, so each process would train alone. Start with torchrun, "
+            "deepspeed or srun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from MPI's variables; "
+            f"for one process alone: unset {' '.join(word.partition('=')[0] for word in several)}"
+        )
 
 
 def join(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Store | None" = None) -> None:
@@ -99,13 +125,13 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Store 
 def settle_process() -> None:
     """Give this process its share of the node's cores, before it computes. Imports torch."""
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", ""))
-    share_cores(int(here) if here.isdigit() and int(here) else find_ranks().world)
+    share_cores(int(here) if here.isdecimal() and int(here) else find_ranks().world)
 
 
 def own_rank() -> int:
     """Return the rank that the environment names, 0 without one: for messages, where `find_ranks` may be what fails."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", ""))
-    return int(rank) if rank.isdigit() else 0
+    return int(rank) if rank.isdecimal() else 0
 
 
 def print_error(error: UserError) -> int:

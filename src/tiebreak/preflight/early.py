@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tiebreak.cluster.ranks import find_ranks
+from tiebreak.cluster.ranks import find_ranks, refuse_mpi
 from tiebreak.config import Recipe
 from tiebreak.data.containers import check_path
 from tiebreak.data.prediction_manifest import read_prediction_manifest
@@ -29,8 +29,9 @@ def refuse_training(
         ds: DeepSpeed's configuration.
 
     Raises:
-        UserError: the first of these that is wrong.
+        UserError: the first of these that is wrong, or processes that do not know of one another.
     """
+    refuse_mpi()
     choose_engine(engine, ds, recipe.train, find_ranks().world)
     refuse_absent(data)
     find_folder(recipe.model.base)
