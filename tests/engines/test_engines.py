@@ -257,9 +257,13 @@ def test_a_monitor_that_is_not_installed_is_refused_before_deepspeed_imports_it(
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '{"zero_optimization": 2}', '{"zero_optimization": {"stage": 2, "offload_param": "cpu"}}',
-                '{"zero_optimization": {"stage": 2}, "bf16": true}', '{"bf16": {}, "bf16": {}}', '{"a": NaN}']
-)  # fmt: skip
+    "content",
+    [
+        *("[]", '{"zero_optimization": 2}', '{"zero_optimization": "auto"}', '{"bf16": {}, "bf16": {}}', '{"a": NaN}'),
+        '{"zero_optimization": {"stage": 2, "offload_param": "cpu"}}',
+        '{"zero_optimization": {"stage": 2}, "bf16": true}',
+    ],
+)
 def test_json_that_is_no_deepspeed_file_is_one_message(tmp_path, content):
     path = tmp_path / "ds.json"
     path.write_text(content)

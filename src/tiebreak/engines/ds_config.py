@@ -28,18 +28,8 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
     if not path.is_file():
         raise UserError(f"{path}: no such file; shipped are ds_configs/zero1.json, zero2, zero3 and zero3_offload")
     config = read_json(path)
-    problems = [
-        f"{name} is {config[name]!r}, not a section {{...}}" for name in SECTIONS if _is_value(config.get(name))
-    ]
-    zero = config.get("zero_optimization") or {}
-    if not problems:
-        problems += [
-            f"zero_optimization.{name} is {zero[name]!r}, not a section {{...}}"
-            for name in OFFLOADS
-            if _is_value(zero.get(name))
-        ]
-    if problems:
-        raise UserError(f"{path} is not DeepSpeed's form:\n" + "\n".join(f"  {problem}" for problem in problems))
+    _check_form(path, config)
+    zero, problems = config.get("zero_optimization") or {}, []
     if zero.get("stage") not in STAGES:
         problems.append(f"zero_optimization.stage is {zero.get('stage')}; served are 1, 2 and 3")
     for name in OFFLOADS:
@@ -105,8 +95,19 @@ def set_aside(config: dict[str, Any]) -> list[str]:
     return names
 
 
-def _is_value(section: object) -> bool:
-    return section not in UNSET and not isinstance(section, dict)
+def _check_form(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a number or a word in the place of a section."""
+    zero = config.get("zero_optimization")
+    places = {name: config.get(name) for name in SECTIONS}
+    if isinstance(zero, dict):
+        places |= {f"zero_optimization.{name}": zero.get(name) for name in OFFLOADS}
+    faults = [
+        f"  {name} is {value!r}, not a section {{...}}"
+        for name, value in places.items()
+        if value is not None and not isinstance(value, dict)
+    ]
+    if faults:
+        raise UserError("\n".join([f"{path} is not in DeepSpeed's form:", *faults]))
 
 
 def offloads(config: dict[str, Any]) -> bool:
