@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.labels import CLASSES
+from tiebreak.labels import CLASSES, NO_LABEL, describe_absent
 from tiebreak.sample.generator import write_sample
 
 
@@ -164,3 +164,12 @@ def test_a_table_of_kaggles_size_takes_seconds(tmp_path):
     assert code == 0
     assert seconds < 20
     assert kibibytes < 1.5 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [([0, 1, 2], None), ([0, 1], "no ties"), ([0], "no rows that B wins, no ties"), ([1, 2], "no rows that A wins")],
+)
+def test_absent_classes_are_told(labels, told):
+    said = describe_absent([*labels, None, NO_LABEL])
+    assert said is None if told is None else said.startswith(f"{told}: a judge trained on this table alone")

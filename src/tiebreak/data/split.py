@@ -16,7 +16,7 @@ from tiebreak.data.table import OnBadRow
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
-from tiebreak.labels import NO_LABEL
+from tiebreak.labels import NO_LABEL, describe_absent
 from tiebreak.manifests import Manifest
 from tiebreak.sample.generator import sample_file
 
@@ -137,6 +137,8 @@ def read_split(
     if recipe.data.share < 1:
         kept = max(1, round(recipe.data.share * len(train)))
         train = np.sort(np.random.default_rng(recipe.data.folds_seed).permutation(train)[:kept])
+    if absent := describe_absent(np.unique(tokens.labels[train]).tolist()):
+        log.info(f"warning: {absent}")
     manifest = RowsManifest(
         data=[str(path) for path in files],
         tokens=tokens.key,

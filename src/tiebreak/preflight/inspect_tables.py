@@ -11,7 +11,7 @@ import numpy as np
 from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.rows import UNREADABLE_LABELS, Pair, Problem
 from tiebreak.data.table import read_rows
-from tiebreak.labels import CLASS_NAMES, TIE
+from tiebreak.labels import CLASS_NAMES, describe_absent
 from tiebreak.plurals import plural
 
 PERCENTILES = (50, 90, 95, 99, 100)
@@ -113,8 +113,8 @@ class TableSummary:
             for label, name in enumerate(CLASS_NAMES)
         )
         lines = [f"classes: {shares}" + (f"; unlabelled {self.classes[None]:,}" if self.classes[None] else "")]
-        if not self.classes[TIE]:
-            lines.append("no ties: a judge trained on this table alone will hardly predict any")
+        if absent := describe_absent(label for label, count in self.classes.items() if count):
+            lines.append(absent)
         return lines
 
     def _size_lines(self) -> list[str]:
