@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tiebreak.errors import UserError
 from tiebreak.process import configure_logging
 from tiebreak.report import curves
 from tiebreak.report.curves import leave_curves, make_plots, read_history, summarise
+from tiebreak.report.plots import palette, save
 
 
 def write_log(folder, lines):
@@ -51,6 +53,20 @@ def test_several_runs_share_each_plot_and_what_is_not_logged_has_none(tmp_path):
     assert "one from 2 to 0.4; two from 2 to 0.06667" in plots[0].alt
     curves.plot_curves([one, two], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_names_are_no_markup_and_none_is_left_out_of_the_legend(tmp_path):
+    names = ["$\\frac{$", "_hidden", "a_b^{"]
+    logs = [curves.History(name, steps(5), []) for name in names]
+    folder = tmp_path / "plots"
+    folder.mkdir()
+    for plot in make_plots(logs):
+        figure = Figure()
+        axes = figure.add_subplot()
+        plot.draw(axes, palette("light"))
+        assert [text.get_text().strip() for text in axes.get_legend().get_texts()] == names
+        save(plot, folder)
+    curves.plot_curves(logs, tmp_path / "curves.png")
 
 
 def test_the_moving_average_is_the_mean_of_its_window():

@@ -11,7 +11,18 @@ import numpy as np
 
 from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Run
-from tiebreak.report.plots import DPI, MARKERS, NARROW, Palette, Plot, few_ticks, legend_above, palette, shorten, style
+from tiebreak.report.plots import (
+    DPI,
+    MARKERS,
+    NARROW,
+    Palette,
+    Plot,
+    few_ticks,
+    legend_above,
+    legend_name,
+    palette,
+    style,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +134,7 @@ def draw_panel(axes: Any, colours: Palette, panel: str, histories: Sequence[Hist
             width = max(3, len(values) // 25)
             values = _moving_average(values, width)
         marker = MARKERS[i % len(MARKERS)] if panel.startswith("validation") else None
-        axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=shorten(history.name))
+        axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=legend_name(history.name))
     axes.set_xlabel("optimizer step")
     axes.set_xlim(0, 1.02 * max(history.steps[-1]["step"] for history in histories))
     axes.xaxis.set_major_locator(few_ticks(4))

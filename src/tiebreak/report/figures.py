@@ -16,6 +16,7 @@ from tiebreak.report.plots import (
     few_ticks,
     forest,
     legend_above,
+    legend_name,
     percent_format,
     shorten,
 )
@@ -99,7 +100,7 @@ def reliability(report: Report, name: str) -> Plot:
                 axes.errorbar(x, y, yerr=bars(shares), fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.55)
             axes.plot(
                 x, y, color=colours.colour(i), marker=MARKERS[i % 6], markersize=3.5, linewidth=1.2,
-                label=shorten(judge.name),
+                label=legend_name(judge.name),
             )  # fmt: skip
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
@@ -131,7 +132,7 @@ def slices(report: Report) -> Plot:
     def draw(axes: Any, colours: Palette) -> None:
         groups = [
             (
-                shorten(judge.name),
+                judge.name,
                 [of_judge[judge.name][key].log_loss if key in of_judge[judge.name] else None for key in names],
                 colours.colour(i),
             )

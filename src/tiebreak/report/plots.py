@@ -82,6 +82,7 @@ def style(colours: Palette) -> Any:
         "ytick.minor.size": 0,
         "legend.frameon": False,
         "legend.fontsize": 8,
+        "text.parse_math": False,  # names of judges and runs may hold dollars and braces
         "lines.linewidth": 1.6,
         "svg.fonttype": "none",
     }
@@ -134,7 +135,7 @@ def forest(
             color=colour,
             markersize=4.5,
             elinewidth=1.4,
-            label=name,
+            label=None if name is None else legend_name(name),
         )
     axes.set_yticks(range(len(labels)), [shorten(label, 34) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -169,6 +170,11 @@ def legend_above(axes: Any, entries: int) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, handlelength=1.4, columnspacing=1.2, borderaxespad=0.2
     )
+
+
+def legend_name(name: str) -> str:
+    """The name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return shorten(f" {name}" if name.startswith("_") else name)
 
 
 def percent_format() -> Any:
