@@ -40,6 +40,18 @@ def test_a_holder_that_is_silent_for_too_long_is_taken_over_and_does_not_give_ba
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_a_stamp_of_the_future_is_taken_over(tmp_path, monkeypatch):
+    """Its machine's clock was set back since, so its time never comes."""
+    path = tmp_path / "x.lease"
+    with held(path, 1e6):
+        monkeypatch.setattr(leases, "_machine", lambda: "another")
+        os.utime(path, (folder_time(tmp_path) + 30,) * 2)
+        assert not has_expired(path, 60)  # clocks differ by seconds
+        os.utime(path, (folder_time(tmp_path) + 1e6,) * 2)
+        with held(path, 60) as theirs:
+            assert theirs
+
+
 def test_a_holder_at_work_keeps_its_lease(tmp_path):
     path = tmp_path / "x.lease"
     with held(path, 0.4):

@@ -73,7 +73,7 @@ def has_expired(path: Path, seconds: float, now: float | None = None) -> bool:
             return True
     except (ValueError, KeyError, TypeError):
         pass  # being written just now, or by a process that was killed meanwhile
-    return age > seconds
+    return abs(age) > seconds  # a stamp of the future is that of a clock which was set back
 
 
 def folder_time(folder: Path) -> float:
@@ -104,7 +104,7 @@ def _replace(path: Path, seen: str, mine: str, seconds: float) -> bool:
     guard = path.with_name(f"{TEMPORARY}{path.name}-{hashlib.sha256(seen.encode()).hexdigest()[:16]}")
     if not _make(guard, mine):
         with contextlib.suppress(FileNotFoundError):
-            if folder_time(path.parent) - guard.stat().st_mtime > seconds:
+            if abs(folder_time(path.parent) - guard.stat().st_mtime) > seconds:
                 guard.unlink()  # of a process killed here; the next process makes it anew
         return False
     if _read(path) != seen:

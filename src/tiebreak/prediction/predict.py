@@ -299,7 +299,7 @@ def clean_up(parts: Path, lease_s: float) -> None:
     now = folder_time(parts)
     for path in [*parts.glob(f"*{SUFFIX}"), *parts.glob(f"{TEMPORARY}*")]:
         with contextlib.suppress(FileNotFoundError):
-            if path.suffix == SUFFIX or now - path.stat().st_mtime > lease_s:
+            if path.suffix == SUFFIX or abs(now - path.stat().st_mtime) > lease_s:
                 path.unlink()
 
 
