@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tiebreak.process import configure_logging, importing
 
 CODE = """
@@ -67,3 +69,50 @@ def test_the_collector_stays_as_the_user_has_set_it():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def in_locale(code: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run code with an ASCII locale and without Python's UTF-8 mode."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONUTF8", "PYTHONIOENCODING", "LANG")}
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=ours | ascii_only | variables, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
+def test_a_terminal_without_a_character_gets_it_escaped(variables):
+    done = in_locale(
+        "import logging, sys; from tiebreak.process import configure_logging, prepare_streams; prepare_streams();"
+        "configure_logging(); logging.getLogger('tiebreak').info('log \\u2013'); print('print \\u2013 \\udcff');"
+        "print('err \\u2013', file=sys.stderr)",
+        **variables,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stdout.splitlines() == ["log \\u2013", "print \\u2013 \\udcff"] and "err \\u2013" in done.stderr
+
+
+def test_every_command_prepares_its_streams(write_table):
+    path = write_table({"prompt": '["é"]'}, name="t.csv")
+    bad = write_table({"winner_model_a": "é"}, name="bad.csv")
+    for table, code in ((path, 0), (bad, 2)):
+        done = in_locale(f"from tiebreak.cli import main; raise SystemExit(main(['check', {str(table)!r}]))")
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+
+
+def test_closed_streams_are_no_error():
+    code = "from tiebreak.cli import main; raise SystemExit(main(['recipes']))"
+    done = subprocess.run(f'exec {sys.executable} -c "{code}" <&- >&- 2>&-', shell=True, check=False)
+    assert done.returncode == 0
+
+
+def test_a_reader_that_is_gone_does_not_end_the_command():
+    code = (
+        "import logging, os; from tiebreak.process import configure_logging; configure_logging();"
+        "log = logging.getLogger('tiebreak'); read, write = os.pipe(); os.dup2(write, 1);"
+        "os.close(write); os.close(read);"
+        "[log.info(str(k)) for k in range(3)]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stderr.count("nobody reads the output") == 1

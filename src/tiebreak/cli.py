@@ -14,7 +14,7 @@ from tiebreak.files import FULL, write_atomically
 from tiebreak.options import build_parser, check_command
 from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
-from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
+from tiebreak.process import configure_logging, prepare_process, prepare_streams, use_cpu_in_deepspeed
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
     words = sys.argv[1:] if arguments is None else arguments
+    prepare_streams()
     try:
         check_command(words)
         options = build_parser().parse_args(words)

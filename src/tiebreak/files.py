@@ -40,9 +40,12 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a kill at any instant leaves the old one or the new one."""
+    """Write a file so that a kill at any instant leaves the old one or the new one.
+
+    What is not UTF-8 in a text, as in names of files, is escaped as JSON does.
+    """
     with open_atomically(path) as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: object) -> None:

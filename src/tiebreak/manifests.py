@@ -45,4 +45,8 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest whole or not at all; fields without a value are left out."""
-    write_atomically(path, manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+    try:
+        content = manifest.model_dump_json(indent=2, exclude_none=True)
+    except ValueError:  # names of files that are not UTF-8, which pydantic's own writer refuses
+        content = json.dumps(manifest.model_dump(exclude_none=True), indent=2)
+    write_atomically(path, content + "\n")

@@ -1,6 +1,7 @@
 """The process that a command runs in: environment variables, thread settings and log output, set in one place."""
 
 import gc
+import io
 import logging
 import os
 import sys
@@ -32,6 +33,15 @@ def prepare_process() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning)
+
+
+def prepare_streams() -> None:
+    """Have every text printed: what the terminal's encoding lacks is escaped, and closed streams lead nowhere."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -98,6 +108,15 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         pass
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without messages where nobody reads them any more: `train | head -1` still leaves a model."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, BrokenPipeError):
+            super().handleError(record)
+            return
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        print("tiebreak: nobody reads the output any more; the command goes on without", file=sys.stderr)
 
 
 def _is_command() -> bool:
