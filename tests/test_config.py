@@ -71,3 +71,19 @@ def test_an_unknown_recipe_is_answered_with_its_likely_spelling(name, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         load_recipe(name)
     assert f"no recipe {name!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("train.epochs=.inf", "train.lr=.nan", "train.eps=.inf", "model.lora.alpha=.nan", "predict.lease_s=.inf"),
+        *(
+            "train.batch_size=1000000000000000000000000",
+            "train.seed=100000000000000000000",
+            "data.folds_seed=4294967296",
+        ),
+    ],
+)
+def test_numbers_that_no_run_can_use_are_named(change):
+    with pytest.raises(UserError, match=change.partition("=")[0]):
+        load_recipe("demo-gemma2", [change])

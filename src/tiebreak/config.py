@@ -15,16 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tiebreak.recipe_files import RECIPES, apply_change, find_recipe, read_recipe_file, validate
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
+NotNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
     """A part of the recipe; unknown fields are errors, and a validated one does not change."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, validate_default=True, frozen=True, allow_inf_nan=False
+    )
 
 
 class LoraSettings(Section):
@@ -108,7 +111,7 @@ class DataSettings(Section):
     """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
     sample_profile: Literal["short", "arena"] = "short"
     """Lengths of the embedded sample's answers."""
-    folds_seed: int = 0
+    folds_seed: Seed = 0
     """Seed of the assignment of prompts to folds."""
 
     @field_validator("features")
@@ -122,7 +125,7 @@ class DataSettings(Section):
 class TrainSettings(Section):
     """Optimizer, schedule and layout of a run."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the head's initialisation, the order of rows, the swap and dropout."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the rows; fractions are allowed."""
