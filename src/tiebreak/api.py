@@ -23,6 +23,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.process import importing, prepare_process
+from tiebreak.storage import make_folder
 from tiebreak.verdict import RankedAnswer, Text, Verdict
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _files(data: Tables | Iterable[object]) -> list[Path]:
     lines = "".join(json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in as_pairs(data))
     path = cache_folder() / "tables" / f"{hashlib.sha256(lines.encode()).hexdigest()[:32]}.jsonl"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, lines)
     return [path]
 

@@ -10,11 +10,12 @@ from typing import Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
-from tiebreak.files import FULL, write_atomically
+from tiebreak.files import write_atomically
 from tiebreak.options import build_parser, check_command
 from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, prepare_streams, use_cpu_in_deepspeed
+from tiebreak.storage import explain, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in `tiebreak recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        return print_error(UserError(f"{error.filename}: {error.strerror}"))
     except OSError as error:
-        if error.errno not in FULL:
+        if (told := explain(error)) is None:
             raise
-        return print_error(UserError(f"{error.filename}: {error.strerror}; make room and run the same command again"))
+        return print_error(told)
 
 
 def _sample(options: argparse.Namespace) -> int:
     from tiebreak.sample.generator import write_sample
 
+    make_folder(Path(options.out).parent)
     made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
     a, b, tie = (count / made.rows for count in made.class_counts)
     print(f"{options.out}: {plural(made.rows, 'row')}, {made.bytes / 1e6:,.1f} MB")
@@ -65,7 +65,7 @@ def _check(options: argparse.Namespace) -> int:
     if result.problems and options.on_bad_row == "fail":
         raise UserError(f"{plural(len(result.problems), 'bad row')}; correct them, or train with --on-bad-row=skip")
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out.parent)
         write_atomically(options.out, f"{result}\n")
     return 0
 
@@ -330,7 +330,7 @@ def _baseline(options: argparse.Namespace) -> int:
     fitted = baseline(files, folds=options.folds, classes=options.classes, on_bad_row=options.on_bad_row)
     print(fitted)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         for name, probabilities in fitted.probabilities.items():
             write_predictions(options.out / f"{name}.csv", fitted.ids, probabilities)
         print(f"out-of-fold predictions: {options.out}/{{{','.join(fitted.probabilities)}}}.csv")

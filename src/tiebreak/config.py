@@ -5,7 +5,6 @@ are reported at once, and a recipe is frozen once it is validated.
 """
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tiebreak.recipe_files import RECIPES, apply_change, find_recipe, read_recipe_file, validate
+from tiebreak.storage import cache_folder as cache_folder
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -320,8 +320,3 @@ def shipped(folder: Path = RECIPES) -> list[str]:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every field with its value, readable as a recipe again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=118)
-
-
-def cache_folder() -> Path:
-    """Where prepared tokens and demo models are kept: $TIEBREAK_CACHE, else ~/.cache/tiebreak."""
-    return Path(os.environ.get("TIEBREAK_CACHE") or Path.home() / ".cache" / "tiebreak")

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from tiebreak.storage import explain, make_folder
+
 TEMPORARY = ".tmp-"
 """What the names of files and folders not yet whole begin with."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk or a quota without room."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
 
@@ -66,11 +66,15 @@ def new_folder(path: Path, existing: Literal["replace", "keep", "fail"] = "fail"
 
     Raises:
         FileExistsError: `path` exists and `existing` is `fail`.
+        UserError: nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if existing == "fail" and path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise explain(error, path) or error from None
     try:
         temporary.chmod(0o755)
         yield temporary

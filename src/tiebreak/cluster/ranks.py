@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiebreak.errors import UserError
 from tiebreak.process import share_cores
+from tiebreak.storage import explain
 
 if TYPE_CHECKING:
     import torch
@@ -176,8 +177,9 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
     except BaseException as error:
         if ranks.world == 1:
             raise
-        if isinstance(error, UserError):
-            _end(print_error(error))
+        told = explain(error) if isinstance(error, OSError) else error
+        if isinstance(told, UserError):
+            _end(print_error(told))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
             print(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}", file=sys.stderr)

@@ -10,6 +10,7 @@ from tiebreak.data.rows import Pair
 from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.storage import make_folder
 
 
 def doubled_side(row_id: str) -> int:
@@ -39,7 +40,7 @@ def attack(files: list[Path], path: Path) -> int:
     for pair in pairs:
         answers = doubled(pair)
         writer.writerow([pair.id, *(encode_json_cell(list(turns)) for turns in (pair.prompt, *answers))])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, buffer.getvalue())
     return len(pairs)
 

@@ -24,6 +24,7 @@ from tiebreak.data.tokens import MANIFEST, SKIPPED, Tokens, token_schema
 from tiebreak.files import TEMPORARY, new_folder, sha256
 from tiebreak.leases import held
 from tiebreak.manifests import write_manifest
+from tiebreak.storage import make_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,7 @@ def prepare(
     rules = (on_bad_row, need_labels, keep_ids)
     folder = cache_folder() / "tokens" / cache_key(files, tokenizer, template, settings, *rules)
     while not (folder / MANIFEST).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with held(folder.with_suffix(".lock"), LOCK_STALE_S) as is_held:
             if not is_held:
                 time.sleep(POLL_S)

@@ -14,6 +14,7 @@ from tiebreak.pipeline.recipe import Pipeline, load_pipeline
 from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
 from tiebreak.pipeline.summary import Summary, conclude, read_summary
 from tiebreak.preflight.early import refuse_absent
+from tiebreak.storage import make_folder
 
 RECORD, RESULTS = "pipeline.json", "metrics.json"
 STUDENT, FROM_LABELS, AVERAGE, TEST, CONCLUDE = "student", "from-labels", "average", "test", "conclude"
@@ -126,7 +127,7 @@ def claim_folder(settings: PipelineSettings) -> None:
     """Leave the record of what this folder's pipeline is made from."""
     path = settings.out / RECORD
     if not path.is_file():
-        settings.out.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.out)
         write_manifest(path, make_record(settings))
 
 

@@ -28,6 +28,7 @@ from tiebreak.evaluation.inputs import name_files, read_labelled, split_name
 from tiebreak.evaluation.metrics import log_loss
 from tiebreak.manifests import Manifest, Section, write_manifest
 from tiebreak.plurals import plural
+from tiebreak.storage import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -262,11 +263,11 @@ def out_file(out: Path, format: TableFormat) -> Path:
     if out.suffix == "":
         if (out / PREDICTION_FILE).is_file():
             raise UserError(f"--out {out}: that is a prediction's own folder; choose another")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         return out / f"predictions{SUFFIXES[format]}"
     if out.suffix != SUFFIXES[format]:
         raise UserError(f"--out {out}: a file of --format {format} ends in {SUFFIXES[format]}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     return out
 
 

@@ -50,6 +50,7 @@ from tiebreak.prediction.queue import PartQueue
 from tiebreak.prediction.request import OpenedModel, PredictionRequest, finished_in, refuse, truncation_of
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.sample.generator import sample_file
+from tiebreak.storage import make_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,7 +101,7 @@ class ModelPrediction:
 
     def open(self) -> None:
         """Make the folder of parts with the rows' ids and keys, unless they are there, and write the manifest."""
-        self.parts.mkdir(parents=True, exist_ok=True)
+        make_folder(self.parts)
         if not ids_are_whole(self.parts, self.manifest.ids):
             write_ids(self.parts, self.tokens)
         if not (self.parts / KEYS_FILE).is_file():

@@ -28,7 +28,7 @@ from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, rende
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
 from tiebreak.preflight.network import check_collectives, exchange, exit_together
-from tiebreak.preflight.room import check_disk, check_memory
+from tiebreak.preflight.room import check_cache, check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
 from tiebreak.preflight.versions import check_versions
 
@@ -211,6 +211,7 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
     findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
     if plan.ranks.first:
         findings.append(finding_of("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
+    findings += check_cache()
     findings.append(finding_of("versions", lambda: check_versions(plan.device)))
     return findings
 
@@ -237,6 +238,7 @@ def check_prediction(models: Sequence[Path], files: Sequence[Path], changes: Seq
     for folder, stored in judges:
         recipe = stored.make_recipe(list(changes))
         findings.append(finding_of("model files", partial(_check_judge, folder, recipe)))
+    findings += check_cache()
     findings.append(finding_of("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:
         log.info(render(findings))

@@ -1,12 +1,15 @@
 """Room for the run: memory on each GPU (or of the host), and disk and inodes for what it writes."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from tiebreak.cluster.machine import gpu_memory, host_memory
 from tiebreak.config import Recipe
+from tiebreak.errors import UserError
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
 from tiebreak.preflight.memory import ERROR, GIB, Estimate
+from tiebreak.storage import cache_folder
 
 SMALL_FILES = 20 * 2**20
 """Bytes of tokenizer, log, plots and the like in a run folder."""
@@ -72,9 +75,9 @@ def bytes_written(trained: int, recipe: Recipe) -> int:
 
 def check_disk(out: Path, needs: Estimate | None, recipe: Recipe, world: int) -> Finding:
     """Check bytes and inodes free where the run folder is or will be, beside older checkpoints. Quotas are not seen."""
-    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not os.access(place, os.W_OK):
-        return Finding("disk", f"{place}: not writable, so {out} cannot be made: choose another --out", FAIL)
+    place = _nearest(out)
+    if fault := _refuses(place):
+        return Finding("disk", f"{place}: not writable ({fault}), so {out} cannot be made: choose another --out", FAIL)
     stats = os.statvfs(place)
     free, inodes = stats.f_bavail * stats.f_frsize, stats.f_favail
     free += sum(path.stat().st_size for path in out.glob("*/*/*") if path.is_file())  # older checkpoints make way
@@ -91,6 +94,41 @@ def check_disk(out: Path, needs: Estimate | None, recipe: Recipe, world: int) ->
     if free < need:
         return Finding("disk", f"{text}: too little disk: make room, choose another --out, or lower train.keep", FAIL)
     return Finding("disk", text, OK if needs else NOTE)
+
+
+def check_cache() -> list[Finding]:
+    """Write and remove a file where tokens and demo models are kept: on many nodes the home folder is read-only.
+
+    Returns:
+        What is wrong with the folder: a failure where it is absent and cannot be made, a note where it is there.
+    """
+    try:
+        cache = cache_folder()
+    except UserError as error:
+        return [Finding("cache", str(error), FAIL)]
+    if not (fault := _refuses(_nearest(cache))):
+        return []
+    advice = "set TIEBREAK_CACHE to a folder that is, the same on all nodes"
+    if cache.is_dir():
+        return [
+            Finding("cache", f"{cache}: not writable ({fault}): enough if all is prepared there; else {advice}", NOTE)
+        ]
+    return [Finding("cache", f"{cache}: not writable ({fault}): {advice}", FAIL)]
+
+
+def _nearest(path: Path) -> Path:
+    """The first folder at or above a path that is there."""
+    return next(above for above in (path.absolute(), *path.absolute().parents) if above.exists())
+
+
+def _refuses(folder: Path) -> str | None:
+    """Why no file can be written into a folder; None where one can, which is removed again."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _gib(size: float) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 from tiebreak.config import cache_folder
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, new_folder, sha256, write_json
+from tiebreak.storage import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ def install_weights(
         raise UserError(f"{name}: the licence is not stated; add --accept-licence to use the weights all the same")
     convert = converter(weights.kind)  # reports a missing package before anything is fetched
     started = time.monotonic()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent)
     with temporary as scratch, new_folder(folder, existing="replace") as made:
         wheels, parts = given or Path(scratch) / "wheels", Path(scratch) / "parts"

@@ -16,6 +16,7 @@ from tiebreak.labels import CLASS_NAMES
 from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
 from tiebreak.report.page import write_page
+from tiebreak.storage import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def write_report(
         judges, rows = read_judges([str(name) for name in given], [str(name) for name in judged_attacks], family, rows)
         measured = measure(rows, judges, table.name, resamples, seed)
     measured.runs = [summarise(history) for history in histories]
-    (out / "plots").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "plots")
     _write_files(out, measured, histories, rows)
     if model is not None:
         from tiebreak.report.card import update_card

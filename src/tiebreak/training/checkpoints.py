@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from tiebreak.engines.base import Engine, Moments
 from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, flush, sha256, sweep, write_json
+from tiebreak.storage import make_folder
 from tiebreak.training.claim import Claim
 
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
@@ -99,7 +100,7 @@ class Saver:
         self, final: Path, cursor: dict[str, Any], rank: int, writers: int, parts: dict[str, dict[str, torch.Tensor]]
     ) -> None:
         temporary = final.with_name(f"{TEMPORARY}{final.name}-{self._claim.token}")
-        temporary.mkdir(parents=True, exist_ok=True)
+        make_folder(temporary)
         hashes = {}
         for kind, tensors in parts.items():
             path = temporary / f"{kind}-{rank:05d}-of-{writers:05d}.safetensors"

@@ -21,6 +21,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import sweep, write_atomically, write_json
 from tiebreak.manifests import read_manifest, write_manifest
 from tiebreak.recipe_files import read_recipe_file
+from tiebreak.storage import explain, make_folder
 from tiebreak.training.checkpoints import find_checkpoint
 from tiebreak.training.claim import Claim, take_over
 
@@ -65,6 +66,10 @@ def open_folder(
             result = _open_folder(folder, recipe, rows, resume)
         except UserError as error:
             result = error
+        except OSError as error:  # the other ranks must hear of it
+            if (told := explain(error)) is None:
+                raise
+            result = told
     result = agree(result)
     if isinstance(result, UserError):
         raise result
@@ -78,7 +83,7 @@ def _open_folder(
     stored = folder / "recipe.yaml"
     now = recipe.model_dump(mode="json")
     if not stored.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_manifest(folder / ROWS, rows)
         write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
         return take_over(folder), None, []
