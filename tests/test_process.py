@@ -106,6 +106,16 @@ def test_closed_streams_are_no_error():
     assert done.returncode == 0
 
 
+def test_a_stream_whose_descriptor_was_exchanged_is_left_as_it_is(tmp_path):
+    code = (
+        "import os, sys; from tiebreak.process import prepare_streams; read, write = os.pipe(); os.dup2(write, 1);"
+        "prepare_streams(); print('told', flush=True); assert os.read(read, 9) == b'told\\n'"
+    )
+    with open(tmp_path / "out", "w") as out:
+        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_reader_that_is_gone_does_not_end_the_command():
     code = (
         "import logging, os; from tiebreak.process import configure_logging; configure_logging();"

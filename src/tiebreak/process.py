@@ -1,5 +1,6 @@
 """The process that a command runs in: environment variables, thread settings and log output, set in one place."""
 
+import contextlib
 import gc
 import io
 import logging
@@ -41,7 +42,8 @@ def prepare_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # its descriptor was exchanged, say of a file for a pipe
+                stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
