@@ -44,6 +44,12 @@ def refuse_training(
 
 
 def refuse_absent(files: Iterable[Path]) -> None:
-    """Raise UserError if one of these tables is not there."""
+    """Raise UserError if one of these tables is not there; names all such."""
+    there: list[Path] = []
+    absent: list[Path] = []
     for path in files:
+        (there if path.exists() or ":/" in str(path) else absent).append(path)
+    if len(absent) > 1:
+        raise UserError(f"{', '.join(map(str, absent))}: no such file")
+    for path in (*there, *absent):
         check_path(path)
