@@ -8,6 +8,7 @@ from tiebreak.config import Recipe
 from tiebreak.data.containers import check_path
 from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.engines.choose import choose_engine
+from tiebreak.errors import UserError
 from tiebreak.preflight.model_files import find_folder
 
 
