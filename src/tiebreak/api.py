@@ -74,14 +74,16 @@ class Judge:
         with importing():
             import torch
 
-            from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+            from tiebreak.models.folder import find_model_folder
             from tiebreak.models.loading import choose_precision, load_model
+            from tiebreak.models.tokenizer import load_saved_tokenizer
 
         path, manifest = find_model_folder(folder)
         recipe = manifest.make_recipe()
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         dtype = choose_precision(recipe.train.precision if precision == "auto" else precision, place)
-        return cls(load_model(path, recipe, place, dtype), load_saved_tokenizer(path), manifest, recipe, path)
+        tokenizer = load_saved_tokenizer(path)
+        return cls(load_model(path, recipe, place, dtype), tokenizer, manifest, recipe, path)
 
     def predict(self, pairs: Iterable[object], *, swap: "bool | SwapPolicy" = False) -> np.ndarray:
         """Predict many comparisons in memory: no file is written, nothing is cached.

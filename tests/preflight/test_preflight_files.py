@@ -9,9 +9,10 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
+from tiebreak.models.base_files import fault_of
 from tiebreak.models.demo import demo_folder
 from tiebreak.preflight.findings import Finding
-from tiebreak.preflight.model_files import check_folder, check_tokenizer, fault_of, find_folder
+from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
 
 RECIPE = load_recipe("demo-llama2")
 
@@ -35,7 +36,7 @@ def test_a_whole_folder(folder):
 
 @pytest.mark.parametrize("family", ["demo-gemma2", "demo-llama2", "demo-deberta"])
 def test_each_family_s_tokenizer_gives_the_text_back(family):
-    assert check_tokenizer(demo_folder(family), RECIPE).verdict == "ok"
+    assert check_tokenizer(demo_folder(family), load_recipe(family)).verdict == "ok"
 
 
 def test_a_truncated_file_is_named_with_its_size(folder, capsys):

@@ -1,7 +1,11 @@
 """How a pair becomes text: the fixed pieces around prompt, first answer and second answer."""
 
+import re
 from dataclasses import dataclass
 
+SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
+PLAIN = ("[INST]",)
+"""What looks like a special token and is ordinary text to the family that was trained with it."""
 QUESTION = "Two assistants answered the same user. Which answer would people prefer, or is it a tie?"
 
 
@@ -81,3 +85,9 @@ TEMPLATES = {
         turn="\n\nNext turn:\n",
     ),
 }
+
+
+def special_tokens(template: Template) -> list[str]:
+    """The special tokens that a template names, each once: every one must be a single id of the tokenizer."""
+    text = "\n".join((template.head, template.before_first, template.before_second, template.tail, template.turn))
+    return [token for token in dict.fromkeys(SPECIAL.findall(text)) if token not in PLAIN]

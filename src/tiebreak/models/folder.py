@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tiebreak.models.preference import PreferenceModel
 
 MANIFEST_FILE, PROMPTS_FILE = "tiebreak.json", "trained_prompts.npy"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 Loaded = TypeVar("Loaded")
 
 
@@ -52,6 +53,8 @@ class ModelManifest(Manifest):
     """The recipe as it was when the model was trained, truncation and features included."""
     template: Template | None = None
     """The text around prompt and answers, word for word; None in folders of versions that stored its name alone."""
+    tokenizer: str | None = None
+    """Hash of the tokenizer's files; None in folders of earlier versions."""
     trained: TrainedPrompts | None = None
     in_sample: tuple[str, ...] = ()
     """What --allow-in-sample allowed: every result repeats it."""
@@ -114,16 +117,10 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 
-def load_saved_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model folder.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = load_or_refuse(str(folder), lambda: AutoTokenizer.from_pretrained(folder))
-    return tokenizer
+def hash_tokenizer(folder: Path) -> str:
+    """A hash of the files that decide how a model folder's tokenizer cuts a text."""
+    paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in paths).encode()).hexdigest()
 
 
 def read_prompts(folder: Path) -> np.ndarray | None:
@@ -184,6 +181,7 @@ def save_model(
     with new_folder(folder, existing="replace") as temporary:
         judge.network.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        manifest.tokenizer = hash_tokenizer(temporary)
         if trained is not None:
             buffer, prompts = io.BytesIO(), np.unique(trained)
             np.save(buffer, prompts)

@@ -11,17 +11,18 @@ from torch import nn
 
 from tiebreak.compatibility import FAMILIES, check_positions, find_family
 from tiebreak.config import ModelSettings, Recipe
-from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
 from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.attention import Attention, choose_attention
-from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, load_saved_tokenizer, resolve_base
+from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, resolve_base
 from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of
 from tiebreak.models.last_layer import return_pooled_tokens_only
 from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
+from tiebreak.models.tokenizer import load_saved_tokenizer
+from tiebreak.models.tokenizer import load_tokenizer as load_tokenizer
 from tiebreak.process import quieten_transformers
 
 if TYPE_CHECKING:
@@ -40,31 +41,6 @@ def find_model_type(base: str) -> str:
 
     quieten_transformers()
     return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(resolve_base(base))).model_type)
-
-
-def load_tokenizer(base: str, template: str) -> "PreTrainedTokenizerBase":
-    """The base's fast tokenizer, with a padding token and the template's special tokens.
-
-    Args:
-        base: as in a recipe.
-        template: name of the template to train with.
-
-    Raises:
-        UserError: it cannot be loaded, or is a slow one.
-    """
-    from transformers import AutoTokenizer
-
-    quieten_transformers()
-    tokenizer: PreTrainedTokenizerBase = load_or_refuse(base, lambda: AutoTokenizer.from_pretrained(resolve_base(base)))
-    if not tokenizer.is_fast:
-        raise UserError(f"{base}: its tokenizer is not a fast one; put a tokenizer.json into the folder")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    added = [token for token in TEMPLATES[template].added if token not in tokenizer.get_vocab()]
-    if added:
-        tokenizer.add_special_tokens({"additional_special_tokens": added})
-    return tokenizer
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:

@@ -14,8 +14,9 @@ from tiebreak.data.templates import Template
 from tiebreak.errors import UserError
 from tiebreak.files import new_folder, write_json
 from tiebreak.manifests import write_manifest
-from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, load_saved_tokenizer, save_model
+from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, save_model
 from tiebreak.models.loading import load_model
+from tiebreak.models.tokenizer import load_saved_tokenizer
 
 log = logging.getLogger(__name__)
 

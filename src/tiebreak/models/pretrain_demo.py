@@ -35,8 +35,9 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.files import new_folder, sha256
 from tiebreak.models.demo import BASES, RECORD, SEED, WEIGHTS_FILE, write_random_weights
 from tiebreak.models.demo_tokenizers import MASK_ID, make_config, make_tokenizer
-from tiebreak.models.loading import build_model, load_tokenizer
+from tiebreak.models.loading import build_model
 from tiebreak.models.preference import PreferenceModel, count_parameters
+from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import RECAP_WORDS, recap
 

@@ -30,9 +30,10 @@ from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
-from tiebreak.models.folder import load_saved_tokenizer, read_prompts
+from tiebreak.models.folder import read_prompts
 from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.switching import LoadedModels
+from tiebreak.models.tokenizer import check_judge_template, load_saved_tokenizer
 from tiebreak.plurals import plural
 from tiebreak.prediction.compute import predict_blocks
 from tiebreak.prediction.degenerate import describe_source, find_degenerate
@@ -131,6 +132,8 @@ def prepare_models(
             log.info(warning)
         paths, template = _files(request.data, recipe, files), stored.text_template(recipe)
         precision, tokenizer = choose_precision(recipe.train.precision, ranks.device), load_saved_tokenizer(one.folder)
+        own = template == stored.text_template(stored.make_recipe())
+        check_judge_template(tokenizer, template, recipe.model.template, own)
         _refuse_other_contents(
             request, one, cache_key(paths, tokenizer, template, recipe.data, *_rules(request)), precision
         )

@@ -249,7 +249,7 @@ def _check_judge(folder: Path, recipe: Recipe) -> Finding:
     """A full model is whole in itself; adapters need their base."""
     if recipe.model.method == "full":
         return check_folder(folder)
-    from tiebreak.preflight.model_files import fault_of
+    from tiebreak.models.base_files import fault_of
 
     if fault := fault_of(folder / "adapter_model.safetensors", set()):
         raise UserError(fault)

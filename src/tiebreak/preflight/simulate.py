@@ -70,7 +70,7 @@ def simulate(
     """
     from tiebreak.data.split import read_split
     from tiebreak.models.folder import resolve_base
-    from tiebreak.models.loading import load_tokenizer
+    from tiebreak.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     split = read_split(recipe, tokenizer, data=data, valid_from=valid, fold=fold, on_bad_row=on_bad_row)

@@ -22,8 +22,9 @@ from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.heads import FeatureHead
-from tiebreak.models.loading import build_model, choose_precision, find_model_type, load_tokenizer
+from tiebreak.models.loading import build_model, choose_precision, find_model_type
 from tiebreak.models.preference import PreferenceModel, count_parameters
+from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
