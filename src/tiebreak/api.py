@@ -74,12 +74,12 @@ class Judge:
         with importing():
             import torch
 
-            from tiebreak.models.folder import find_model_folder
+            from tiebreak.models.folder import find_model_folder, judge_recipe
             from tiebreak.models.loading import choose_precision, load_model
             from tiebreak.models.tokenizer import load_saved_tokenizer
 
         path, manifest = find_model_folder(folder)
-        recipe = manifest.make_recipe()
+        recipe = judge_recipe(manifest)
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         dtype = choose_precision(recipe.train.precision if precision == "auto" else precision, place)
         tokenizer = load_saved_tokenizer(path)

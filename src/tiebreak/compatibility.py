@@ -61,6 +61,8 @@ FAMILIES = {
     ),
 }
 """By transformers' model type."""
+UNTESTED = ("gemma", "mixtral", "phi3", "qwen3")
+"""Model types that transformers builds like those above and that ran when they were tried: no test covers them."""
 OTHER_DECODER = Family(decoder=True, packed=None)
 """Any other model with a `score` head: it runs padded."""
 
@@ -204,8 +206,11 @@ def check_compatibility(setting: Setting) -> list[str]:
     return [f"warning: {_sentence(rule)}" for rule in broken]
 
 
-def check_positions(model_type: str, positions: int | None, recipe: Recipe) -> None:
+def check_positions(model_type: str, positions: int | None, recipe: Recipe) -> list[str]:
     """Refuse rows longer than a table of absolute positions; rotary and relative positions have no such end.
+
+    Returns:
+        A warning if a decoder's rows may be longer than those it was trained on.
 
     Args:
         model_type: in transformers' words.
@@ -219,6 +224,12 @@ def check_positions(model_type: str, positions: int | None, recipe: Recipe) -> N
         raise UserError(
             f"data.max_tokens is {recipe.data.max_tokens}, but {recipe.model.base} has {positions} positions: lower it"
         )
+    if find_family(model_type).decoder and positions is not None and recipe.data.max_tokens > positions:
+        return [
+            f"warning: data.max_tokens is {recipe.data.max_tokens}, but {recipe.model.base} was made for {positions} "
+            "positions: what a judge sees beyond them is new to it"
+        ]
+    return []
 
 
 def _sentence(rule: Rule) -> str:

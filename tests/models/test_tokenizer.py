@@ -12,6 +12,8 @@ from tiebreak.errors import UserError
 from tiebreak.models.demo import BASES
 from tiebreak.models.tokenizer import load_saved_tokenizer, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["--set", "train.max_steps=1", "--set", "train.batch_size=4", "--set", "data.max_tokens=128", "--valid", "none"]
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
-from tiebreak.models.base_files import fault_of
 from tiebreak.models.demo import demo_folder
 from tiebreak.preflight.findings import Finding
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
+from tiebreak.pretrained.base_files import fault_of
 
 RECIPE = load_recipe("demo-llama2")
 

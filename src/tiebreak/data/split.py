@@ -48,6 +48,8 @@ class RowsManifest(Manifest):
     extra_tokens: str | None = None
     rows_extra: int | None = None
     paraphrases: str | None = None
+    base: str | None = None
+    """`hash_base` of the model that the run began with; earlier versions kept none."""
     teachers: list[list[str]] | None = None
     """For each its name and the folders of parts of its predictions."""
 

@@ -1,11 +1,11 @@
 """Sizes of the bases that recipes name, from their published configurations, without a hub or a download."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tiebreak.compatibility import FAMILIES
+from tiebreak.pretrained.base_files import CONFIG, read_config
 
 DECODER: tuple[str, ...]
 DECODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -77,11 +77,11 @@ def find_architecture(base: str) -> dict[str, Any] | None:
     """The fields of a published base or of a local model folder; None for one that is not supported.
 
     Raises:
-        OSError, ValueError: a config.json that cannot be read.
+        UserError: a config.json that cannot be read.
     """
-    if not (Path(base) / "config.json").is_file():
+    if not (Path(base) / CONFIG).is_file():
         return ARCHITECTURES.get(base)
-    fields = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
+    fields = read_config(Path(base))
     return complete(fields) if fields.get("model_type") in COUNTED else None
 
 

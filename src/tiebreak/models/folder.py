@@ -18,8 +18,8 @@ from tiebreak.errors import UserError
 from tiebreak.files import new_folder, sha256, write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
-from tiebreak.models.demo import FAMILIES, demo_folder
-from tiebreak.pretrained.weights import WEIGHTS, default_folder
+from tiebreak.models.bases import BaseRecord, find_record, look_around, record_base, settle_quantization, with_model
+from tiebreak.pretrained.base_files import refuse_pointers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,6 +55,8 @@ class ModelManifest(Manifest):
     """The text around prompt and answers, word for word; None in folders of versions that stored its name alone."""
     tokenizer: str | None = None
     """Hash of the tokenizer's files; None in folders of earlier versions."""
+    base: BaseRecord | None = None
+    """The base that it was trained over; None in folders of earlier versions."""
     trained: TrainedPrompts | None = None
     in_sample: tuple[str, ...] = ()
     """What --allow-in-sample allowed: every result repeats it."""
@@ -79,23 +81,6 @@ class ModelManifest(Manifest):
         return self.template if self.template is not None and stored else TEMPLATES[recipe.model.template]
 
 
-def resolve_base(base: str) -> str:
-    """Where a recipe's base lies: a demo model, one of `tiebreak weights`, a local folder, or a hub name as it stands.
-
-    Raises:
-        UserError: weights that were not fetched yet, or a folder without a model.
-    """
-    if base in FAMILIES:
-        return str(demo_folder(base))
-    if base in WEIGHTS and not Path(base).exists():
-        if not (folder := default_folder(base)).is_dir():
-            raise UserError(f"{base}: not fetched yet; `tiebreak weights {base}` does that")
-        return str(folder)
-    if Path(base).exists() and not (Path(base) / "config.json").is_file():
-        raise UserError(f"{base}: not a model folder: config.json is missing")
-    return base
-
-
 def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
     """The model folder, given itself or by the run folder that holds it as `model`, and its manifest.
 
@@ -108,7 +93,36 @@ def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
     if not Path(folder).exists():
         seen = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{folder} does not exist{seen}; give a model folder, or the run folder that holds it")
-    raise UserError(f"{folder} is not a tiebreak model folder: {MANIFEST_FILE} is missing here and in {folder}/model")
+    hint = look_around(Path(folder)) or "; a judge is trained from a plain model by tiebreak train --model"
+    raise UserError(
+        f"{folder} is not a tiebreak model folder: {MANIFEST_FILE} is missing here and in {folder}/model{hint}"
+    )
+
+
+def judge_recipe(manifest: ModelManifest, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe that a judge runs with: its base found, compared with the one it was trained over, and as stored.
+
+    Args:
+        manifest: of the judge.
+        changes: settings to change, each as `key.path=value`; `model.base` says where the base lies now.
+
+    Raises:
+        UserError: settings that do not exist, or a base that is gone or is another.
+    """
+    recipe = manifest.make_recipe(changes)
+    if recipe.model.method == "full":
+        return recipe
+    base = find_record(manifest.make_recipe().model.base, recipe.model.base, manifest.base)
+    return settle_quantization(with_model(recipe, base=base))
+
+
+def refuse_other_base(folder: Path, base: str) -> None:
+    """Raise UserError if a base that is loaded is not the one that the adapters in a folder were trained over."""
+    path = folder / MANIFEST_FILE
+    record = read_manifest(path, ModelManifest).base if path.is_file() else None
+    now = record_base(base) if record is not None else None
+    if record is not None and now is not None and now.sha256 != record.sha256:
+        raise UserError(f"{folder}: its adapters were trained over another base than {base}: give the right one")
 
 
 def fingerprint(folder: Path) -> str:
@@ -153,6 +167,7 @@ def save_model(
     in_sample: Sequence[str] = (),
     template: Template | None = None,
     merged: list[str] | None = None,
+    base: BaseRecord | None = None,
 ) -> None:
     """Write the model folder; it takes the place of an older one when it is whole.
 
@@ -166,6 +181,7 @@ def save_model(
         in_sample: what was allowed by --allow-in-sample.
         template: that the model was trained with; None means the one that the recipe names.
         merged: folders whose adapters this model averages.
+        base: that it was trained over; None takes the one that lies there now.
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -177,6 +193,7 @@ def save_model(
         template=template or TEMPLATES[recipe.model.template],
         in_sample=tuple(in_sample),
         merged=merged,
+        base=base or record_base(recipe.model.base),
     )
     with new_folder(folder, existing="replace") as temporary:
         judge.network.save_pretrained(temporary)
@@ -209,6 +226,8 @@ def load_or_refuse(base: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except (OSError, ValueError, SafetensorError) as error:
+        if Path(base).is_dir():
+            refuse_pointers(Path(base))
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error
 

@@ -164,6 +164,17 @@ def head_name(classifier: Any) -> str:
     return find_family(classifier.config.model_type).head
 
 
+def renew_head(classifier: Any) -> None:
+    """Put a linear head with transformers' random start in the place of one that was trained for other classes."""
+    name = head_name(classifier)
+    old = classifier.get_submodule(name)
+    head = nn.Linear(old.in_features, len(CLASSES), bias=old.bias is not None, device=old.weight.device)
+    nn.init.normal_(head.weight, std=classifier.config.initializer_range)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    classifier.set_submodule(name, head)
+
+
 def backbone_of(classifier: Any) -> Any:
     """The classifier's backbone."""
     return getattr(classifier, classifier.base_model_prefix)

@@ -3,30 +3,37 @@
 Both callers, `build_model` and `load_model`, go the same way: `configure`, `load_classifier`, a head, `adapt`.
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from tiebreak.compatibility import FAMILIES, check_positions, find_family
+from tiebreak.compatibility import check_positions, find_family
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
 from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.attention import Attention, choose_attention
-from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, resolve_base
-from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of
+from tiebreak.models.bases import resolve_base
+from tiebreak.models.check_base import check_base, check_model_type
+from tiebreak.models.demo import FAMILIES as DEMO_BASES
+from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, refuse_other_base
+from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of, renew_head
 from tiebreak.models.last_layer import return_pooled_tokens_only
 from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.models.tokenizer import load_saved_tokenizer
 from tiebreak.models.tokenizer import load_tokenizer as load_tokenizer
+from tiebreak.pretrained.base_files import read_config
 from tiebreak.process import quieten_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 CLS = {"eurobert": "bos"}
 """What a configuration calls pooling by the first token, where it is not `cls`."""
@@ -37,10 +44,13 @@ def find_model_type(base: str) -> str:
     """The architecture's name in transformers, from the configuration alone; of published bases without a hub."""
     if base in ARCHITECTURES and not Path(base).exists():
         return str(ARCHITECTURES[base]["model_type"])
+    where = resolve_base(base)
+    if Path(where).is_dir():
+        return str(read_config(Path(where)).get("model_type"))
     from transformers import AutoConfig
 
     quieten_transformers()
-    return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(resolve_base(base))).model_type)
+    return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(where)).model_type)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -90,10 +100,11 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
         from peft import PeftModel
 
         base, attention = _load_base(recipe, tokenizer, device, precision)
+        refuse_other_base(folder, settings.base)
         network = load_or_refuse(str(folder), lambda: PeftModel.from_pretrained(base, folder))
     else:
         quieten_transformers()
-        config, attention = configure(str(folder), settings, tokenizer, device)
+        config, attention, _ = configure(str(folder), settings, tokenizer, device)
         own_head = has_own_head(recipe)
         network = load_classifier(str(folder), config, attention, settings, device, precision, whole=not own_head)
         attach_head(network, settings, recipe.data.features)
@@ -111,8 +122,13 @@ def _load_base(
     """The recipe's base with the recipe's head, fresh unless the base is itself a judge with such a head."""
     quieten_transformers()
     settings, base = recipe.model, resolve_base(recipe.model.base)
-    config, attention = configure(base, settings, tokenizer, device)
-    classifier = load_classifier(base, config, attention, settings, device, precision, whole=False)
+    if Path(base).is_dir():
+        check_base(Path(base), recipe)
+    config, attention, classes = configure(base, settings, tokenizer, device)
+    ours = classes == CLASSES or settings.base in DEMO_BASES  # whose random heads are of three classes without names
+    classifier = load_classifier(
+        base, config, attention, settings, device, precision, whole=False, other_classes=() if ours else classes
+    )
     if settings.layers is not None:
         keep_layers(classifier, settings.layers)
     attach_head(classifier, settings, recipe.data.features)
@@ -129,8 +145,11 @@ def has_own_head(recipe: Recipe) -> bool:
 
 def configure(
     base: str, settings: ModelSettings, tokenizer: "PreTrainedTokenizerBase", device: torch.device
-) -> tuple["PreTrainedConfig", Attention]:
+) -> tuple["PreTrainedConfig", Attention, tuple[str, ...]]:
     """The configuration of a folder or hub name with our classes and the recipe's dropout, and its attention.
+
+    Returns:
+        Both, and the classes that the configuration had.
 
     Raises:
         UserError: no configuration, or of an architecture without a classifier.
@@ -138,8 +157,10 @@ def configure(
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     config: PreTrainedConfig = load_or_refuse(base, lambda: AutoConfig.from_pretrained(base))
+    check_model_type(config.model_type, base)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers")
+    classes = tuple(map(str, (config.id2label or {}).values()))
     config.num_labels = len(CLASSES)
     config.id2label = dict(enumerate(CLASSES))
     config.label2id = {name: index for index, name in enumerate(CLASSES)}
@@ -150,7 +171,7 @@ def configure(
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
-    return config, choose_attention(config, settings.attention, device)
+    return config, choose_attention(config, settings.attention, device), classes
 
 
 def quantization(
@@ -183,6 +204,7 @@ def load_classifier(
     device: torch.device,
     precision: torch.dtype,
     whole: bool,
+    other_classes: tuple[str, ...] = (),
 ) -> Any:
     """transformers' classifier with the weights of a folder or hub name.
 
@@ -194,9 +216,10 @@ def load_classifier(
         device: for a quantised base, which is loaded there.
         precision: of a frozen base. Full fine-tuning keeps fp32 master weights under autocast.
         whole: the head must be there too; else a base may lack one, or have one for other classes.
+        other_classes: of the stored head, if they are not ours: then the head is fresh, and a line says so.
 
     Raises:
-        UserError: a family without support, or weights that are absent or of another shape.
+        UserError: weights that are absent or of another shape.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -212,10 +235,13 @@ def load_classifier(
             **quantization(settings, device, precision, config.model_type),
         ),
     )
-    if not hasattr(classifier, head_name(classifier).partition(".")[0]):
-        supported = ", ".join(FAMILIES)
-        raise UserError(f"{base}: model type {config.model_type} is not supported; supported: {supported}")
     fresh = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+    head = f"{head_name(classifier)}.weight"
+    if other_classes and head not in loaded["missing_keys"]:
+        if head not in fresh:
+            renew_head(classifier)
+        theirs, ours = ", ".join(other_classes[:5]), ", ".join(CLASSES)
+        log.info(f"{base}: its head is for {theirs}: replaced by a fresh one for {ours}")
     inside = f"{classifier.base_model_prefix}."
     wrong = sorted(name for name in fresh if whole or (name.startswith(inside) and "pooler" not in name.split(".")))
     if wrong:

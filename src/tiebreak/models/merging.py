@@ -14,7 +14,7 @@ from tiebreak.data.templates import Template
 from tiebreak.errors import UserError
 from tiebreak.files import new_folder, write_json
 from tiebreak.manifests import write_manifest
-from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, save_model
+from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, judge_recipe, save_model
 from tiebreak.models.loading import load_model
 from tiebreak.models.tokenizer import load_saved_tokenizer
 
@@ -72,7 +72,7 @@ def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", int
 def _check_alike(
     found: Sequence[tuple[Path, ModelManifest]], weights: Sequence[dict[str, torch.Tensor]], config: dict[str, Any]
 ) -> None:
-    """Refuse adapters of another shape, scale or template than the first."""
+    """Refuse adapters of another shape, scale, base or template than the first."""
     first, manifest = found[0]
     shapes = {name: tensor.shape for name, tensor in weights[0].items()}
     for (folder, other), tensors in zip(found[1:], weights[1:], strict=True):
@@ -80,6 +80,8 @@ def _check_alike(
         same = {name: tensor.shape for name, tensor in tensors.items()} == shapes
         if not same or any(theirs[field] != config[field] for field in SCALE_FIELDS):
             raise UserError(f"{folder}: its adapter has another shape or scale than that of {first}")
+        if other.base and manifest.base and other.base.sha256 != manifest.base.sha256:
+            raise UserError(f"{folder}: its adapter was trained over another base than that of {first}")
         if _template(other) != _template(manifest):
             raise UserError(f"{folder}: trained with another template than {first}")
 
@@ -118,7 +120,12 @@ def _template(manifest: ModelManifest) -> Template:
 
 def _merge_into_base(folder: Path, manifest: ModelManifest) -> None:
     """Replace an adapter's model folder by the whole model's; a quantised base is loaded as it was before."""
-    recipe = manifest.make_recipe(["model.method=lora"])
+    recipe = judge_recipe(manifest, ["model.method=lora"])
+    if recipe.model.method != "lora":
+        raise UserError(
+            f"--into-base: {recipe.model.base} is stored in {recipe.model.bits} bits, into which nothing can be added: "
+            "average the adapters without it"
+        )
     judge = load_model(folder, recipe, torch.device("cpu"), torch.float32)
     judge.network = judge.network.merge_and_unload()
     save_model(
@@ -130,4 +137,5 @@ def _merge_into_base(folder: Path, manifest: ModelManifest) -> None:
         in_sample=manifest.in_sample,
         template=_template(manifest),
         merged=manifest.merged,
+        base=manifest.base,
     )

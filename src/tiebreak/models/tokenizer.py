@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, cast
 from tiebreak.data.templates import TEMPLATES, Template, special_tokens
 from tiebreak.errors import UserError
 from tiebreak.manifests import read_manifest
-from tiebreak.models.base_files import CONFIG, read_config
-from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, hash_tokenizer, load_or_refuse, resolve_base
+from tiebreak.models.bases import resolve_base
+from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, hash_tokenizer, load_or_refuse
 from tiebreak.plurals import plural
+from tiebreak.pretrained.base_files import CONFIG, read_config
 from tiebreak.process import quieten_transformers
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import Baselines
+from tiebreak.models.bases import record_base
 from tiebreak.models.folder import read_prompts
 from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.switching import LoadedModels
@@ -128,14 +129,16 @@ def prepare_models(
     models = []
     for one in opened:
         recipe, stored, name = one.recipe, one.stored, one.name
-        for warning in check_compatibility(Setting.of(recipe, find_model_type(recipe.model.base), ranks.device.type)):
+        model_type = find_model_type(str(one.folder) if recipe.model.method == "full" else recipe.model.base)
+        for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type)):
             log.info(warning)
         paths, template = _files(request.data, recipe, files), stored.text_template(recipe)
         precision, tokenizer = choose_precision(recipe.train.precision, ranks.device), load_saved_tokenizer(one.folder)
         own = template == stored.text_template(stored.make_recipe())
         check_judge_template(tokenizer, template, recipe.model.template, own)
+        base = _unknown_base(one)
         _refuse_other_contents(
-            request, one, cache_key(paths, tokenizer, template, recipe.data, *_rules(request)), precision
+            request, one, cache_key(paths, tokenizer, template, recipe.data, *_rules(request)), precision, base
         )
         tokens = read_tokens(request, paths, tokenizer, template, recipe)
         trained = read_prompts(one.folder)
@@ -143,7 +146,7 @@ def prepare_models(
             which = f"model {name}" if name else "the model"
             log.info(f"warning: {which} was trained on the prompts of {seen:,} of these {plural(len(tokens), 'row')}")
         blocks = cut_blocks(tokens.lengths, recipe.predict.tokens_per_block)
-        manifest = make_manifest(tokens, blocks, recipe, request.swap, str(precision), one.fingerprint)
+        manifest = make_manifest(tokens, blocks, recipe, request.swap, str(precision), one.fingerprint, base)
         manifest = manifest.model_copy(
             update={
                 "tables": [path.name for path in paths],
@@ -167,11 +170,22 @@ def prepare_models(
     return models
 
 
-def _refuse_other_contents(request: PredictionRequest, model: OpenedModel, key: str, precision: torch.dtype) -> None:
+def _unknown_base(model: OpenedModel) -> str | None:
+    """The hash of a base put in the place of a judge's own that keeps none: its parts are of their own then."""
+    stored, base = model.stored, model.recipe.model.base
+    if model.recipe.model.method == "full" or stored.base is not None or base == stored.recipe["model"]["base"]:
+        return None
+    found = record_base(base)
+    return None if found is None else found.sha256
+
+
+def _refuse_other_contents(
+    request: PredictionRequest, model: OpenedModel, key: str, precision: torch.dtype, base: str | None
+) -> None:
     """Refuse the folder of a finished prediction of other tokens, before there are any."""
     found = finished_in(request.out / model.name)
     if isinstance(found, PredictionManifest) and found.blocks:  # early predictions did not count them
-        asked = _settings(key, model.recipe, found.blocks, request.swap, str(precision))
+        asked = _settings(key, model.recipe, found.blocks, request.swap, str(precision), base)
         if asked != found.provenance.settings:
             refuse(request.out / model.name, found, "a table with other contents, or other settings or precision")
 
@@ -220,14 +234,20 @@ def _rules(request: PredictionRequest) -> tuple[OnBadRow, bool, bool]:
 
 
 def make_manifest(
-    tokens: Tokens, blocks: list[np.ndarray], recipe: Recipe, swap: SwapPolicy, precision: str, fingerprint: str
+    tokens: Tokens,
+    blocks: list[np.ndarray],
+    recipe: Recipe,
+    swap: SwapPolicy,
+    precision: str,
+    fingerprint: str,
+    base: str | None = None,
 ) -> PredictionManifest:
     """Describe rows and parts, whose folder is named by all that they depend on; what is of the model is added."""
     ids = digest_ids(tokens)
     table = hashlib.sha256(ids.encode())
     for column in (tokens.groups, tokens.chars):
         table.update(np.ascontiguousarray(column).data)
-    settings = _settings(tokens.key, recipe, len(blocks), swap, precision)
+    settings = _settings(tokens.key, recipe, len(blocks), swap, precision, base)
     provenance = Provenance(model=fingerprint, table=table.hexdigest(), settings=settings)
     unreadable = np.flatnonzero(tokens.unreadable).tolist()
     return PredictionManifest(
@@ -252,8 +272,9 @@ def make_manifest(
     )
 
 
-def _settings(key: str, recipe: Recipe, blocks: int, swap: SwapPolicy, precision: str) -> str:
-    return _hash([key, recipe.predict.tokens_per_block, blocks, swap.enabled, swap.margin, precision])
+def _settings(key: str, recipe: Recipe, blocks: int, swap: SwapPolicy, precision: str, base: str | None) -> str:
+    settings = [key, recipe.predict.tokens_per_block, blocks, swap.enabled, swap.margin, precision]
+    return _hash(settings if base is None else [*settings, base])
 
 
 def unreadable_reasons(tokens: Tokens, unreadable: list[int]) -> dict[int, str]:

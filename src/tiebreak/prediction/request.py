@@ -9,7 +9,7 @@ from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifes
 from tiebreak.data.predictions import FORMATS
 from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
-from tiebreak.models.folder import ModelManifest, find_model_folder, fingerprint
+from tiebreak.models.folder import ModelManifest, find_model_folder, fingerprint, judge_recipe
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import Degenerate, describe_source
 from tiebreak.prediction.swap import SwapPolicy
@@ -63,7 +63,7 @@ def open_models(request: PredictionRequest) -> list[OpenedModel]:
     """
     refuse_absent(request.data)
     opened = [find_model_folder(folder) for folder in request.models]
-    recipes = [stored.make_recipe(request.changes) for _, stored in opened]
+    recipes = [judge_recipe(stored, request.changes) for _, stored in opened]
     names = name_models([folder for folder, _ in opened])
     prints = [fingerprint(folder) for folder, _ in opened]
     for i, one in enumerate(prints):

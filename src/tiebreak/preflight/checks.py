@@ -22,7 +22,8 @@ from tiebreak.config import Recipe
 from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
-from tiebreak.models.architectures import find_architecture
+from tiebreak.models.architectures import ARCHITECTURES, find_architecture
+from tiebreak.models.bases import settle_quantization
 from tiebreak.plurals import plural
 from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, render
 from tiebreak.preflight.memory import Estimate, estimate
@@ -74,7 +75,7 @@ def preflight(
     Raises:
         UserError: with everything that failed.
     """
-    ranks = find_ranks()
+    recipe, ranks = settle_quantization(recipe), find_ranks()
     world = _world(ranks, nodes, gpus_per_node)
     plan = LaunchPlan.of(
         recipe,
@@ -204,10 +205,10 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
     if isinstance(folder, Finding):
         findings.append(folder)
     else:
-        findings.append(finding_of("model files", lambda: check_folder(folder)))
+        findings.append(check_folder(folder, recipe))
         if not findings[-1].failed:
-            findings.append(finding_of("tokenizer", lambda: check_tokenizer(folder, recipe)))
-    needs = plan.estimate(architecture)
+            findings.append(check_tokenizer(folder, recipe))
+    needs = None if architecture is None and isinstance(folder, Path) else plan.estimate(architecture)
     findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
     if plan.ranks.first:
         findings.append(finding_of("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
@@ -230,14 +231,14 @@ def check_prediction(models: Sequence[Path], files: Sequence[Path], changes: Seq
     """
     if ranks.local_rank:
         return
-    from tiebreak.models.folder import find_model_folder
+    from tiebreak.models.folder import find_model_folder, judge_recipe
 
     judges = [find_model_folder(folder) for folder in models]
     tables: Callable[[], Finding] = lambda: check_tables(list(files), "keep", need_labels=False)  # noqa: E731
     findings = [finding_of("data", tables if ranks.first else lambda: _check_there(list(files)))]
     for folder, stored in judges:
-        recipe = stored.make_recipe(list(changes))
-        findings.append(finding_of("model files", partial(_check_judge, folder, recipe)))
+        recipe_of = partial(judge_recipe, stored, changes)
+        findings.append(finding_of("model files", partial(_check_judge, folder, recipe_of)))
     findings += check_cache()
     findings.append(finding_of("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:
@@ -245,16 +246,17 @@ def check_prediction(models: Sequence[Path], files: Sequence[Path], changes: Seq
     refuse(findings)
 
 
-def _check_judge(folder: Path, recipe: Recipe) -> Finding:
-    """A full model is whole in itself; adapters need their base."""
+def _check_judge(folder: Path, make_recipe: Callable[[], Recipe]) -> Finding:
+    """A full model is whole in itself; adapters need their base, which `make_recipe` finds."""
+    recipe = make_recipe()
     if recipe.model.method == "full":
         return check_folder(folder)
-    from tiebreak.models.base_files import fault_of
+    from tiebreak.pretrained.base_files import fault_of
 
     if fault := fault_of(folder / "adapter_model.safetensors", set()):
         raise UserError(fault)
     base = find_folder(recipe.model.base)
-    return base if isinstance(base, Finding) else check_folder(base)
+    return base if isinstance(base, Finding) else check_folder(base, recipe)
 
 
 def _world(ranks: Ranks, nodes: int | None, gpus_per_node: int | None) -> int:
@@ -284,7 +286,7 @@ def _architecture(folder: Path | Finding) -> dict[str, Any] | None:
         return None
     try:
         return find_architecture(str(folder))
-    except (OSError, ValueError, KeyError):
+    except (UserError, OSError, KeyError):
         return None
 
 
@@ -297,9 +299,9 @@ def _check_there(files: list[Path]) -> Finding:
 def _check_recipe(plan: LaunchPlan, architecture: dict[str, Any] | None) -> Finding:
     """Check what does not go together; the recipe itself has been read."""
     recipe = plan.recipe
-    known = architecture or find_architecture(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
+    known = architecture or ARCHITECTURES.get(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
     warnings = check_compatibility(Setting.of(recipe, known["model_type"], plan.device, plan.choice.kind))
-    check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)
+    warnings += check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)
     text = f"{recipe.name}: {recipe.model.method}, {plan.choice.kind}, {plural(plan.world, 'rank')} "
     text += f"on {'GPUs' if plan.device == 'cuda' else 'CPUs'}, "
     text += f"{recipe.train.batch_size} rows a step, {recipe.train.tokens_per_micro_batch:,} tokens a micro-batch"

@@ -9,6 +9,7 @@ from tiebreak.data.containers import check_path
 from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.engines.choose import choose_engine
 from tiebreak.errors import UserError
+from tiebreak.models.check_base import check_base
 from tiebreak.preflight.model_files import find_folder
 
 
@@ -35,7 +36,8 @@ def refuse_training(
     refuse_mpi()
     choose_engine(engine, ds, recipe.train, find_ranks().world)
     refuse_absent(data)
-    find_folder(recipe.model.base)
+    if isinstance(folder := find_folder(recipe.model.base), Path):
+        check_base(folder, recipe)
     for word in teachers:
         name, equals, listed = word.partition("=")
         for part in (listed if equals and "/" not in name else word).split(","):

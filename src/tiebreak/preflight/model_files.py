@@ -5,12 +5,13 @@ from pathlib import Path
 from tiebreak.config import Recipe
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError, did_you_mean
-from tiebreak.models.base_files import read_config, read_headers, refuse_pointer
+from tiebreak.models.bases import is_hub_name, locate, resolve_base
+from tiebreak.models.check_base import check_base
 from tiebreak.models.demo import FAMILIES, demo_path, is_built
-from tiebreak.models.folder import resolve_base
 from tiebreak.models.tokenizer import FILES, check_ids, check_template, refuse_absent, tokens_to_add
 from tiebreak.plurals import plural
 from tiebreak.preflight.findings import NOTE, OK, Finding, finding_of
+from tiebreak.pretrained.base_files import read_config, read_headers, refuse_pointer
 from tiebreak.pretrained.weights import WEIGHTS
 
 
@@ -22,20 +23,18 @@ def find_folder(base: str) -> Path | Finding:
     """
     if base in FAMILIES:
         return demo_path(base) if is_built(base) else Finding("model files", f"{base}: built at its first use", NOTE)
-    resolved = Path(resolve_base(base))
-    if resolved.is_dir():
-        return resolved
-    is_path = Path(base).is_absolute() or base.startswith((".", "~", "runs/")) or base.count("/") > 1
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if not is_path and isinstance(cached := try_to_load_from_cache(base, "config.json"), str):
-        return Path(cached).parent
-    if is_path or "/" not in base:
+    resolve_base(base)
+    if (found := locate(base)) is not None:
+        return found
+    if not is_hub_name(base):
         hint = did_you_mean(base, [*FAMILIES, *WEIGHTS])
+        where = "" if Path(base).is_absolute() else f" in {Path.cwd()}"
         raise UserError(
-            f"{base}: there is no such folder, and it is no hub name (OWNER/NAME): "
+            f"{base}: there is no such folder{where}, and it is no hub name (OWNER/NAME): "
             f"{hint or 'correct model.base or --model'}"
         )
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{base}: there is no such folder, it is not in the hub's cache here, and HF_HUB_OFFLINE is set: give a "
@@ -44,18 +43,24 @@ def find_folder(base: str) -> Path | Finding:
     return Finding("model files", f"{base}: neither a folder nor in the hub's cache: to be downloaded first", NOTE)
 
 
-def check_folder(folder: Path) -> Finding:
-    """Check that configuration and weights are there, and that each safetensors file's header fits its size."""
+def check_folder(folder: Path, recipe: Recipe | None = None) -> Finding:
+    """Ask what the loader asks (tiebreak.models.check_base), and that each safetensors file's header fits its size.
+
+    Args:
+        folder: of a base, or of a judge that is whole in itself.
+        recipe: that the base is to be trained by.
+    """
 
     def look() -> Finding:
-        read_config(folder)
+        notes = check_base(folder, recipe)
         headers = read_headers(folder)
         if headers is None:
             pickled = sorted(path.name for path in folder.glob("*.bin"))
             return Finding("model files", f"{folder}: no safetensors; {', '.join(pickled[:2])}: not checked", NOTE)
         size = sum((folder / name).stat().st_size for name in headers)
         files = plural(len(headers), "safetensors file")
-        return Finding("model files", f"{folder}: {files}, {size / 1e9:,.2f} GB, whole by their headers")
+        text = "; ".join([f"{folder}: {files}, {size / 1e9:,.2f} GB, whole by their headers", *notes])
+        return Finding("model files", text, NOTE if notes else OK)
 
     return finding_of("model files", look)
 

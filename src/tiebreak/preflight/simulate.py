@@ -69,7 +69,7 @@ def simulate(
         on_bad_row: `fail` or `skip`.
     """
     from tiebreak.data.split import read_split
-    from tiebreak.models.folder import resolve_base
+    from tiebreak.models.bases import resolve_base
     from tiebreak.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)

@@ -12,6 +12,7 @@ from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL
+from tiebreak.models.bases import BaseRecord
 from tiebreak.models.folder import read_prompts, save_model
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.preemption import Stopped
@@ -53,6 +54,7 @@ def finish(
     new_model: Callable[[], PreferenceModel],
     teachers_record: dict[str, Any],
     on_done: Callable[[Run], None] | None = None,
+    base: BaseRecord | None = None,
 ) -> Run:
     """Take the best checkpoint, score it beside the baselines, and leave model/ and metrics.json.
 
@@ -64,6 +66,7 @@ def finish(
         new_model: makes a model on the CPU for the trained weights to be put into.
         teachers_record: what metrics.json says of the teachers, empty without them.
         on_done: called on rank 0 when all is written.
+        base: as it was when the run began.
 
     Returns:
         The run; its metrics are known on rank 0 alone.
@@ -90,7 +93,8 @@ def finish(
         return Run(folder, best, cursor.step, {})
     claim.check()
     in_sample = teachers_record.get("in_sample", ())
-    save_model(model, tokenizer, job.recipe, fitted, folder / "model", trained_prompts(job), in_sample)
+    trained = trained_prompts(job)
+    save_model(model, tokenizer, job.recipe, fitted, folder / "model", trained, in_sample, base=base)
     record = {"best_step": best, "steps": cursor.step, "validation": rows} | teachers_record
     write_json(folder / "metrics.json", record)
     if rows:

@@ -13,7 +13,7 @@ import torch
 
 from tiebreak.cluster.ranks import Ranks, agree, find_ranks, joined, settle_process
 from tiebreak.cluster.watchdog import HangWatchdog
-from tiebreak.compatibility import Setting, check_compatibility
+from tiebreak.compatibility import Setting, check_compatibility, check_positions
 from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
@@ -21,12 +21,15 @@ from tiebreak.data.split import RowsManifest, Split, read_split
 from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
+from tiebreak.models.bases import BaseRecord, locate, record_base, settle_quantization
+from tiebreak.models.check_base import check_model_type, check_quantization
 from tiebreak.models.heads import FeatureHead
 from tiebreak.models.loading import build_model, choose_precision, find_model_type
 from tiebreak.models.preference import PreferenceModel, count_parameters
 from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
+from tiebreak.pretrained.base_files import read_config
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Run, finish
@@ -53,7 +56,8 @@ class Prepared:
     """All that is known of a run before weights are loaded and ranks are joined.
 
     Attributes:
-        manifest: names tables, split and teachers; a resumed run must have the same.
+        manifest: names tables, split, teachers and base; a resumed run must have the same.
+        base: which one it is; known on rank 0, where its files are on this machine.
         preflight, store: of the preflight, if it ran; the ranks have signed in at `store`.
     """
 
@@ -66,6 +70,7 @@ class Prepared:
     loss: Loss
     plan: Plan
     manifest: RowsManifest
+    base: BaseRecord | None
     preflight: LaunchPlan | None
     store: "dist.Store | None"
 
@@ -180,6 +185,7 @@ def train(
                 partial(prepared.new_model, torch.device("cpu")),
                 prepared.teachers_record,
                 on_done,
+                prepared.base,
             )
 
 
@@ -197,7 +203,7 @@ def prepare(
     on_bad_row: OnBadRow,
 ) -> Prepared:
     """Check that the run can start, and read its tables and teachers; no weights are loaded yet."""
-    ranks = find_ranks()
+    ranks, recipe = find_ranks(), settle_quantization(recipe)
     settle_process()
     preflight = None
     if enabled():
@@ -206,11 +212,15 @@ def prepare(
             recipe, ranks, choice, data=data, valid=table, extra=extra, out=out, on_bad_row=on_bad_row
         )
     store = run_checks(preflight) if preflight else None
-    tokenizer = check_recipe(recipe, ranks, choice)
+    model_type = find_model_type(recipe.model.base)  # which fetches a hub's configuration, if it is not here
+    recipe = settle_quantization(recipe)
+    tokenizer = check_recipe(recipe, model_type, ranks, choice)
     split = read_split(
         recipe, tokenizer, data=data, valid_from=valid, fold=fold, extra_from=extra, on_bad_row=on_bad_row
     )
     known = find_teachers(teachers, allow_in_sample, split, recipe.distill) if teachers else None
+    base = record_base(recipe.model.base) if ranks.first else None
+    more = ({"teachers": known.identity} if known else {}) | ({"base": base.sha256} if base else {})
     return Prepared(
         recipe=recipe,
         ranks=ranks,
@@ -220,17 +230,22 @@ def prepare(
         teachers=known,
         loss=choose_loss(recipe, known),
         plan=make_plan(recipe, split, ranks),
-        manifest=split.manifest.model_copy(update={"teachers": known.identity} if known else {}),
+        manifest=split.manifest.model_copy(update=more),
+        base=base,
         preflight=preflight,
         store=store,
     )
 
 
-def check_recipe(recipe: Recipe, ranks: Ranks, choice: Choice) -> "PreTrainedTokenizerBase":
-    """Refuse settings that do not go together, warn of others, and load the tokenizer."""
-    model_type = find_model_type(recipe.model.base)
+def check_recipe(recipe: Recipe, model_type: str, ranks: Ranks, choice: Choice) -> "PreTrainedTokenizerBase":
+    """Refuse settings that do not go together and a base that cannot be trained, warn of others, load the tokenizer."""
+    notes = check_model_type(model_type, recipe.model.base)
+    if (folder := locate(recipe.model.base)) is not None:
+        fields = read_config(folder)
+        check_quantization(folder, fields, recipe)
+        notes += check_positions(model_type, fields.get("max_position_embeddings"), recipe)
     warnings = check_compatibility(Setting.of(recipe, model_type, ranks.device.type, choice.kind))
-    for note in [*choice.notes, *warnings]:
+    for note in [*notes, *choice.notes, *warnings]:
         log.info(note)
     return load_tokenizer(recipe.model.base, recipe.model.template)
 

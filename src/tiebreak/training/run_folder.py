@@ -101,7 +101,10 @@ def _open_folder(
     ]
     earlier = read_manifest(folder / ROWS, RowsManifest)
     before, after = (manifest.model_dump(exclude={"version"}) for manifest in (earlier, rows))
-    changed += [f"{name}: {before[name]!r} then, {after[name]!r} now" for name in after if before[name] != after[name]]
+    if None not in (before["base"], after["base"]) and before["base"] != after["base"]:
+        changed.append(f"model.base: {recipe.model.base} had another configuration or other weights then")
+    names = [name for name in after if name != "base" and before[name] != after[name]]
+    changed += [f"{name}: {before[name]!r} then, {after[name]!r} now" for name in names]
     if changed:
         raise UserError(
             f"{folder} was begun with other settings:\n  "
