@@ -59,7 +59,10 @@ def packed_difference(judge: PreferenceModel) -> float:
     draw = torch.Generator().manual_seed(0)
     ordinary = max(config.vocab_size // 8, min(config.vocab_size, 8))
     rows = [torch.randint(ordinary // 2, config.vocab_size, (n,), generator=draw).to(device) for n in LENGTHS]
-    packed = _pooled(judge, torch.cat(rows), list(LENGTHS))
+    try:
+        packed = _pooled(judge, torch.cat(rows), list(LENGTHS))
+    except (KeyError, TypeError):  # layers that do not hand on what the attention needs
+        return float("inf")
     attention, early = judge.attention, judge.early
     try:
         if attention.backend != "packed-deberta":
