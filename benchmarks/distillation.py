@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tiebreak.cli import main as tiebreak
 from tiebreak.data.encode import prompt_group
-from tiebreak.data.table import read_table
+from tiebreak.tables.table import read_table
 
 FOLDS = 2
 TEST_SEED, KNOWING_SEED, FIRST_SEED = 999, 998, 100

@@ -23,16 +23,16 @@ import numpy as np
 import yaml
 
 from tiebreak.cli import main as tiebreak
-from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.features import extract_features
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import read_table
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import row_losses, softmax
 from tiebreak.pipeline.summary import SYSTEMS
 from tiebreak.pretrained.weights import default_folder
+from tiebreak.tables.cells import encode_json_cell
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import read_table
 
 TEACHERS = {"smollm2": "smollm2-135m", "gemma3": "gemma3-270m"}
 NUMBERS = ["length", "style", "readability"]

@@ -13,8 +13,8 @@ import pytest
 
 import tiebreak
 from tiebreak.cli import main
-from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.table import Table
+from tiebreak.tables.cells import encode_json_cell
+from tiebreak.tables.table import Table
 
 TINY = {"train.max_steps": 4, "train.batch_size": 16, "data.max_tokens": 96}
 

@@ -10,12 +10,12 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.files import new_folder, open_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.preflight.room import check_cache, check_disk
 from tiebreak.storage import cache_folder, explain, make_folder
+from tiebreak.tables.table import read_table
 
 NOWHERE = "/proc/nowhere"
 """Not to be made by anyone, root included: ENOENT of its root."""

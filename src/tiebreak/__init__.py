@@ -11,7 +11,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tiebreak.api import Judge, distill, train
     from tiebreak.data.predictions import read_predictions, write_predictions
-    from tiebreak.data.table import read_table
     from tiebreak.errors import UserError
     from tiebreak.evaluation.baselines import baseline
     from tiebreak.evaluation.evaluate import evaluate
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from tiebreak.prediction.predict import predict
     from tiebreak.prediction.swap import SwapPolicy
     from tiebreak.report.build import write_report
+    from tiebreak.tables.table import read_table
     from tiebreak.verdict import RankedAnswer, Verdict
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "merge": "prediction.merge",
     "predict": "prediction.predict",
     "read_predictions": "data.predictions",
-    "read_table": "data.table",
+    "read_table": "tables.table",
     "train": "api",
     "write_predictions": "data.predictions",
     "write_report": "report.build",

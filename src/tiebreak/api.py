@@ -16,14 +16,14 @@ import numpy as np
 
 from tiebreak.config import Recipe, cache_folder, load_recipe, make_recipe
 from tiebreak.data.encode import encode_pairs
-from tiebreak.data.pairs import as_pairs
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.process import importing, prepare_process
 from tiebreak.storage import make_folder
+from tiebreak.tables.pairs import as_pairs
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import OnBadRow
 from tiebreak.verdict import RankedAnswer, Text, Verdict
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from tiebreak.data.convert import convert
+    from tiebreak.tables.convert import convert
 
     print(f"{options.out}: {plural(convert(options.files, options.out, options.columns, options.on_bad_row), 'row')}")
     return 0
@@ -246,7 +246,7 @@ def _ensemble(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from tiebreak.data.attack import attack
+    from tiebreak.tables.attack import attack
 
     rows = attack([Path(name) for name in options.data], Path(options.out))
     print(f"{options.out}: {plural(rows, 'row')}, one answer of each doubled")

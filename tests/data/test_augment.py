@@ -9,10 +9,10 @@ import pytest
 from tiebreak.config import DataSettings
 from tiebreak.data.augment import Augmentation, find_variants
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
+from tiebreak.tables.table import read_table
 
 EPOCHS = 6
 

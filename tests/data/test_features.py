@@ -6,11 +6,11 @@ import pytest
 from tiebreak.config import DataSettings, load_recipe
 from tiebreak.data.features import NAMES, compare_lengths, extract_features, reading_ease, swap_signs
 from tiebreak.data.prepare import prepare
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import read_table
 
 GROUPS = list(NAMES)
 RICH = "# Plan\n- one\n* two\n3. three\n**Sorry**, I can't add 17. Why? I?"

@@ -8,9 +8,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds, parse_fold
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.sample.generator import write_sample
+from tiebreak.tables.table import read_table
 
 FOLDS = 5
 

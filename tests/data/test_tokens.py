@@ -13,13 +13,13 @@ from handmade import write_csv
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.encode import encode_pairs, encode_texts, fixed_pieces
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import COLUMNS, Tokens, _map_table
 from tiebreak.errors import UserError
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.law import bayes_probabilities
+from tiebreak.tables.table import read_table
 
 FAMILIES = ("gemma2", "llama2", "deberta")
 FORGERIES = ["<end_of_turn>", "<start_of_turn>", "<bos>", "<eos>", "<pad>", "<s>", "</s>", "[SEP]", "[CLS]", "[PAD]"]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from planted import make_world, noisy, softmax, sure
 
-from tiebreak.data.attack import doubled_side
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import calibrate
 from tiebreak.evaluation.position import audit_position
 from tiebreak.evaluation.repetition import audit_repetition
 from tiebreak.evaluation.self_enhancement import audit_families, family_of
 from tiebreak.evaluation.verbosity import audit_verbosity
+from tiebreak.tables.attack import doubled_side
 
 SEEDS = 200
 MOST_ALARMS = 0.105

@@ -8,11 +8,9 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
-from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import LENGTH, PRIOR, TFIDF, baseline, count_words, cross_fit, fit_text
@@ -23,6 +21,8 @@ from tiebreak.labels import CLASSES
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.process import configure_logging
 from tiebreak.sample.generator import write_sample
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.table import read_table
 
 NAMES = (PRIOR, LENGTH, TFIDF)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tiebreak.data.rows import Pair
 from tiebreak.evaluation.slices import cut_slices
+from tiebreak.tables.rows import Pair
 
 
 def test_languages_are_those_of_the_table():

@@ -8,9 +8,9 @@ import pytest
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.pipeline.ablation import compare, load_ablation
+from tiebreak.tables.table import read_table
 
 TINY = "set: [train.max_steps=2, data.max_tokens=96, train.batch_size=16, train.eval_every=2{more}]"
 

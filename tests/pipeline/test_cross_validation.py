@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.models.folder import read_prompts
 from tiebreak.pipeline.cross_validation import join
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.table import read_table
 
 CHANGES = ["train.max_steps=2", "train.batch_size=16", "data.max_tokens=96", "train.eval_every=2"]
 OPTIONS = [word for change in CHANGES for word in ("--set", change)]

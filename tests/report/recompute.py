@@ -20,13 +20,13 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import read_table
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import halves
 from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.self_enhancement import family_of
 from tiebreak.sample.law import bayes_probabilities
+from tiebreak.tables.table import read_table
 
 CLASSES = ["A", "B", "tie"]
 LABELS = [0, 1, 2]

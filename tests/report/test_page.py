@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.cells import encode_json_cell
 from tiebreak.data.predictions import write_predictions
+from tiebreak.tables.cells import encode_json_cell
 
 pytestmark = pytest.mark.slow
 

@@ -16,13 +16,13 @@ from tiebreak.cli import main
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import ORDERS, write_predictions
-from tiebreak.data.table import read_table
 from tiebreak.evaluation.baselines import FOLDS
 from tiebreak.evaluation.inputs import read_labelled
 from tiebreak.evaluation.measure import predict_baselines
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.law import bayes_probabilities
+from tiebreak.tables.table import read_table
 
 pytestmark = pytest.mark.slow
 

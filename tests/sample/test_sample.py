@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.data.cells import decode_json_cell, encode_json_cell
-from tiebreak.data.rows import TEXT_COLUMNS
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import count_words, fit_text
 from tiebreak.evaluation.metrics import row_losses
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import SUBJECTS
 from tiebreak.sample.law import POSITION, bayes_probabilities, is_sample, law
+from tiebreak.tables.cells import decode_json_cell, encode_json_cell
+from tiebreak.tables.rows import TEXT_COLUMNS
+from tiebreak.tables.table import read_table
 
 ROWS = 6_000  # more than one chunk of the generator
 

@@ -14,8 +14,8 @@ from tiebreak.cli import main
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import read_table
 from tiebreak.models.folder import read_prompts
+from tiebreak.tables.table import read_table
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import torch
 
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.loading import load_tokenizer
+from tiebreak.tables.table import read_table
 from tiebreak.training.batches import make_batch
 
 CPU = torch.device("cpu")

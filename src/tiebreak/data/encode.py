@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiebreak.config import DataSettings
-from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.features import extract_features
-from tiebreak.data.rows import Pair
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import PARTS, TokenManifest, Tokens, token_schema
 from tiebreak.data.truncation import Turns, cut_turns, join_turns
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
 from tiebreak.sample.law import bayes_probabilities, is_sample
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.rows import Pair
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ def encode_pairs(
     """Tokenise pairs in memory, without a file and without a cache entry.
 
     Args:
-        pairs: n comparisons, for example from `tiebreak.data.pairs.as_pairs`.
+        pairs: n comparisons, for example from `tiebreak.tables.pairs.as_pairs`.
         tokenizer: of the model, with the template's added tokens.
         template: the fixed pieces around the texts.
         settings: `max_tokens`, `truncation`, `prompt_cap` and `features` are used.

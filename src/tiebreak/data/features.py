@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiebreak.data.rows import Pair
+from tiebreak.tables.rows import Pair
 
 NAMES = {
     "length": ("log ratio", "|log ratio|", "sqrt difference", "|sqrt difference|"),

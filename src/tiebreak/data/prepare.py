@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak.config import DataSettings, cache_folder
-from tiebreak.data.containers import check_path
 from tiebreak.data.encode import encode_batches, fit_template, token_manifest
-from tiebreak.data.table import OnBadRow, Table, read_table
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import MANIFEST, SKIPPED, Tokens, token_schema
 from tiebreak.files import TEMPORARY, new_folder, sha256
 from tiebreak.leases import held
 from tiebreak.manifests import write_manifest
 from tiebreak.storage import make_folder
+from tiebreak.tables.containers import check_path
+from tiebreak.tables.table import OnBadRow, Table, read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

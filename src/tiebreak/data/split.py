@@ -12,13 +12,13 @@ from tiebreak.config import Recipe
 from tiebreak.data.augment import find_variants
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.prepare import prepare
-from tiebreak.data.table import OnBadRow
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL, describe_absent
 from tiebreak.manifests import Manifest
 from tiebreak.sample.generator import sample_file
+from tiebreak.tables.table import OnBadRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,13 +15,13 @@ import numpy as np
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.features import compare_lengths
 from tiebreak.data.folds import assign_folds
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
 from tiebreak.files import as_paths
 from tiebreak.labels import TIE
 from tiebreak.plurals import plural
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import OnBadRow, read_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

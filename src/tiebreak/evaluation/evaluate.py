@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiebreak.data.cells import normalise_prompt
 from tiebreak.data.predictions import SUM_TOLERANCE
-from tiebreak.data.winner import WINNERS
 from tiebreak.errors import UserError
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.calibration import calibrate
@@ -19,6 +17,8 @@ from tiebreak.evaluation.scores import score
 from tiebreak.evaluation.wording import DASH, number, percent, points, span
 from tiebreak.labels import CLASS_NAMES, CLASSES
 from tiebreak.plurals import plural
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.winner import WINNERS
 
 LEAST_RESAMPLES = 100
 ROUNDING = 1e-9

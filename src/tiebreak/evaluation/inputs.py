@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.data.cells import normalise_prompt
-from tiebreak.data.containers import open_rows
 from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.data.rows import REQUIRED, Pair, Problem
-from tiebreak.data.table import OnBadRow, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import count_chars
 from tiebreak.evaluation.self_enhancement import family_of
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.containers import open_rows
+from tiebreak.tables.rows import REQUIRED, Pair, Problem
+from tiebreak.tables.table import OnBadRow, read_labels, read_table
 
 ORDERS_TOLERANCE = 2e-8
 """The mean of the two orders' files equals predictions.csv but for the nine decimals they are written with."""

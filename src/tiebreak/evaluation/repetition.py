@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tiebreak.data.attack import doubled_side
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.schema import Repetition
+from tiebreak.tables.attack import doubled_side
 
 
 def audit_repetition(ids: list[str], before: np.ndarray, after: np.ndarray, bootstrap: Bootstrap) -> Repetition | None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tiebreak.data.rows import Pair
+from tiebreak.tables.rows import Pair
 
 LEAST_ROWS = 10
 """Smaller slices say nothing and are left out, except the two kinds of degenerate answers."""

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.demo import SEED, STEEP
 from tiebreak.pretrained.from_onnx import DEBERTA_V3
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import RECAP_WORDS
+from tiebreak.tables.table import read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase

@@ -29,8 +29,6 @@ from torch.nn import functional
 
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.encode import encode_pairs
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import read_table
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.files import new_folder, sha256
 from tiebreak.models.demo import BASES, RECORD, SEED, WEIGHTS_FILE, write_random_weights
@@ -40,6 +38,8 @@ from tiebreak.models.preference import PreferenceModel, count_parameters
 from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import RECAP_WORDS, recap
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import read_table
 
 ROWS, HELD_OUT = 30_000, 500
 WARMUP, LAST = 0.05, 0.02

@@ -12,7 +12,6 @@ from pydantic import AliasChoices, Field
 from tiebreak.config import Recipe, Section, load_recipe
 from tiebreak.data.folds import parse_fold
 from tiebreak.data.predictions import read_predictions
-from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import row_losses, scores
 from tiebreak.files import write_json
@@ -22,6 +21,7 @@ from tiebreak.pipeline.stages import Stage, run_stage
 from tiebreak.preflight.early import refuse_training
 from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 from tiebreak.sample.generator import sample_file
+from tiebreak.tables.table import OnBadRow, read_table
 
 LADDERS = FOLDERS["ladder"]
 HELD_OUT, RESULTS = "held-out", "metrics.json"

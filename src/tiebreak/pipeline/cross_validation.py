@@ -8,7 +8,6 @@ import numpy as np
 
 from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions, write_predictions
-from tiebreak.data.table import OnBadRow, read_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import scores
 from tiebreak.files import write_json
@@ -18,6 +17,7 @@ from tiebreak.pipeline.stages import Stage, run_stage
 from tiebreak.plurals import plural
 from tiebreak.preflight.early import refuse_training
 from tiebreak.sample.generator import sample_file
+from tiebreak.tables.table import OnBadRow, read_table
 
 OUT_OF_FOLD = "oof"
 

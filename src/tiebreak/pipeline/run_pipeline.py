@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiebreak.data.table import has_labels
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
@@ -15,6 +14,7 @@ from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
 from tiebreak.pipeline.summary import Summary, conclude, read_summary
 from tiebreak.preflight.early import refuse_absent
 from tiebreak.storage import make_folder
+from tiebreak.tables.table import has_labels
 
 RECORD, RESULTS = "pipeline.json", "metrics.json"
 STUDENT, FROM_LABELS, AVERAGE, TEST, CONCLUDE = "student", "from-labels", "average", "test", "conclude"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tiebreak.data.prediction_manifest import DegenerateRows
-from tiebreak.data.table import read_table
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.labels import TIE
 from tiebreak.plurals import plural
+from tiebreak.tables.table import read_table
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from tiebreak.data.prediction_manifest import PREDICTION_FILE
 from tiebreak.data.predictions import TableFormat, in_chunks, read_predictions, write_table
-from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import (
     Blend,
@@ -29,6 +28,7 @@ from tiebreak.evaluation.metrics import log_loss
 from tiebreak.manifests import Manifest, Section, write_manifest
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
+from tiebreak.tables.table import OnBadRow
 
 log = logging.getLogger(__name__)
 

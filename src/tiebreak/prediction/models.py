@@ -24,8 +24,6 @@ from tiebreak.data.prediction_manifest import (
     write_prediction_manifest,
 )
 from tiebreak.data.prepare import cache_key, prepare
-from tiebreak.data.rows import Problem
-from tiebreak.data.table import OnBadRow, refuse_unreadable
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
@@ -53,6 +51,8 @@ from tiebreak.prediction.request import OpenedModel, PredictionRequest, finished
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.sample.generator import sample_file
 from tiebreak.storage import make_folder
+from tiebreak.tables.rows import Problem
+from tiebreak.tables.table import OnBadRow, refuse_unreadable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

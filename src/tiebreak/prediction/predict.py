@@ -25,7 +25,6 @@ from tiebreak.data.prediction_manifest import (
     write_prediction_manifest,
 )
 from tiebreak.data.predictions import FORMATS, read_predictions, round_probabilities
-from tiebreak.data.table import OnBadRow, read_labels
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import compare_with_baselines
 from tiebreak.files import TEMPORARY, as_paths, sha256, write_json
@@ -47,6 +46,7 @@ from tiebreak.prediction.request import (
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.preflight.checks import check_prediction, enabled
 from tiebreak.process import importing
+from tiebreak.tables.table import OnBadRow, read_labels
 
 if TYPE_CHECKING:
     from tiebreak.models.switching import LoadedModels

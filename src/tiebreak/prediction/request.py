@@ -7,13 +7,13 @@ from pathlib import Path
 from tiebreak.config import DataSettings, Recipe
 from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifest, read_prediction_manifest
 from tiebreak.data.predictions import FORMATS
-from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.models.folder import ModelManifest, find_model_folder, fingerprint, judge_recipe
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import Degenerate, describe_source
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.preflight.early import refuse_absent
+from tiebreak.tables.table import OnBadRow
 
 TRUNCATION = {"max_tokens", "truncation", "prompt_cap"}
 """Settings of the data that a prediction's manifest keeps."""

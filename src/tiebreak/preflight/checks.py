@@ -19,7 +19,6 @@ from tiebreak.cluster.meeting import meet
 from tiebreak.cluster.ranks import Ranks, find_ranks, joined
 from tiebreak.compatibility import Setting, check_compatibility, check_positions
 from tiebreak.config import Recipe
-from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import ARCHITECTURES, find_architecture
@@ -32,6 +31,7 @@ from tiebreak.preflight.network import check_collectives, exchange, exit_togethe
 from tiebreak.preflight.room import check_cache, check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
 from tiebreak.preflight.versions import check_versions
+from tiebreak.tables.table import OnBadRow
 
 if TYPE_CHECKING:
     import torch.distributed as dist

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from tiebreak.cluster.ranks import find_ranks, refuse_mpi
 from tiebreak.config import Recipe
-from tiebreak.data.containers import check_path
 from tiebreak.data.prediction_manifest import read_prediction_manifest
 from tiebreak.engines.choose import choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.check_base import check_base
 from tiebreak.preflight.model_files import find_folder
+from tiebreak.tables.containers import check_path
 
 
 def refuse_training(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.data.cells import normalise_prompt
-from tiebreak.data.rows import UNREADABLE_LABELS, Pair, Problem
-from tiebreak.data.table import read_rows
 from tiebreak.labels import CLASS_NAMES, describe_absent
 from tiebreak.plurals import plural
+from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.rows import UNREADABLE_LABELS, Pair, Problem
+from tiebreak.tables.table import read_rows
 
 PERCENTILES = (50, 90, 95, 99, 100)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from tiebreak.config import Recipe
 from tiebreak.data.plan import Plan
-from tiebreak.data.table import OnBadRow
 from tiebreak.models.architectures import find_architecture
 from tiebreak.preflight.traffic import ENGINES, LINKS, RATE, bytes_per_step, efficiency, find_payload
+from tiebreak.tables.table import OnBadRow
 
 ENOUGH_ROWS = 8
 """Rows of a step for each rank from which the plan can balance them."""

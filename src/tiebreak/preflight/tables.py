@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiebreak.data.rows import Pair, Problem
-from tiebreak.data.table import read_rows
-from tiebreak.data.winner import ABSENT
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.plurals import plural
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
+from tiebreak.tables.rows import Pair, Problem
+from tiebreak.tables.table import read_rows
+from tiebreak.tables.winner import ABSENT
 
 READ_S = 3.0
 """Reading stops after this, all files together; the run itself reads every row."""

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiebreak.data.table import OnBadRow
 from tiebreak.errors import UserError
 from tiebreak.evaluation.evaluate import LEAST_RESAMPLES
 from tiebreak.evaluation.inputs import LabelledRows, read_judges, read_labelled
@@ -17,6 +16,7 @@ from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
 from tiebreak.report.page import write_page
 from tiebreak.storage import make_folder
+from tiebreak.tables.table import OnBadRow
 
 log = logging.getLogger(__name__)
 

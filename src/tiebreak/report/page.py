@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiebreak.data.rows import Pair
 from tiebreak.evaluation.schema import JudgeReport, Report, Slice
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASS_NAMES
 from tiebreak.report.plots import SERIES, Plot
 from tiebreak.report.words import PUBLISHED
+from tiebreak.tables.rows import Pair
 
 SHOWN_CHARS = {"prompt": 900, "answer": 1_400, "opening": 90}
 

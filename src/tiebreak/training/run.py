@@ -18,7 +18,6 @@ from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
 from tiebreak.data.split import RowsManifest, Split, read_split
-from tiebreak.data.table import OnBadRow
 from tiebreak.engines.choose import Choice, choose_engine, make_engine
 from tiebreak.errors import UserError
 from tiebreak.models.bases import BaseRecord, locate, record_base, settle_quantization
@@ -30,6 +29,7 @@ from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
 from tiebreak.pretrained.base_files import read_config
+from tiebreak.tables.table import OnBadRow
 from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Run, finish

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.cells import (
+from tiebreak.tables.cells import (
     CellError,
     decode_json_cell,
     decode_plain_cell,

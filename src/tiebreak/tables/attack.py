@@ -5,12 +5,12 @@ import hashlib
 import io
 from pathlib import Path
 
-from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import read_table
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.storage import make_folder
+from tiebreak.tables.cells import encode_json_cell
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import read_table
 
 
 def doubled_side(row_id: str) -> int:

@@ -11,11 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from tiebreak.data.cells import CellError
-from tiebreak.data.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
-from tiebreak.data.layouts import find_layout
-from tiebreak.data.open_table import check_columns, open_table
-from tiebreak.data.rows import (
+from tiebreak.errors import UserError
+from tiebreak.files import as_paths
+from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL
+from tiebreak.plurals import plural
+from tiebreak.tables.cells import CellError
+from tiebreak.tables.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
+from tiebreak.tables.layouts import find_layout
+from tiebreak.tables.open_table import check_columns, open_table
+from tiebreak.tables.rows import (
     JSON_IN_PLAIN,
     UNREADABLE_LABELS,
     Pair,
@@ -24,11 +28,7 @@ from tiebreak.data.rows import (
     read_pair,
     recognise,
 )
-from tiebreak.data.winner import ABSENT, has_winner, read_label
-from tiebreak.errors import UserError
-from tiebreak.files import as_paths
-from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL
-from tiebreak.plurals import plural
+from tiebreak.tables.winner import ABSENT, has_winner, read_label
 
 SHOWN_PROBLEMS, SHOWN_FILES = 10, 3
 MANY_ROWS, MANY_SHARE = 10, 0.05

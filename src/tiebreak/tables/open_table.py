@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiebreak.data.cells import CellError
-from tiebreak.data.containers import RawRows, open_rows, printable
-from tiebreak.data.layouts import KAGGLE, Layout, find_layout
-from tiebreak.data.rows import REQUIRED, TEXT_COLUMNS
-from tiebreak.data.winner import winner_column
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
+from tiebreak.tables.cells import CellError
+from tiebreak.tables.containers import RawRows, open_rows, printable
+from tiebreak.tables.layouts import KAGGLE, Layout, find_layout
+from tiebreak.tables.rows import REQUIRED, TEXT_COLUMNS
+from tiebreak.tables.winner import winner_column
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tiebreak.data.rows import REQUIRED, TEXT_COLUMNS, Forms, Pair, Problem, read_pair, recognise
-from tiebreak.data.table import Table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
+from tiebreak.tables.rows import REQUIRED, TEXT_COLUMNS, Forms, Pair, Problem, read_pair, recognise
+from tiebreak.tables.table import Table
 
 OPTIONAL = ("model_a", "model_b", "language", "winner", *CLASSES)
 

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from tiebreak.data.cells import CellError, replace_lone_surrogates
 from tiebreak.labels import CLASS_NAMES, CLASSES, TIE
+from tiebreak.tables.cells import CellError, replace_lone_surrogates
 
 LABEL_COLUMNS = ("winner", "label", "target", "preference")
 """Columns that may hold the winner; `winner` counts beside the three one-hot columns, the others only without them."""

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiebreak.cli import main
-from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.convert import convert
-from tiebreak.data.layouts import LAYOUTS, chosen_is_b
-from tiebreak.data.rows import Problem
-from tiebreak.data.table import has_labels, read_labels, read_rows, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
+from tiebreak.tables.cells import encode_json_cell
+from tiebreak.tables.convert import convert
+from tiebreak.tables.layouts import LAYOUTS, chosen_is_b
+from tiebreak.tables.rows import Problem
+from tiebreak.tables.table import has_labels, read_labels, read_rows, read_table
 
 FUZZ = settings(deadline=None, max_examples=25, derandomize=True)
 WORDS = ("model_a", "model_b", "tie")

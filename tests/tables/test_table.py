@@ -9,10 +9,10 @@ from handmade import HEADER, good_row, write_csv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiebreak.data.rows import UNREADABLE_LABELS
-from tiebreak.data.table import Table, read_labels, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
+from tiebreak.tables.rows import UNREADABLE_LABELS
+from tiebreak.tables.table import Table, read_labels, read_table
 
 # The function-scoped tmp_path is shared by a test's examples on purpose: each overwrites the file.
 FUZZ = settings(

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiebreak.data.cells import LONE_SURROGATE, replace_lone_surrogates
-from tiebreak.data.first_bytes import open_text, recognise_file
 from tiebreak.errors import UserError
+from tiebreak.tables.cells import LONE_SURROGATE, replace_lone_surrogates
+from tiebreak.tables.first_bytes import open_text, recognise_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from tiebreak.data.cells import (
+from tiebreak.errors import UserError
+from tiebreak.tables.cells import (
     LONE_SURROGATE,
     CellError,
     decode_json_cell,
     decode_plain_cell,
     replace_lone_surrogates,
 )
-from tiebreak.data.containers import Cells, NotUTF8
-from tiebreak.data.winner import read_label
-from tiebreak.errors import UserError
+from tiebreak.tables.containers import Cells, NotUTF8
+from tiebreak.tables.winner import read_label
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiebreak.data.cells import CellError, normalise_prompt
-from tiebreak.data.conversations import read_conversation, read_dialogue, read_sides
-from tiebreak.data.winner import LABEL_COLUMNS
 from tiebreak.labels import TIE
+from tiebreak.tables.cells import CellError, normalise_prompt
+from tiebreak.tables.conversations import read_conversation, read_dialogue, read_sides
+from tiebreak.tables.winner import LABEL_COLUMNS
 
 Cells = Mapping[str, object]
 Counts = Counter[str]

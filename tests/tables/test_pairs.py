@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from handmade import good_row, write_csv
 
-from tiebreak.data.pairs import as_pairs
-from tiebreak.data.rows import Pair
-from tiebreak.data.table import Table, read_table
 from tiebreak.errors import UserError
 from tiebreak.labels import TIE
+from tiebreak.tables.pairs import as_pairs
+from tiebreak.tables.rows import Pair
+from tiebreak.tables.table import Table, read_table
 
 TEXTS = {"prompt": "p", "response_a": "a", "response_b": "b"}
 

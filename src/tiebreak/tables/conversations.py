@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from tiebreak.data.cells import CellError
+from tiebreak.tables.cells import CellError
 
 Turns = list[str | None]
 USER, ASSISTANT = {"user", "human", "prompter"}, {"assistant", "gpt", "model", "bot"}

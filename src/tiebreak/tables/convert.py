@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiebreak.data.cells import encode_json_cell
-from tiebreak.data.rows import Pair, Problem
-from tiebreak.data.table import OnBadRow, describe_problems, read_rows
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.plurals import plural
+from tiebreak.tables.cells import encode_json_cell
+from tiebreak.tables.rows import Pair, Problem
+from tiebreak.tables.table import OnBadRow, describe_problems, read_rows
 
 OTHERS = ("model_a", "model_b", "language")
 
