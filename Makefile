@@ -4,8 +4,7 @@ BIN := .venv/bin
 DEMO := runs/demo
 
 # Compiles what commands and tests import; pip would take a minute and a half more, for 18,000 files.
-WARM := from tiebreak.pipeline.warm import warm_up; warm_up(); \
-	import bitsandbytes, datasets, deepspeed, hypothesis, pytest, torch.distributed.fsdp, wandb
+COMPILE := env -u PYTHONDONTWRITEBYTECODE DS_ACCELERATOR=cpu $(BIN)/python -W ignore -c
 
 .PHONY: install demo test test-fast check clean
 
@@ -15,8 +14,14 @@ install: .venv/installed
 .venv/installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable .
+	$(COMPILE) 'from tiebreak.pipeline.warm import warm_up; warm_up(); import bitsandbytes, datasets'
+	touch $@
+
+# What tests and checks need besides.
+.venv/dev: .venv/installed
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	env -u PYTHONDONTWRITEBYTECODE DS_ACCELERATOR=cpu $(BIN)/python -W ignore -c "$(WARM)"
+	$(COMPILE) 'import deepspeed, hypothesis, pytest, torch.distributed.fsdp, wandb'
 	touch $@
 
 demo: install
@@ -26,13 +31,13 @@ demo: install
 # Each file on one worker, the longest first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: install
+test: .venv/dev
 	$(PYTEST)
 
-test-fast: install
+test-fast: .venv/dev
 	$(PYTEST) -m "not processes and not slow"
 
-check: install
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

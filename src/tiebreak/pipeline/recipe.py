@@ -49,6 +49,8 @@ class Pipeline(Section):
     """By name."""
     student: Trained
     """Distilled from all teachers."""
+    beside: Annotated[int, Field(ge=1, le=64)] = 1
+    """Stages that run at once on the cores of one machine without a GPU, each on its share of them."""
     from_labels: bool = False
     """Also train the student on the labels alone, to see what distillation gained."""
     sample: SampleTables = SampleTables()

@@ -7,6 +7,7 @@ from pathlib import Path
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
+from tiebreak.pipeline.beside import can_run_beside, run_beside
 from tiebreak.pipeline.commands import StageCommands, predict_table
 from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
@@ -103,8 +104,9 @@ def run_pipeline(settings: PipelineSettings, launch: str = "") -> Summary:
     """
     claim_folder(settings)
     *stages, last = plan_stages(settings)
-    for stage in stages:
-        run_stage(stage, launch)
+    if not (can_run_beside(settings.recipe.beside, launch) and run_beside(stages, settings.recipe.beside)):
+        for stage in stages:
+            run_stage(stage, launch)
     return read_summary(last.done) if last.done.is_file() else conclude(settings.out, settings.recipe.teachers)
 
 

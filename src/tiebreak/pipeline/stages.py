@@ -71,9 +71,14 @@ def run_stage(stage: Stage, launch: str = "") -> None:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
     if code != 0 or not stage.done.is_file():
-        again = ": run the same command again" if code == STOPPED else f" (exit code {code})"
-        print(f"tiebreak: stage {stage.name} did not finish{again}", file=sys.stderr, flush=True)
-        raise StageFailed(code if code > 0 else 1)
+        raise failure(stage, code)
+
+
+def failure(stage: Stage, code: int) -> StageFailed:
+    """Say that a stage ended with this code and is not done; what to raise."""
+    again = ": run the same command again" if code == STOPPED else f" (exit code {code})"
+    print(f"tiebreak: stage {stage.name} did not finish{again}", file=sys.stderr, flush=True)
+    return StageFailed(code if code > 0 else 1)
 
 
 def exec_stage(stages: Sequence[Stage], name: str) -> None:

@@ -11,7 +11,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,20 +30,38 @@ FORK_SAFE = ("jemalloc_bg_thd",)
 
 
 class ForkedCommand:
-    """A child that runs `python -m tiebreak` with these words; the part of `subprocess.Popen` that stages need."""
+    """A child that runs `python -m tiebreak` with these words; the part of `subprocess.Popen` that stages need.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    Args:
+        words: of the command.
+        output: descriptor for what it prints; None for this process's own streams.
+        cores: that it may use; None for all of this process.
+    """
+
+    def __init__(self, words: Sequence[str], output: int | None = None, cores: Collection[int] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         self._code: int | None = None
         if self.pid == 0:
+            if output is not None:
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+            if cores is not None:
+                os.sched_setaffinity(0, cores)
             _exit(_run(words))
 
     def send_signal(self, number: int) -> None:
         """Signal the child, if it has not been waited for."""
         if self._code is None:
             os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """As `wait`, but None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
 
     def wait(self) -> int:
         """Wait for the child; returns its exit code, negative for a signal that ended it."""
