@@ -36,7 +36,7 @@ COMMANDS = {name: line for group in GROUPS.values() for name, line in group.item
 PURPOSE = "Train judges that predict which of two chatbot answers people prefer: A, B, or a tie."
 FIRST_STEPS = f"""tiebreak: {PURPOSE[0].lower()}{PURPOSE[1:]}
 
-Try it on the embedded sample, without a GPU (some ten minutes; `make demo` in a clone does the same):
+Try it on the embedded sample, without a GPU (some three minutes; `make demo` in a clone does the same):
   tiebreak pipeline --recipe demo --out runs/demo
 
 With a table of your own:
