@@ -39,6 +39,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-70b-hf": _of(DECODER, "llama", 8192, 80, 64, 8, 128, 28_672, 32_000),
     "meta-llama/Meta-Llama-3-8B-Instruct": _of(DECODER, "llama", 4096, 32, 32, 8, 128, 14_336, 128_256),
     "Qwen/Qwen2.5-7B-Instruct": _of(DECODER, "qwen2", 3584, 28, 28, 4, 128, 18_944, 152_064),
+    "Qwen/Qwen3-4B": _of(DECODER, "qwen3", 2560, 36, 32, 8, 128, 9728, 151_936),
+    "Qwen/Qwen3-8B": _of(DECODER, "qwen3", 4096, 36, 32, 8, 128, 12_288, 151_936),
+    "answerdotai/ModernBERT-base": _of(ENCODER, "modernbert", 768, 22, 12, 1152, vocab_size=50_368),
+    "answerdotai/ModernBERT-large": _of(ENCODER, "modernbert", 1024, 28, 16, 2624, vocab_size=50_368),
     "microsoft/deberta-v3-xsmall": _of(ENCODER, "deberta-v2", 384, 12, 6, 1536, **DEBERTA),
     "microsoft/deberta-v3-small": _of(ENCODER, "deberta-v2", 768, 6, 12, 3072, **DEBERTA),
     "microsoft/deberta-v3-base": _of(ENCODER, "deberta-v2", 768, 12, 12, 3072, **DEBERTA),
@@ -47,9 +51,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By hub name, the fields of each configuration that decide its size."""
 
 
-COUNTED = (
-    "gemma gemma2 gemma3_text llama mistral ministral qwen2 qwen3 phi3 olmo2 olmo3 smollm3 bert deberta-v2".split()
-)
+COUNTED = "gemma gemma2 gemma3_text llama mistral ministral qwen2 qwen3 phi3 olmo2 olmo3 smollm3 bert modernbert deberta-v2".split()
 """Model types whose weights are counted from their configuration; of others there is no estimate."""
 
 
@@ -96,7 +98,10 @@ def count_weights(architecture: dict[str, Any]) -> Sizes:
     """Count the weights of transformers' classifier of this configuration, with a linear head."""
     kind, width, inner = (architecture[name] for name in ("model_type", "hidden_size", "intermediate_size"))
     layers, looked_up = architecture["num_hidden_layers"], architecture["vocab_size"]
-    if not FAMILIES[kind].decoder:
+    if kind == "modernbert":
+        # Norms alone, of which the first layer lacks one; beside the backbone's own head a dense layer and its norm.
+        each, outside, head = 2 * width, width, width * width + 4 * width + 3
+    elif not FAMILIES[kind].decoder:
         each = 9 * width + inner  # six biases, two norms
         outside, head = 2 * width, width * width + 4 * width + 3  # the pooler is part of the head
         if FAMILIES[kind].absolute or architecture.get("position_biased_input", True):
@@ -121,7 +126,9 @@ def count_weights(architecture: dict[str, Any]) -> Sizes:
 def linear_weights(architecture: dict[str, Any]) -> list[tuple[int, int]]:
     """(inputs, outputs) of every linear layer of the backbone, biases left out."""
     width, inner = architecture["hidden_size"], architecture["intermediate_size"]
-    if not FAMILIES[architecture["model_type"]].decoder:
+    if architecture["model_type"] == "modernbert":
+        layer = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
+    elif not FAMILIES[architecture["model_type"]].decoder:
         layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
     else:
         queries = architecture["num_attention_heads"] * architecture["head_dim"]
