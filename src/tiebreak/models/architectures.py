@@ -51,7 +51,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """By hub name, the fields of each configuration that decide its size."""
 
 
-COUNTED = "gemma gemma2 gemma3_text llama mistral ministral qwen2 qwen3 phi3 olmo2 olmo3 smollm3 bert modernbert deberta-v2".split()
+COUNTED = (
+    *("gemma", "gemma2", "gemma3_text", "llama", "mistral", "ministral", "qwen2", "qwen3", "phi3", "olmo2", "olmo3"),
+    *("smollm3", "bert", "modernbert", "deberta-v2"),
+)
 """Model types whose weights are counted from their configuration; of others there is no estimate."""
 
 
