@@ -48,7 +48,7 @@ def enlarged(base: str, folder: Path) -> str:
     """The demo base's architecture and tokenizer at these sizes, with random weights."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from tiebreak.models.folder import resolve_base
+    from tiebreak.models.bases import resolve_base
 
     found = resolve_base(base)
     config = AutoConfig.from_pretrained(found)

@@ -7,8 +7,9 @@ import torch
 from tiebreak.cli import main
 from tiebreak.data.predictions import ORDERS, read_predictions, round_probabilities, write_predictions
 from tiebreak.data.prepare import prepare
-from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+from tiebreak.models.folder import find_model_folder
 from tiebreak.models.loading import load_model
+from tiebreak.models.tokenizer import load_saved_tokenizer
 from tiebreak.prediction.compute import SwapPolicy, predict_tokens, run_blocks
 from tiebreak.prediction.merge import merge
 from tiebreak.prediction.parts import Failure

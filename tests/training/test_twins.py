@@ -14,8 +14,9 @@ from tiebreak.data.plan import blocks
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.evaluation.metrics import log_loss, softmax
-from tiebreak.models.folder import find_model_folder, load_saved_tokenizer
+from tiebreak.models.folder import find_model_folder
 from tiebreak.models.loading import load_model
+from tiebreak.models.tokenizer import load_saved_tokenizer
 from tiebreak.prediction.compute import forward
 from tiebreak.sample.generator import write_sample
 
