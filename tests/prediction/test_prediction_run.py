@@ -94,7 +94,9 @@ def test_labels_are_scored_from_the_data_or_from_another_table(model, table, tmp
 
 def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, capsys):
     table = tmp_path / "test.csv"
-    table.write_text('id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n8,"[""p""]",broken,"[""b""]"\n')
+    table.write_text(
+        'id,prompt,response_a,response_b\n7,"[""p""]","[""a""]","[""b""]"\n8,"[""p""]",[broken],"[""b""]"\n'
+    )
     assert main(["predict", "--model", str(model), "--data", str(table), "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert "id 8: test.csv, row 2: response_a: not a JSON array" in text
