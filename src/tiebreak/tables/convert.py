@@ -13,7 +13,7 @@ from tiebreak.labels import CLASSES
 from tiebreak.plurals import plural
 from tiebreak.tables.cells import encode_json_cell
 from tiebreak.tables.rows import Pair, Problem
-from tiebreak.tables.table import OnBadRow, describe_problems, read_rows
+from tiebreak.tables.table import OnBadRow, accept, describe_problems, read_rows
 
 OTHERS = ("model_a", "model_b", "language")
 
@@ -39,21 +39,20 @@ def convert(files: Sequence[Path], out: Path, columns: Sequence[str] = (), on_ba
     renamed = parse_columns(columns)
     seen: dict[str, Path] = {}
     problems: list[Problem] = []
+    counts: Counter[str] = Counter()
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(out) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["id", *OTHERS, "prompt", "response_a", "response_b", *CLASSES])
         for path in files:
-            for row in read_rows(path, Counter(), renamed=renamed):
-                if isinstance(row, Pair) and seen.get(row.id) == path:
-                    row = Problem(row.file, row.row, row.id, "the id occurs already in this file")
+            for row in read_rows(path, counts, renamed=renamed):
+                if isinstance(row, Pair):
+                    row = accept(row, path, seen, counts, need_labels=False, keep_ids=False)
                 if isinstance(row, Problem):
                     row.cells = {}
                     problems.append(row)
                     continue
-                if row.id in seen:
-                    row.id = f"{path.name}:{row.id}"
                 seen[row.id] = path
                 writer.writerow(_cells(row))
         if problems and on_bad_row == "fail":

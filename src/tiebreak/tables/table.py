@@ -91,7 +91,7 @@ def read_table(
     for path in files:
         for row in read_rows(path, table.counts, "lenient" if on_bad_row == "keep" else "strict"):
             if isinstance(row, Pair):
-                row = _accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
+                row = accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
             if isinstance(row, Problem):
                 table.problems.append(row)
                 if on_bad_row != "keep":
@@ -108,7 +108,7 @@ def read_table(
     return table
 
 
-def _accept(
+def accept(
     pair: Pair, path: Path, first_files: Mapping[str, Path], counts: Counter[str], *, need_labels: bool, keep_ids: bool
 ) -> Pair | Problem:
     """Check a pair against the rows before it; `first_files` holds the file of each id so far.
