@@ -6,24 +6,14 @@ from typing import Any
 
 from tiebreak.compatibility import FAMILIES
 from tiebreak.pretrained.base_files import CONFIG, read_config
+from tiebreak.pretrained.from_onnx import DEBERTA_V3
 
 DECODER: tuple[str, ...]
 DECODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 DECODER += ("intermediate_size", "vocab_size")
 ENCODER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 GEMMA2: dict[str, Any] = {"sliding_window": 4096, "max_position_embeddings": 8192}
-DEBERTA: dict[str, Any] = {
-    "vocab_size": 128_100,
-    "relative_attention": True,
-    "position_buckets": 256,
-    "max_relative_positions": -1,
-    "pos_att_type": ["p2c", "c2p"],
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-    "pooler_hidden_act": "gelu",
-}
+DEBERTA = DEBERTA_V3 | {"vocab_size": 128_100, "position_buckets": 256}
 
 
 def _of(names: tuple[str, ...], model_type: str, *sizes: int, **more: Any) -> dict[str, Any]:
