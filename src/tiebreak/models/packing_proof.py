@@ -14,8 +14,9 @@ from tiebreak.models.preference import PreferenceModel
 
 LENGTHS = (5, 14, 9)
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""Largest difference of a hidden state, over the states' spread. Rounding stays ten times below it, in the products of
-as many layers as models have; rows that leak into one another, or wrong positions, differ by about 1."""
+"""Largest difference of a hidden state, over the states' spread. Rounding of a random Llama of 32 layers was 0.055 in
+bf16 on a CPU, of the tiny families in fp32 below 1e-4. Rows that leak into one another, or wrong positions, differ by
+about 1."""
 
 log = logging.getLogger(__name__)
 
