@@ -36,7 +36,7 @@ print("all done")
 
 def run(out: Path, stages: str) -> subprocess.Popen:
     words = [sys.executable, "-c", PROGRAM, str(out), stages]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="stages run at once on two cores or more")
@@ -72,14 +72,16 @@ def test_a_stage_that_fails_stops_the_others_and_gives_its_code(tmp_path):
 
 
 @needs_two_cores
-def test_a_signal_reaches_all_that_run(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_all_that_run(number, tmp_path):
+    """A terminal's Ctrl-C goes to the whole group, and is no traceback of the parent's."""
     process = run(tmp_path, "[sample('one', 600000), sample('other', 600000)]")
     for line in process.stdout:
         if line.startswith("begun: other"):
             break
     time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "did not finish" in err
+    assert "did not finish" in err and "Traceback" not in err
     assert not list(tmp_path.glob("*.csv"))

@@ -84,7 +84,10 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
                 running.append(_start(stage, shares.pop()))
             ended = next((one for one in running if one.process.poll() is not None), None)
             if ended is None:
-                time.sleep(POLL_S)
+                try:
+                    time.sleep(POLL_S)
+                except KeyboardInterrupt:  # those that run got it too, and save
+                    waiting.clear()
                 continue
             running.remove(ended)
             shares.append(ended.cores)
