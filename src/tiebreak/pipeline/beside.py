@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,18 +77,22 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
         for one in running:
             one.process.send_signal(number)
 
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupted.set()  # those that run got it from the terminal too, and save
+
     handlers = [(number, signal.signal(number, forward)) for number in STOP_SIGNALS]
+    handlers.append((signal.SIGINT, signal.signal(signal.SIGINT, interrupt)))
     try:
-        while waiting or running:
-            for stage in [stage for stage in waiting if done.issuperset(stage.needs)][: len(shares)]:
+        while running or (waiting and not interrupted.is_set()):
+            ready = [] if interrupted.is_set() else [one for one in waiting if done.issuperset(one.needs)]
+            for stage in ready[: len(shares)]:
                 waiting.remove(stage)
                 running.append(_start(stage, shares.pop()))
             ended = next((one for one in running if one.process.poll() is not None), None)
             if ended is None:
-                try:
-                    time.sleep(POLL_S)
-                except KeyboardInterrupt:  # those that run got it too, and save
-                    waiting.clear()
+                time.sleep(POLL_S)
                 continue
             running.remove(ended)
             shares.append(ended.cores)
@@ -101,6 +106,8 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
             _show(one)
         for number, handler in handlers:
             signal.signal(number, handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     return True
 
 
