@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tiebreak.process import configure_logging, importing
+from tiebreak.process import configure_logging, import_bitsandbytes, importing
 
 CODE = """
 import os, sys
@@ -126,3 +126,22 @@ def test_a_reader_that_is_gone_does_not_end_the_command():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert done.stderr.count("nobody reads the output") == 1
+
+
+def test_what_bitsandbytes_compiles_is_compiled_at_its_first_call(monkeypatch, tmp_path):
+    import torch
+
+    (tmp_path / "bitsandbytes.py").write_text(
+        "import torch\n@torch.compile(dynamic=False)\ndef double(x):\n    return 2 * x\n"
+    )
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    ours = torch.compile
+    for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_bitsandbytes()
+    module = sys.modules.pop("bitsandbytes")
+    assert compiled == [] and torch.compile is ours
+    assert module.double(3) == 6 and module.double(4) == 8
+    assert compiled == [{"dynamic": False}]

@@ -2,14 +2,16 @@
 
 import contextlib
 import gc
+import importlib
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from functools import cache, partial
+from typing import Any, TextIO
 
 DEFAULTS = {
     # Large tensors on a CPU in huge pages: without, a third of the time of long rows goes into page faults.
@@ -87,6 +89,29 @@ def share_cores(processes: int) -> None:
         use_cpu_in_deepspeed()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes without TorchInductor, a tenth of a short run's time, which its decorators would load.
+
+    What they decorate, quantised optimizers and the kernels of devices that have no own, is compiled at its first call.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+        if function is None:
+            return partial(compile_later, **options)
+        compiled = cache(lambda: compile_now(function, **options))
+        return lambda *args, **keywords: compiled()(*args, **keywords)
+
+    torch.compile = compile_later  # type: ignore[assignment]
+    try:
+        with contextlib.suppress(ImportError):  # who needs it says so
+            importlib.import_module("bitsandbytes")
+    finally:
+        torch.compile = compile_now
 
 
 def quieten_transformers() -> None:

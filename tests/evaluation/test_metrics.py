@@ -41,8 +41,8 @@ def test_softmax_is_stable_and_in_float64():
 def test_length_baseline_equals_the_logistic_model_it_stores():
     fitted = baselines.fit(CHARS, LABELS)
     features = length_features(CHARS)
-    expected = LogisticRegression(max_iter=1_000).fit(features, LABELS).predict_proba(features)
-    np.testing.assert_allclose(baselines.length(fitted, CHARS), expected, atol=1e-9)
+    expected = LogisticRegression(max_iter=1_000, tol=1e-9).fit(features, LABELS).predict_proba(features)
+    np.testing.assert_allclose(baselines.length(fitted, CHARS), expected, atol=1e-6)  # where two solvers stop
     assert fitted["prior"] == pytest.approx(np.bincount(LABELS) / 500)
 
 
@@ -50,9 +50,9 @@ def test_length_baseline_of_a_table_without_ties_is_the_two_class_model():
     chars, labels = CHARS[LABELS < 2], LABELS[LABELS < 2]
     found = baselines.length(baselines.fit(chars, labels), chars)
     features = length_features(chars)
-    expected = LogisticRegression(max_iter=1_000).fit(features, labels).predict_proba(features)
+    expected = LogisticRegression(max_iter=1_000, tol=1e-9).fit(features, labels).predict_proba(features)
     assert found[:, 2].max() < 0.01
-    np.testing.assert_allclose(found[:, :2] / found[:, :2].sum(1, keepdims=True), expected, atol=1e-9)
+    np.testing.assert_allclose(found[:, :2] / found[:, :2].sum(1, keepdims=True), expected, atol=1e-6)
 
 
 def test_length_baseline_of_an_earlier_version_still_reads():

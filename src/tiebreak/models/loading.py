@@ -28,7 +28,7 @@ from tiebreak.models.preference import PreferenceModel
 from tiebreak.models.tokenizer import load_saved_tokenizer
 from tiebreak.models.tokenizer import load_tokenizer as load_tokenizer
 from tiebreak.pretrained.base_files import read_config
-from tiebreak.process import quieten_transformers
+from tiebreak.process import import_bitsandbytes, quieten_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -97,18 +97,18 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
     """
     settings, tokenizer = recipe.model, load_saved_tokenizer(folder)
     if settings.method != "full":
-        from peft import PeftModel
-
         base, attention = _load_base(recipe, tokenizer, device, precision)
+        from peft import PeftModel  # after bitsandbytes
+
         refuse_other_base(folder, settings.base)
         network = load_or_refuse(str(folder), lambda: PeftModel.from_pretrained(base, folder))
     else:
         quieten_transformers()
         config, attention, _ = configure(str(folder), settings, tokenizer, device)
-        own_head = has_own_head(recipe)
-        network = load_classifier(str(folder), config, attention, settings, device, precision, whole=not own_head)
+        whole = not has_own_head(recipe)
+        network = load_classifier(str(folder), config, attention, settings, device, precision, whole=whole)
         attach_head(network, settings, recipe.data.features)
-        if own_head:
+        if not whole:
             _load_head(network, folder, must_fit=True)
         adapt(network, tokenizer, attention)
     judge = _wrap(network, attention, settings, precision).to(device).eval()
@@ -122,6 +122,8 @@ def _load_base(
     """The recipe's base with the recipe's head, fresh unless the base is itself a judge with such a head."""
     quieten_transformers()
     settings, base = recipe.model, resolve_base(recipe.model.base)
+    if settings.method != "full":
+        import_bitsandbytes()  # peft does
     if Path(base).is_dir():
         check_base(Path(base), recipe)
     config, attention, classes = configure(base, settings, tokenizer, device)
@@ -254,8 +256,8 @@ def adapt(classifier: Any, tokenizer: "PreTrainedTokenizerBase", attention: Atte
     for head in heads_of(classifier).values():
         head.float()
     for module in classifier.modules():
-        # In evaluation bitsandbytes repacks 4-bit weights for AVX512-BF16 processors: the products are
-        # then only bf16-exact, differ from one processor to the next, and have no backward pass.
+        # In evaluation bitsandbytes repacks 4-bit weights for AVX512-BF16 processors: the products are then only
+        # bf16-exact, differ from one processor to the next, and have no backward pass.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
@@ -272,8 +274,7 @@ def keep_layers(classifier: Any, kept: list[int]) -> None:
     """
     config = classifier.config
     path, _, name = find_family(config.model_type).layers.rpartition(".")
-    parent = backbone_of(classifier).get_submodule(path)
-    layers = getattr(parent, name)
+    layers = getattr(parent := backbone_of(classifier).get_submodule(path), name)
     if max(kept) >= len(layers):
         raise UserError(f"model.layers is {kept}, but the base has {len(layers)} layers, counted from 0")
     setattr(parent, name, nn.ModuleList([layers[index] for index in kept]))

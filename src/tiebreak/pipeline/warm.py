@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tiebreak.preemption import STOP_SIGNALS
+from tiebreak.process import import_bitsandbytes
 
 HEAVY = (
     *("tiebreak.training.run", "tiebreak.prediction.predict", "tiebreak.prediction.models"),
@@ -73,6 +74,7 @@ class ForkedCommand:
 @cache
 def warm_up() -> bool:
     """Import what stages need, once; returns whether this process may be forked: one thread, no GPU touched."""
+    import_bitsandbytes()
     for name in HEAVY:
         with contextlib.suppress(ImportError):  # the stage that needs it reports it
             importlib.import_module(name)
