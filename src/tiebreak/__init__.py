@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tiebreak.api import Judge, distill, train
     from tiebreak.data.predictions import read_predictions, write_predictions
+    from tiebreak.decisions.decide import decide
     from tiebreak.errors import UserError
     from tiebreak.evaluation.baselines import baseline
     from tiebreak.evaluation.evaluate import evaluate
@@ -31,6 +32,7 @@ _HOMES = {
     "Verdict": "verdict",
     "baseline": "evaluation.baselines",
     "cross_validate": "pipeline.cross_validation",
+    "decide": "decisions.decide",
     "distill": "api",
     "ensemble": "prediction.ensemble",
     "evaluate": "evaluation.evaluate",
@@ -52,6 +54,7 @@ __all__ = [
     "Verdict",
     "baseline",
     "cross_validate",
+    "decide",
     "distill",
     "ensemble",
     "evaluate",

@@ -16,6 +16,7 @@ from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
 from tiebreak.process import configure_logging, prepare_process, prepare_streams, use_cpu_in_deepspeed
 from tiebreak.storage import explain, make_folder
+from tiebreak.uses import USES
 
 log = logging.getLogger(__name__)
 
@@ -299,10 +300,8 @@ def _recipes(options: argparse.Namespace) -> int:
     return 0
 
 
-def _env(options: argparse.Namespace) -> int:
-    from tiebreak.pipeline.environment import describe_environment
-
-    print(describe_environment())
+def _use(options: argparse.Namespace) -> int:
+    USES[options.command](**{name: value for name, value in vars(options).items() if name != "command"})
     return 0
 
 
@@ -342,6 +341,7 @@ COMMANDS = {
     **{"train": _train, "distill": _train, "folds": _folds, "pipeline": _pipeline, "merge-adapters": _merge_adapters},
     **{"predict": _predict, "merge": _merge, "ensemble": _ensemble},
     **{"report": _report, "attack": _attack, "ladder": _ladder},
-    **{"recipes": _recipes, "weights": _weights, "preflight": _preflight, "env": _env},
+    **{"recipes": _recipes, "weights": _weights, "preflight": _preflight},
+    **dict.fromkeys(USES, _use),
 }
 """What runs each command; `tiebreak.overview` says what each is for."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tiebreak import __version__
 from tiebreak.errors import UserError, did_you_mean
+from tiebreak.options_of_use import add_commands_of_use
 from tiebreak.overview import COMMANDS, FIRST_STEPS
 from tiebreak.parsers import CommandParser, MainParser
 
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_listing_commands,
         _add_weights_command,
         _add_baseline_command,
+        add_commands_of_use,
     ):
         add_command(commands)
     return parser

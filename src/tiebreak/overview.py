@@ -19,6 +19,9 @@ GROUPS = {
         "merge": "join the parts of a prediction into predictions.csv",
         "ensemble": "average several predictions of the same rows, aligned by id",
     },
+    "decide and rank": {
+        "decide": "verdicts where a judge agrees with people as often as asked, abstain elsewhere",
+    },
     "measure": {
         "report": "scores, calibration and bias of predictions, on one page",
         "attack": "write a table with one answer per row repeated, for the report's repetition audit",

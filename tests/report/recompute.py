@@ -108,6 +108,7 @@ def check_report(
                 f"{at}.slices.{s}.accuracy", lambda r, p=p, i=inside: mean(p[j].argmax() == y[j] for j in r if j in i)
             )
         calibration(all_, f"{at}.calibration", p, y, found["seed"])
+        selective(all_, f"{at}.selective", p, y)
         orders = [path / f"predictions_{order}.csv" for order in ("ab", "ba")]
         both = [aligned(file, ids) for file in orders] if all(file.is_file() for file in orders) else None
         position(all_, f"{at}.position", p, y, both)
@@ -186,6 +187,30 @@ def scores(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray, base: dict) 
             return (prior - mine) / (prior - bayes)
 
         all_.stat(f"{at}.gap_closed", gap)
+
+
+def selective(all_: Recomputed, at: str, p: np.ndarray, y: np.ndarray) -> None:
+    sure, wrong = p.max(1), p.argmax(1) != y
+    # The rounding of a quantile's place is numpy's, so its own function says where a step ends.
+    steps = -np.quantile(-sure, np.arange(1, 50) / 50, method="inverted_cdf")
+    edges = sorted({*steps.tolist(), sure.min()}, reverse=True)
+
+    def risk(r, edge):
+        inside = np.array(r)[sure[r] >= edge]
+        return wrong[inside].mean() if len(inside) else math.nan
+
+    def area(r):
+        shares = [0.0, *((sure[r] >= edge).mean() for edge in edges)]
+        risks = [risk(r, edge) for edge in edges]
+        first = next(value for value in risks if not math.isnan(value))
+        ends = [first, *(first if math.isnan(value) else value for value in risks)]
+        return float(np.trapezoid(ends, shares))
+
+    all_.stat(f"{at}.aurc", area)
+    for k, edge in enumerate(edges):
+        all_.found[f"{at}.curve.{k}.coverage"] = float((sure >= edge).mean())
+        all_.found[f"{at}.curve.{k}.confidence"] = float(edge)
+        all_.stat(f"{at}.curve.{k}.agreement", lambda r, edge=edge: 1 - risk(r, edge))
 
 
 def recompute_slices(pairs, chars) -> dict[tuple[str, str], list[int]]:

@@ -65,7 +65,16 @@ def test_what_is_written(made):
     assert names == {"index.html", "metrics.json", "plots", "curves.png"}
     plots = {path.stem for path in (made / "plots").glob("*.png")}
     light = {name for name in plots if not name.endswith("-dark")}
-    assert {"log-loss", "slices", "reliability-a", "position", "consistency", "verbosity", "families"} <= light
+    assert {
+        "log-loss",
+        "slices",
+        "reliability-a",
+        "position",
+        "consistency",
+        "coverage",
+        "verbosity",
+        "families",
+    } <= light
     assert {"repetition", "differences", "curve-loss", "curve-validation-log-loss"} <= light
     assert plots == light | {f"{name}-dark" for name in light}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (made / "plots").iterdir())

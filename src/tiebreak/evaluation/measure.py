@@ -14,6 +14,7 @@ from tiebreak.evaluation.metrics import row_losses
 from tiebreak.evaluation.repetition import audit_repetition
 from tiebreak.evaluation.schema import JudgeReport, Mistake, Report
 from tiebreak.evaluation.scores import score, score_slices
+from tiebreak.evaluation.selective import measure_selective
 from tiebreak.evaluation.self_enhancement import audit_families
 from tiebreak.evaluation.slices import cut_slices
 from tiebreak.evaluation.verbosity import audit_verbosity
@@ -103,6 +104,7 @@ def measure_judge(
         scores=evaluation.scores,
         slices=score_slices(p, labels, slices, bootstrap),
         calibration=evaluation.calibration,
+        selective=measure_selective(p.max(1), p.argmax(1) == labels, bootstrap),
         position=evaluation.position,
         verbosity=None if chars is None else audit_verbosity(p, labels, chars, bootstrap),
         self_enhancement=audit_families(p, labels, models, judge.family, bootstrap) if models else None,

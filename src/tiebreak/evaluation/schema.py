@@ -101,6 +101,26 @@ class Calibration(ReportSection):
     """Log loss that the temperature saves on the other half."""
 
 
+class CoveragePoint(ReportSection):
+    """A point of a risk-coverage curve."""
+
+    coverage: float
+    """Share of rows decided, the surest first."""
+    confidence: float
+    """The least confidence among them: the verdict's probability."""
+    agreement: Estimate
+    """Share of the decided rows whose verdict is the label: 1 - risk."""
+
+
+class Selective(ReportSection):
+    """What the judge is worth if it may leave rows to people."""
+
+    aurc: Estimate
+    """Area under the risk-coverage curve: the mean share of wrong verdicts over all coverages; lower is better."""
+    curve: list[CoveragePoint]
+    """From the surest rows to all, in steps of 2 %."""
+
+
 class Position(ReportSection):
     """Position bias: how much the verdict depends on which answer is shown first."""
 
@@ -219,6 +239,7 @@ class JudgeReport(ReportSection):
     scores: Scores
     slices: list[Slice]
     calibration: Calibration
+    selective: Selective | None
     position: Position
     verbosity: Verbosity | None
     self_enhancement: SelfEnhancement | None

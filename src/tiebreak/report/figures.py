@@ -6,6 +6,7 @@ from typing import Any
 from tiebreak.evaluation.schema import Estimate, JudgeReport, Report
 from tiebreak.evaluation.slices import LEAST_ROWS
 from tiebreak.evaluation.wording import NAMES, number, percent, points
+from tiebreak.report.coverage import coverage
 from tiebreak.report.plots import (
     MARKERS,
     NARROW,
@@ -29,6 +30,8 @@ ROW, FRAME = 0.3, 1.1
 def make_figures(report: Report) -> list[Plot]:
     """The plots of a report with at least one judge."""
     made = [scores(report), *(reliability(report, name) for name in ("A", "B", "tie")), position(report)]
+    if any(judge.selective for judge in report.judges):
+        made.append(coverage(report))
     judges = report.judges
     if any(s.rows >= LEAST_ROWS for s in judges[0].slices):
         made.append(slices(report))

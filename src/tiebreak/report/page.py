@@ -10,6 +10,7 @@ from tiebreak.evaluation.schema import JudgeReport, Report, Slice
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASS_NAMES
+from tiebreak.report.coverage import agreement_at
 from tiebreak.report.plots import SERIES, Plot
 from tiebreak.report.words import PUBLISHED
 from tiebreak.tables.rows import Pair
@@ -57,6 +58,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "any_families": any(judge.self_enhancement for judge in judges),
         "any_repetition": any(judge.repetition for judge in judges),
         "slice_index": slice_index,
+        "agreement_at": agreement_at,
         "classes": CLASS_NAMES,
         "names": NAMES,
         "series": SERIES,

@@ -1,0 +1,38 @@
+"""The options of the commands that put a judge to use: decide."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiebreak.parsers import CommandParser
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[CommandParser]
+
+BAD_ROWS = "labelled rows that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
+
+
+def add_commands_of_use(commands: "Commands") -> None:
+    """Add them to the parser of all commands."""
+    _add_decide_command(commands)
+
+
+def _add_decide_command(commands: "Commands") -> None:
+    decide = commands.add_parser("decide")
+    decide.add_argument("predictions", metavar="PRED", help="predictions.csv of the rows to decide, or its folder")
+    text = "a labelled table to find the threshold on; with its predictions, where PRED is of other rows"
+    decide.add_argument("--calibrate", nargs="+", required=True, metavar="LABELLED", help=text)
+    text = "share of the decided rows on which people agree, at least (default 0.8)"
+    decide.add_argument("--agree", type=float, default=0.8, metavar="SHARE", help=text)
+    text = "probability that this share is reached (default 0.95)"
+    decide.add_argument("--certainty", type=float, default=0.95, metavar="P", help=text)
+    text = "verdict: a tie is a verdict too (default); wrong: only A and B are, and people's ties contradict them; "
+    text += "ignore: only A and B are, and people's ties are not counted"
+    decide.add_argument("--ties", choices=["verdict", "wrong", "ignore"], default="verdict", help=text)
+    text = "a second judge's predictions, for the rows that the first leaves; two files where --calibrate has two"
+    decide.add_argument("--then", nargs="+", metavar="PRED", help=text)
+    text = "what a row costs by the judge, by the second judge if there is one, and by people"
+    decide.add_argument("--cost", nargs="+", type=float, metavar="X", help=text)
+    text = "a folder for decisions.csv, decision.json and risk_coverage.csv"
+    decide.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
+    decide.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=BAD_ROWS)

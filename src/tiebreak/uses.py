@@ -1,0 +1,22 @@
+"""What runs the commands that put a judge to use, and what they print; their options are words here, by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _decide(*, out: Path, **words: Any) -> None:
+    from tiebreak.decisions.decide import decide
+
+    print(decide(out=out, **words))
+    print(f"decisions: {out / 'decisions.csv'}")
+
+
+def _env() -> None:
+    from tiebreak.pipeline.environment import describe_environment
+
+    print(describe_environment())
+
+
+USES: dict[str, Callable[..., None]] = {"decide": _decide, "env": _env}
+"""By command."""

@@ -1,0 +1,39 @@
+"""The worked examples of the pages on using a judge: every command runs, and prints what the page shows."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tiebreak.cli import build_parser, main
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ["decide.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_example_of_a_page_prints_what_it_shows(page, tmp_path, monkeypatch, capsys):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    shown = "".join(block for language, block in FENCED.findall(text) if language == "console")
+    steps = [step.partition("\n") for step in shown.split("$ tiebreak ")[1:]]
+    assert len(steps) >= 3
+    for command, _, expected in steps:
+        assert main(shlex.split(command)) == 0, command
+        told = capsys.readouterr()
+        if expected.strip():
+            assert told.out == expected, command
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_other_commands_of_a_page_parse(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = [line for language, block in FENCED.findall(text) if not language for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        assert line.startswith(("tiebreak ", "python benchmarks/")), line
+        if line.startswith("tiebreak "):
+            build_parser().parse_args(shlex.split(line.partition("  #")[0])[1:])
