@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import load_recipe
-from tiebreak.data.encode import PIECES
+from tiebreak.data.fitting import PIECES
 from tiebreak.data.plan import blocks
 from tiebreak.data.prediction_manifest import read_merge_manifest
 from tiebreak.data.tokens import MANIFEST, PARTS, SKIPPED, TokenManifest, Tokens, token_schema

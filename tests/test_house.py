@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "tiebreak"
 ORDER = (
     *("ground", "cluster", "sample", "tables", "data", "evaluation", "pretrained", "models", "engines", "preflight"),
-    *("prediction", "training", "report", "decisions", "pipeline", "api", "cli"),
+    *("prediction", "training", "report", "decisions", "pipeline", "export", "api", "cli"),
 )
 """Each room may import those before it, and itself."""
 ROOM_OF = {**dict.fromkeys(("options", "options_of_use", "parsers", "uses", "cli", "__main__"), "cli"), "api": "api"}

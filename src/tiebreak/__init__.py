@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tiebreak.errors import UserError
     from tiebreak.evaluation.baselines import baseline
     from tiebreak.evaluation.evaluate import evaluate
+    from tiebreak.export.export import export_judge
     from tiebreak.pipeline.cross_validation import cross_validate
     from tiebreak.prediction.ensemble import ensemble
     from tiebreak.prediction.merge import merge
@@ -36,6 +37,7 @@ _HOMES = {
     "distill": "api",
     "ensemble": "prediction.ensemble",
     "evaluate": "evaluation.evaluate",
+    "export_judge": "export.export",
     "merge": "prediction.merge",
     "predict": "prediction.predict",
     "read_predictions": "data.predictions",
@@ -58,6 +60,7 @@ __all__ = [
     "distill",
     "ensemble",
     "evaluate",
+    "export_judge",
     "merge",
     "predict",
     "read_predictions",

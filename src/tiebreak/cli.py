@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         if (told := explain(error)) is None:
             raise
         return print_error(told)
+
+
+def _named(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options by their names, for a function that calls its arguments the same."""
+    return {name: getattr(options, name) for name in names}
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -179,17 +184,8 @@ def _pipeline(options: argparse.Namespace) -> int:
 def _ladder(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.ablation import run_ablation
 
-    compared = run_ablation(
-        options.ladder,
-        Path(options.out),
-        data=[Path(name) for name in options.data],
-        fold=options.fold,
-        changes=options.set,
-        engine=options.engine,
-        ds=options.ds,
-        on_bad_row=options.on_bad_row,
-        launch=options.launch,
-    )
+    data, named = [Path(name) for name in options.data], _named(options, "fold", "engine", "ds", "on_bad_row", "launch")
+    compared = run_ablation(options.ladder, Path(options.out), data=data, changes=options.set, **named)
     print(compared)
     return 0
 
@@ -214,6 +210,7 @@ def _predict(options: argparse.Namespace) -> int:
         labels=options.labels,
         changes=options.set,
         on_bad_row=options.on_bad_row or "fail",
+        runtime=options.runtime,
     )
     log.info(f"{run.path}: {plural(run.rows, 'row')}")
     if run.scores is not None:
@@ -232,16 +229,8 @@ def _merge(options: argparse.Namespace) -> int:
 def _ensemble(options: argparse.Namespace) -> int:
     from tiebreak.prediction.ensemble import ensemble
 
-    blended = ensemble(
-        options.predictions,
-        options.out,
-        weights=options.weights,
-        fit=options.fit,
-        calibrate=options.calibrate,
-        space=options.space,
-        format=options.format,
-        on_bad_row=options.on_bad_row,
-    )
+    named = _named(options, "weights", "fit", "calibrate", "space", "format", "on_bad_row")
+    blended = ensemble(options.predictions, options.out, **named)
     print(f"{blended.path}: {plural(len(blended.ids), 'row')}; how it was made: {blended.record_path}")
     return 0
 
@@ -259,18 +248,8 @@ def _report(options: argparse.Namespace) -> int:
     from tiebreak.report.words import render_scores
 
     out = Path(options.out)
-    made = write_report(
-        options.predictions,
-        options.labels,
-        out,
-        attacked=options.attacked,
-        runs=options.runs,
-        family=options.family,
-        model=options.model,
-        resamples=options.resamples,
-        seed=options.seed,
-        on_bad_row=options.on_bad_row,
-    )
+    named = _named(options, "attacked", "runs", "family", "model", "resamples", "seed", "on_bad_row")
+    made = write_report(options.predictions, options.labels, out, **named)
     if made.judges:
         print(render_scores(made))
     for note in made.notes:

@@ -8,7 +8,16 @@ from tiebreak import __version__
 from tiebreak.errors import UserError, did_you_mean
 from tiebreak.options_of_use import add_commands_of_use
 from tiebreak.overview import COMMANDS, FIRST_STEPS
-from tiebreak.parsers import CommandParser, MainParser
+from tiebreak.parsers import (
+    CommandParser,
+    MainParser,
+    add_common,
+    add_engine,
+    add_launch,
+    add_on_bad_row,
+    add_set,
+    positive,
+)
 
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
@@ -86,7 +95,7 @@ def _add_convert_command(commands: "Commands") -> None:
     convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="a .csv file")
     text = "known columns under other names, e.g. prompt=question response_a=first response_b=second"
     convert.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
-    _add_on_bad_row(convert, "rows")
+    add_on_bad_row(convert, "rows")
 
 
 def _add_train_command(commands: "Commands") -> None:
@@ -115,11 +124,11 @@ def _add_preflight_command(commands: "Commands") -> None:
     preflight = commands.add_parser("preflight")
     _add_training(preflight, "demo-gemma2")
     preflight.add_argument(
-        "--nodes", type=_positive, metavar="N", help="nodes of the job (default: the launcher's, or 1)"
+        "--nodes", type=positive, metavar="N", help="nodes of the job (default: the launcher's, or 1)"
     )
     preflight.add_argument(
         "--gpus-per-node",
-        type=_positive,
+        type=positive,
         metavar="G",
         help="GPUs, and so ranks, per node (default: the launcher's, or 1)",
     )
@@ -131,7 +140,7 @@ def _add_preflight_command(commands: "Commands") -> None:
     )
     preflight.add_argument(
         "--fake-world",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="instead, simulate a job of N ranks here: load balance, network traffic, efficiency",
     )
@@ -145,10 +154,10 @@ def _add_folds_command(commands: "Commands") -> None:
     folds.add_argument("--out", required=True, metavar="DIR", help="gets fold-K/ and predictions.csv")
     folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
-    _add_launch(folds)
-    _add_engine(folds)
-    _add_on_bad_row(folds, "rows")
-    _add_set(folds)
+    add_launch(folds)
+    add_engine(folds)
+    add_on_bad_row(folds, "rows")
+    add_set(folds)
     commands.add_parser("env")
 
 
@@ -158,9 +167,9 @@ def _add_pipeline_command(commands: "Commands") -> None:
     pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
     pipeline.add_argument("--out", required=True, metavar="DIR", help="gets every stage's files")
-    _add_launch(pipeline)
-    _add_engine(pipeline)
-    _add_on_bad_row(pipeline, "rows")
+    add_launch(pipeline)
+    add_engine(pipeline)
+    add_on_bad_row(pipeline, "rows")
     which = pipeline.add_mutually_exclusive_group()
     which.add_argument(
         "--stages", action="store_true", help="list the stages: name, what it needs, cpu or gpu, done or todo"
@@ -176,10 +185,10 @@ def _add_ladder_command(commands: "Commands") -> None:
         "--fold", default="0/5", metavar="K/N", help="the fold that every variant holds out (default 0/5)"
     )
     ladder.add_argument("--out", required=True, metavar="DIR", help="gets a run folder per variant")
-    _add_launch(ladder)
-    _add_engine(ladder)
-    _add_on_bad_row(ladder, "rows")
-    _add_set(ladder, "every variant")
+    add_launch(ladder)
+    add_engine(ladder)
+    add_on_bad_row(ladder, "rows")
+    add_set(ladder, "every variant")
 
 
 def _add_predict_command(commands: "Commands") -> None:
@@ -212,8 +221,10 @@ def _add_predict_command(commands: "Commands") -> None:
         metavar="A,B,TIE|F",
         help="probabilities of rows with empty or identical answers: as given, or as in this labelled table",
     )
+    text = "onnx runs folders of `tiebreak export` (default torch)"
+    predict.add_argument("--runtime", choices=["torch", "onnx"], default="torch", help=text)
     predict.add_argument("--labels", metavar="F", help="score against this table; `auto`: the labels of --data, if any")
-    _add_common(predict)
+    add_common(predict)
 
 
 def _add_merge_command(commands: "Commands") -> None:
@@ -233,7 +244,7 @@ def _add_ensemble_command(commands: "Commands") -> None:
         "--space", choices=["probabilities", "logits"], default="probabilities", help="what to average"
     )
     ensemble.add_argument("--format", choices=FORMATS, default="kaggle", help=FORMAT_HELP)
-    _add_on_bad_row(ensemble, "labelled rows")
+    add_on_bad_row(ensemble, "labelled rows")
 
 
 def _add_attack_command(commands: "Commands") -> None:
@@ -253,7 +264,7 @@ def _add_report_command(commands: "Commands") -> None:
     report.add_argument("--model", metavar="DIR", help="a model folder whose card gets the scores and the bias table")
     report.add_argument("--resamples", type=int, default=1_000, metavar="N", help="of the bootstrap (default 1000)")
     report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    _add_on_bad_row(report, "labelled rows")
+    add_on_bad_row(report, "labelled rows")
 
 
 def _add_merge_adapters_command(commands: "Commands") -> None:
@@ -274,7 +285,7 @@ def _add_merge_adapters_command(commands: "Commands") -> None:
 def _add_listing_commands(commands: "Commands") -> None:
     recipes = commands.add_parser("recipes")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
-    _add_set(recipes)
+    add_set(recipes)
 
 
 def _add_weights_command(commands: "Commands") -> None:
@@ -296,13 +307,7 @@ def _add_baseline_command(commands: "Commands") -> None:
     baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
     baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
-    _add_on_bad_row(baseline, "rows")
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+    add_on_bad_row(baseline, "rows")
 
 
 def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
@@ -312,38 +317,7 @@ def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     parser.add_argument("--valid", metavar="F", help="validate on this table; `none` trains on everything")
     parser.add_argument("--fold", metavar="K/N", help="train on all folds but K, validate on K")
-    _add_engine(parser)
+    add_engine(parser)
     parser.add_argument("--resume", choices=["auto"], help="resume from the newest complete checkpoint in --out")
-    _add_on_bad_row(parser, "rows")
-    _add_common(parser)
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine",
-        choices=["auto", "ddp", "fsdp", "deepspeed"],
-        default="auto",
-        help="how ranks share the work (default: DDP for several ranks, DeepSpeed with --ds)",
-    )
-    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
-
-
-def _add_on_bad_row(parser: argparse.ArgumentParser, rows: str) -> None:
-    text = f"{rows} that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
-    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=text)
-
-
-def _add_launch(parser: argparse.ArgumentParser) -> None:
-    text = "launcher for GPU stages, e.g. 'torchrun --nproc-per-node 8' (default: none)"
-    parser.add_argument("--launch", default="", metavar="WORDS", help=text)
-
-
-def _add_set(parser: argparse.ArgumentParser, of: str = "the recipe") -> None:
-    text = f"change a field of {of}, e.g. train.lr=1e-4"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    _add_set(parser)
-    # The deepspeed launcher passes it; the rank comes from the environment.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    add_on_bad_row(parser, "rows")
+    add_common(parser)

@@ -1,20 +1,29 @@
-"""The options of the commands that put a judge to use: decide."""
+"""The options of the commands that put a judge to use: decide and export."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiebreak.parsers import CommandParser
+from tiebreak.parsers import CommandParser, add_on_bad_row, positive
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[CommandParser]
 
+EXPORTS = {
+    "onnx": "a graph for onnxruntime, in fp32",
+    "int8": "the same with int8 weights",
+    "merged": "a model without adapters, in bf16",
+    "vllm": "the same for vLLM's /classify",
+    "tei": "the same for text-embeddings-inference's /predict",
+}
+"""The forms of an export, each an option."""
 BAD_ROWS = "labelled rows that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
 
 
 def add_commands_of_use(commands: "Commands") -> None:
     """Add them to the parser of all commands."""
     _add_decide_command(commands)
+    _add_export_command(commands)
 
 
 def _add_decide_command(commands: "Commands") -> None:
@@ -36,3 +45,21 @@ def _add_decide_command(commands: "Commands") -> None:
     text = "a folder for decisions.csv, decision.json and risk_coverage.csv"
     decide.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
     decide.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=BAD_ROWS)
+
+
+def _add_export_command(commands: "Commands") -> None:
+    export = commands.add_parser("export")
+    export.add_argument("run", metavar="RUN", help="the model folder, or the run folder above it")
+    form = export.add_mutually_exclusive_group(required=True)
+    for name, text in EXPORTS.items():
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
+    export.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    export.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    export.add_argument("--rows", type=positive, default=2_000, metavar="N", help="most rows of them (default 2000)")
+    text = "most nats by which the log loss may change (default .002)"
+    export.add_argument("--tolerance", type=float, default=0.002, metavar="NATS", help=text)
+    text = "least share of verdicts that stay (default .99)"
+    export.add_argument("--agreement", type=float, default=0.99, metavar="SHARE", help=text)
+    text = "divide the logits, inside the ONNX graph (default 1)"
+    export.add_argument("--temperature", type=float, default=1.0, metavar="T", help=text)
+    add_on_bad_row(export, "labelled rows")

@@ -17,6 +17,7 @@ GROUPS = {
     "use": {
         "predict": "predict a table in shards (the same as src/predict.py)",
         "merge": "join the parts of a prediction into predictions.csv",
+        "export": "a judge for onnxruntime, vLLM or TEI, compared with itself on held-out rows",
         "ensemble": "average several predictions of the same rows, aligned by id",
     },
     "decide and rank": {

@@ -1,6 +1,7 @@
-"""Parsers whose errors are one message, whose unknown words are answered with near ones, and whose help has groups."""
+"""Parsers whose errors are one message, unknown words answered with near ones; and the options of many commands."""
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tiebreak.errors import UserError, did_you_mean
@@ -39,3 +40,46 @@ class MainParser(CommandParser):
             "`tiebreak COMMAND --help` lists the options of one, `tiebreak --version` says which version this is.\n"
             "Exit codes: 0 done; 2 a mistake that you can correct; 75 stopped with a checkpoint, run it again.\n"
         )
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """How ranks share the work."""
+    parser.add_argument(
+        "--engine",
+        choices=["auto", "ddp", "fsdp", "deepspeed"],
+        default="auto",
+        help="how ranks share the work (default: DDP for several ranks, DeepSpeed with --ds)",
+    )
+    parser.add_argument("--ds", type=Path, metavar="FILE", help="run under DeepSpeed with this configuration")
+
+
+def add_on_bad_row(parser: argparse.ArgumentParser, rows: str) -> None:
+    """What becomes of rows that cannot be read."""
+    text = f"{rows} that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
+    parser.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=text)
+
+
+def add_launch(parser: argparse.ArgumentParser) -> None:
+    """What starts stages on several ranks."""
+    text = "launcher for GPU stages, e.g. 'torchrun --nproc-per-node 8' (default: none)"
+    parser.add_argument("--launch", default="", metavar="WORDS", help=text)
+
+
+def add_set(parser: argparse.ArgumentParser, of: str = "the recipe") -> None:
+    """Changes of a recipe."""
+    text = f"change a field of {of}, e.g. train.lr=1e-4"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What every command that a launcher starts takes."""
+    add_set(parser)
+    # The deepspeed launcher passes it; the rank comes from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tiebreak.preemption import stop_at_once
+
 
 def _decide(*, out: Path, **words: Any) -> None:
     from tiebreak.decisions.decide import decide
@@ -12,11 +14,18 @@ def _decide(*, out: Path, **words: Any) -> None:
     print(f"decisions: {out / 'decisions.csv'}")
 
 
+def _export(*, run: str, **words: Any) -> None:
+    stop_at_once()
+    from tiebreak.export.export import export_judge
+
+    print(export_judge(run, **words))
+
+
 def _env() -> None:
     from tiebreak.pipeline.environment import describe_environment
 
     print(describe_environment())
 
 
-USES: dict[str, Callable[..., None]] = {"decide": _decide, "env": _env}
+USES: dict[str, Callable[..., None]] = {"decide": _decide, "export": _export, "env": _env}
 """By command."""

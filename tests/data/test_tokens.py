@@ -11,7 +11,7 @@ import pytest
 from handmade import write_csv
 
 from tiebreak.config import DataSettings, cache_folder
-from tiebreak.data.encode import encode_pairs, encode_texts, fixed_pieces
+from tiebreak.data.encode import encode_pairs, encode_texts, fit_template
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.data.tokens import COLUMNS, Tokens, _map_table
@@ -71,7 +71,7 @@ def test_a_row_that_fits_is_template_and_texts(tokenizers, family, tmp_path):
     path = write_csv(tmp_path / "table.csv", {})
     row = cached([path], tokenizer, family).input_ids(0)[0]
     prompt, a, b = encode_texts(["question 1", "yes, it is", "no"], tokenizer)
-    fixed = fixed_pieces(tokenizer, template)
+    fixed = fit_template(tokenizer, template, DataSettings()).pieces
     between = [*fixed["head"], *prompt, *fixed["before_first"], *a, *fixed["before_second"], *b, *fixed["tail"]]
     assert row.tolist() == between
     assert row.dtype == np.int32
@@ -226,7 +226,7 @@ def test_a_forged_boundary_in_a_table_leaves_the_rows_boundaries_alone(tokenizer
 
 def test_a_limit_below_the_template_is_reported(tokenizers, family, sample):
     tokenizer, template = tokenizers[family], TEMPLATES[family]
-    fixed = fixed_pieces(tokenizer, template)
+    fixed = fit_template(tokenizer, template, DataSettings()).pieces
     needed = sum(len(tokens) for name, tokens in fixed.items() if name != "turn")
     settings = DataSettings.model_construct(**DataSettings().model_dump() | {"max_tokens": needed + 2})
     with pytest.raises(UserError, match=rf"data\.max_tokens is {needed + 2}, but the template alone takes {needed} "):

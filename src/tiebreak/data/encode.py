@@ -3,17 +3,15 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tiebreak.config import DataSettings
 from tiebreak.data.features import extract_features
+from tiebreak.data.fitting import Frame, cut_row, encode_plain, fit_frame
 from tiebreak.data.templates import Template
 from tiebreak.data.tokens import PARTS, TokenManifest, Tokens, token_schema
-from tiebreak.data.truncation import Turns, cut_turns, join_turns
-from tiebreak.errors import UserError
 from tiebreak.labels import NO_LABEL
 from tiebreak.sample.law import bayes_probabilities, is_sample
 from tiebreak.tables.cells import normalise_prompt
@@ -24,17 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_ROWS = 1_000
-PIECES = ("head", "before_first", "before_second", "tail", "turn")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What a template takes of every row: token ids of its fixed pieces, their total, and what is left for the text."""
-
-    pieces: dict[str, list[int]]
-    sides: bool
-    length: int
-    budget: int
 
 
 def encode_pairs(
@@ -67,20 +54,9 @@ def fit_template(tokenizer: "PreTrainedTokenizerBase", template: Template, setti
     Raises:
         UserError: they do not.
     """
-    pieces = fixed_pieces(tokenizer, template)
-    length = (1 + template.sides) * sum(len(pieces[name]) for name in PIECES if name != "turn")
-    budget = settings.max_tokens - length
-    if budget < 3:
-        raise UserError(
-            f"data.max_tokens is {settings.max_tokens}, but the template alone takes {length} tokens: raise it"
-        )
-    return Frame(pieces, template.sides, length, budget)
-
-
-def fixed_pieces(tokenizer: "PreTrainedTokenizerBase", template: Template) -> dict[str, list[int]]:
-    """Token ids of the template's fixed pieces, by name."""
-    pieces = {name: getattr(template, name) for name in PIECES}
-    return {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in pieces.items()}
+    return fit_frame(
+        lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"], template, settings.max_tokens
+    )
 
 
 def token_manifest(frame: Frame, settings: DataSettings, counts: dict[str, int] | None = None) -> TokenManifest:
@@ -112,28 +88,16 @@ def _token_columns(
     """Token ids of prompt and answers, cut to the budget; under `sides` a row holds its prompt twice."""
     parts = [part for pair in pairs for part in (pair.prompt, pair.response_a, pair.response_b)]
     encoded = iter(encode_texts([text for part in parts for text in part], tokenizer))
-    separator, policy = frame.pieces["turn"], (settings.truncation, frame.pieces["turn"], settings.prompt_cap)
     columns: dict[str, list[object]] = {name: [] for name in (*PARTS, "turns", "length", "truncated")}
     for pair in pairs:
         whole = [[next(encoded) for _ in part] for part in (pair.prompt, pair.response_a, pair.response_b)]
-        turns = cut_turns(whole, frame.budget, *policy)
-        kept, budget = _join_parts(turns, separator), frame.budget
-        while frame.sides and (excess := sum(map(len, kept)) + len(kept[0]) - frame.budget) > 0:
-            budget -= excess
-            turns = cut_turns(whole, budget, *policy)
-            kept = _join_parts(turns, separator)
-        for name, tokens in zip(PARTS, kept, strict=True):
+        row = cut_row(whole, frame, settings.truncation, settings.prompt_cap)
+        for name, tokens in zip(PARTS, row.parts, strict=True):
             columns[name].append(tokens)
-        full = sum(len(tokens) for part in whole for tokens in part)
-        full += len(separator) * sum(len(part) - 1 for part in whole)
-        columns["truncated"].append(sum(map(len, kept)) < full)
-        columns["turns"].append([len(tokens) for part in turns for tokens in part])
-        columns["length"].append(frame.length + sum(map(len, kept)) + frame.sides * len(kept[0]))
+        columns["truncated"].append(row.truncated)
+        columns["turns"].append([len(tokens) for part in row.turns for tokens in part])
+        columns["length"].append(frame.length + sum(map(len, row.parts)) + frame.sides * len(row.parts[0]))
     return columns
-
-
-def _join_parts(turns: Sequence[Turns], separator: list[int]) -> list[list[int]]:
-    return [join_turns(part, separator) for part in turns]
 
 
 def _row_columns(pairs: Sequence[Pair]) -> dict[str, object]:
@@ -158,23 +122,18 @@ def _bayes_columns(pairs: Sequence[Pair], of_sample: bool) -> dict[str, object]:
 
 
 def encode_texts(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """Token ids of users' texts, in which the name of a special token is only text.
+    """Token ids of users' texts, in which the name of a special token is only text."""
 
-    Some vocabularies hold their special tokens as ordinary pieces too; such texts are encoded again
-    with a space inside the name.
-    """
-    if not texts:
-        return []
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for index, ids in enumerate(encoded):
-        if not special.isdisjoint(ids):
-            text = texts[index]
-            for name in tokenizer.all_special_tokens:
-                text = text.replace(name, f"{name[:1]} {name[1:]}")
-            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            encoded[index] = [token for token in ids if token not in special]
-    return encoded
+    def encode(some: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(some, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    return list(encode_plain(texts, encode, tokenizer.all_special_tokens, special_ids(tokenizer)))
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Ids of the special tokens, without that of unknown pieces."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
 
 def prompt_group(prompt: Sequence[str]) -> int:

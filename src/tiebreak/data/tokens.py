@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from tiebreak.data.features import swap_signs
+from tiebreak.data.fitting import arrange
 from tiebreak.manifests import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -139,15 +140,8 @@ class Tokens:
 
     def assemble(self, parts: Sequence[np.ndarray], swapped: bool) -> list[np.ndarray]:
         """Join a prompt and two answers, each with its separators, to the text or two sides that the model reads."""
-        prompt, a, b = parts
-        first, second = (b, a) if swapped else (a, b)
-        fixed = self.fixed
-        begin: list[Sequence[int] | np.ndarray] = [fixed["head"], prompt, fixed["before_first"]]
-        if self.sides:
-            pieces = [[*begin, answer, fixed["tail"]] for answer in (first, second)]
-        else:
-            pieces = [[*begin, first, fixed["before_second"], second, fixed["tail"]]]
-        return [np.concatenate(piece).astype(np.int32) for piece in pieces]
+        texts = arrange(self.fixed, self.sides, parts, swapped)
+        return [np.concatenate(pieces).astype(np.int32) for pieces in texts]
 
     def answers_equal(self, index: int) -> bool:
         """Whether both answers of a row have the same tokens."""

@@ -127,7 +127,7 @@ def refuse_other_base(folder: Path, base: str) -> None:
 
 def fingerprint(folder: Path) -> str:
     """A hash of the folder's weights and manifest: what its predictions depend on."""
-    files = sorted([*folder.glob("*.safetensors"), folder / MANIFEST_FILE])
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.onnx*"), folder / MANIFEST_FILE])
     return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from tiebreak.data.plan import blocks as cut_blocks
 from tiebreak.data.tokens import Tokens
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.prediction.finished import gather, order_probabilities
+from tiebreak.prediction.onnx_model import open_onnx
 from tiebreak.prediction.parts import Failure, Part, lacks_logits
 from tiebreak.prediction.swap import SwapPolicy
 
@@ -115,6 +117,17 @@ def forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: b
     with torch.inference_mode():
         logits: torch.Tensor = model(flat, [len(text) for text in texts], features)
         return np.asarray(logits.float().cpu().numpy())
+
+
+def onnx_forward(folder: Path, tokens: Tokens) -> Forward:
+    """The forward passes of an exported judge by onnxruntime, over these rows."""
+    model = open_onnx(folder)
+
+    def compute(rows: np.ndarray, swapped: bool) -> np.ndarray:
+        texts = [tokens.input_ids(int(row), swapped) for row in rows]
+        return model.logits(texts, tokens.features_of(rows, np.full(len(rows), swapped)))
+
+    return compute
 
 
 def _run_within_memory(

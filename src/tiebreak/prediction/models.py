@@ -34,7 +34,7 @@ from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.switching import LoadedModels
 from tiebreak.models.tokenizer import check_judge_template, load_saved_tokenizer
 from tiebreak.plurals import plural
-from tiebreak.prediction.compute import predict_blocks
+from tiebreak.prediction.compute import onnx_forward, predict_blocks, run_blocks
 from tiebreak.prediction.degenerate import describe_source, find_degenerate
 from tiebreak.prediction.parts import (
     KEYS_FILE,
@@ -47,7 +47,7 @@ from tiebreak.prediction.parts import (
     write_row_keys,
 )
 from tiebreak.prediction.queue import PartQueue
-from tiebreak.prediction.request import OpenedModel, PredictionRequest, finished_in, refuse, truncation_of
+from tiebreak.prediction.request import OpenedModel, PredictionRequest, Runtime, finished_in, refuse, truncation_of
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.sample.generator import sample_file
 from tiebreak.storage import make_folder
@@ -73,6 +73,7 @@ class ModelPrediction:
         tokens: the rows. blocks: rows of each forward pass.
         trained: prompt hashes that it was trained on; None where there is no record.
         manifest: of its prediction.
+        runtime: that computes its logits.
     """
 
     name: str
@@ -85,6 +86,7 @@ class ModelPrediction:
     blocks: list[np.ndarray]
     trained: np.ndarray | None
     manifest: PredictionManifest
+    runtime: Runtime = "torch"
 
     @property
     def parts(self) -> Path:
@@ -95,6 +97,8 @@ class ModelPrediction:
         """Return its parts to compute; the model is loaded at the first."""
 
         def compute(some: Sequence[np.ndarray]) -> Part:
+            if self.runtime == "onnx":
+                return run_blocks(onnx_forward(self.folder, self.tokens), self.tokens.lengths, some, swap)
             model = loaded.get(self.folder, self.recipe, self.precision)
             return predict_blocks(model, self.tokens, some, swap)
 
@@ -163,7 +167,9 @@ def prepare_models(
             manifest.degenerate = DegenerateRows(source=source, rows=find_degenerate(tokens), outputs=outputs)
         out, baselines = request.out / name, cast(Baselines, stored.baselines)
         models.append(
-            ModelPrediction(name, one.folder, out, recipe, baselines, precision, tokens, blocks, trained, manifest)
+            ModelPrediction(
+                name, one.folder, out, recipe, baselines, precision, tokens, blocks, trained, manifest, request.runtime
+            )
         )
     if len({model.manifest.table for model in models}) > 1:
         raise UserError("--model: the models would predict different rows, as their folds' seeds differ")

@@ -37,6 +37,7 @@ from tiebreak.prediction.merge import MergedPrediction, merge
 from tiebreak.prediction.queue import PartQueue, compute_parts
 from tiebreak.prediction.request import (
     PredictionRequest,
+    Runtime,
     describe,
     finished_in,
     open_models,
@@ -93,6 +94,7 @@ def predict(
     labels: Path | str | None = None,
     changes: Sequence[str] = (),
     on_bad_row: OnBadRow = "fail",
+    runtime: Runtime = "torch",
 ) -> PredictionRun:
     """Predict a table with one model, or with the average of several, into a folder.
 
@@ -111,6 +113,7 @@ def predict(
         changes: settings of the model's recipe to change, each as `key.path=value`.
         on_bad_row: with `fold`, what to do with rows that cannot be read: `fail` or `skip`. Without, a few of them get
             the class prior; many are an error, unless it is `keep`.
+        runtime: `onnx` runs folders of `tiebreak export` by onnxruntime.
 
     Raises:
         UserError: a table, model, setting or output folder that cannot be used.
@@ -120,7 +123,7 @@ def predict(
     given = read_labels(Path(labels)) if labels not in (None, "auto") else None
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
     tables, out = as_paths(data), Path(out)
-    request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row)
+    request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row, runtime)
     if enabled():
         check_prediction(request.models, request.data, changes, ranks)
     opened = open_models(request)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tiebreak.config import DataSettings, Recipe
 from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifest, read_prediction_manifest
@@ -11,10 +12,12 @@ from tiebreak.errors import UserError
 from tiebreak.models.folder import ModelManifest, find_model_folder, fingerprint, judge_recipe
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import Degenerate, describe_source
+from tiebreak.prediction.onnx_model import GRAPH_FILE
 from tiebreak.prediction.swap import SwapPolicy
 from tiebreak.preflight.early import refuse_absent
 from tiebreak.tables.table import OnBadRow
 
+Runtime = Literal["torch", "onnx"]
 TRUNCATION = {"max_tokens", "truncation", "prompt_cap"}
 """Settings of the data that a prediction's manifest keeps."""
 
@@ -31,6 +34,7 @@ class PredictionRequest:
     degenerate: Degenerate | None
     changes: Sequence[str]
     on_bad_row: OnBadRow
+    runtime: Runtime = "torch"
 
     @property
     def fold_text(self) -> str | None:
@@ -63,6 +67,12 @@ def open_models(request: PredictionRequest) -> list[OpenedModel]:
     """
     refuse_absent(request.data)
     opened = [find_model_folder(folder) for folder in request.models]
+    for folder, _ in opened:
+        if (folder / GRAPH_FILE).is_file() != (request.runtime == "onnx"):
+            onnx = "is not an ONNX export: tiebreak export makes one, or leave out --runtime onnx"
+            raise UserError(
+                f"{folder} {onnx if request.runtime == 'onnx' else 'is an ONNX export: add --runtime onnx'}"
+            )
     recipes = [judge_recipe(stored, request.changes) for _, stored in opened]
     names = name_models([folder for folder, _ in opened])
     prints = [fingerprint(folder) for folder, _ in opened]
