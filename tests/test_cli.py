@@ -126,6 +126,7 @@ def test_mistakes_are_told_before_torch_is_imported(run, tmp_path, sample):
         ("preflight --data absent.csv", "absent.csv: no such file"),
         ("report absent --labels absent.csv --out o", "absent.csv: no such file"),
         ("merge absent", "absent: no prediction.json"),
+        ("leaderboard --data absent.csv --out o", "absent.csv: no such file"),
         ("decide absent --calibrate absent.csv --out o", "absent.csv: no such file"),
         ("ensemble absent absent2 --out o", "absent"),
         ("baseline absent.csv", "absent.csv: no such file"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tiebreak.api import Judge, distill, train
     from tiebreak.data.predictions import read_predictions, write_predictions
     from tiebreak.decisions.decide import decide
+    from tiebreak.decisions.leaderboard import leaderboard
     from tiebreak.errors import UserError
     from tiebreak.evaluation.baselines import baseline
     from tiebreak.evaluation.evaluate import evaluate
@@ -38,6 +39,7 @@ _HOMES = {
     "ensemble": "prediction.ensemble",
     "evaluate": "evaluation.evaluate",
     "export_judge": "export.export",
+    "leaderboard": "decisions.leaderboard",
     "merge": "prediction.merge",
     "predict": "prediction.predict",
     "read_predictions": "data.predictions",
@@ -61,6 +63,7 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export_judge",
+    "leaderboard",
     "merge",
     "predict",
     "read_predictions",

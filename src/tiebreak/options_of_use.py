@@ -1,4 +1,4 @@
-"""The options of the commands that put a judge to use: decide and export."""
+"""The options of the commands that put a judge to use."""
 
 import argparse
 from pathlib import Path
@@ -24,6 +24,7 @@ def add_commands_of_use(commands: "Commands") -> None:
     """Add them to the parser of all commands."""
     _add_decide_command(commands)
     _add_export_command(commands)
+    _add_leaderboard_command(commands)
 
 
 def _add_decide_command(commands: "Commands") -> None:
@@ -63,3 +64,24 @@ def _add_export_command(commands: "Commands") -> None:
     text = "divide the logits, inside the ONNX graph (default 1)"
     export.add_argument("--temperature", type=float, default=1.0, metavar="T", help=text)
     add_on_bad_row(export, "labelled rows")
+
+
+def _add_leaderboard_command(commands: "Commands") -> None:
+    board = commands.add_parser("leaderboard")
+    text = "a judge's predictions of the battles, or their folder; without them, people's votes alone count"
+    board.add_argument("predictions", nargs="?", metavar="PRED", help=text)
+    text = "tables of battles, with model_a and model_b"
+    board.add_argument("--data", nargs="+", required=True, metavar="F", help=text)
+    text = "people's votes (id and winners) on a random part of the battles; without PRED: those of --data by default"
+    board.add_argument("--labels", metavar="F", help=text)
+    text = "rate at equal length, style, readability or position, e.g. length,style"
+    board.add_argument("--control", type=_names, default=[], metavar="NAME,NAME", help=text)
+    text = "leave out models in fewer battles (default 1)"
+    board.add_argument("--least-rows", type=int, default=1, metavar="N", help=text)
+    text = "a folder for index.html, leaderboard.csv, leaderboard.json and plots"
+    board.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
+    board.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=BAD_ROWS)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

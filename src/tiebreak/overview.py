@@ -22,6 +22,7 @@ GROUPS = {
     },
     "decide and rank": {
         "decide": "verdicts where a judge agrees with people as often as asked, abstain elsewhere",
+        "leaderboard": "rank models by votes, by a judge, or by a judge that votes correct",
     },
     "measure": {
         "report": "scores, calibration and bias of predictions, on one page",

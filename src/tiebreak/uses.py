@@ -21,11 +21,23 @@ def _export(*, run: str, **words: Any) -> None:
     print(export_judge(run, **words))
 
 
+def _leaderboard(*, out: Path, **words: Any) -> None:
+    from tiebreak.decisions.leaderboard import leaderboard
+
+    print(leaderboard(out=out, **words))
+    print(f"leaderboard: {out / 'index.html'}")
+
+
 def _env() -> None:
     from tiebreak.pipeline.environment import describe_environment
 
     print(describe_environment())
 
 
-USES: dict[str, Callable[..., None]] = {"decide": _decide, "export": _export, "env": _env}
+USES: dict[str, Callable[..., None]] = {
+    "decide": _decide,
+    "leaderboard": _leaderboard,
+    "export": _export,
+    "env": _env,
+}
 """By command."""

@@ -28,6 +28,11 @@ def write_page(path: Path, report: Report, plots: Sequence[Plot], plot_folder: P
         plot_folder: with the plots' images, which the page embeds.
         pairs: of the report's rows, for the examples.
     """
+    write_atomically(path, fill_template("page.html.j2", context(report, plots, plot_folder, pairs)))
+
+
+def fill_template(name: str, values: dict[str, Any]) -> str:
+    """The page of a template beside this file; what is filled in is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -37,8 +42,7 @@ def write_page(path: Path, report: Report, plots: Sequence[Plot], plot_folder: P
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html.j2")
-    write_atomically(path, template.render(context(report, plots, plot_folder, pairs)))
+    return environment.get_template(name).render(values)
 
 
 def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: list[Pair] | None) -> dict[str, Any]:
