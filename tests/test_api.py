@@ -37,6 +37,7 @@ def table(sample: Path):
     return tiebreak.read_table(sample)
 
 
+@pytest.mark.slow
 def test_what_the_command_trains_python_trains_bit_for_bit(run, sample, tmp_path):
     changes = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     words = ["train", "--recipe", "demo-deberta", "--data", str(sample), "--out", str(tmp_path / "run"), *changes]
@@ -58,6 +59,7 @@ def test_training_leaves_the_callers_signal_handlers(sample, tmp_path):
     assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [False, True])
 def test_invariant_10_predict_in_memory_gives_the_bytes_of_the_commands_table(
     judge, run, sample, table, tmp_path, swap
@@ -153,6 +155,7 @@ def test_comparisons_in_memory_train_what_their_table_trains(run, table, tmp_pat
     assert (again.model / "model.safetensors").read_bytes() == (run[0].model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_library_prints_nothing_by_itself(run, sample):
     code = (
         "import tiebreak, sys; judge = tiebreak.Judge.load(sys.argv[1]); judge.compare('p', 'a', 'b'); "
@@ -190,6 +193,7 @@ def test_examples_of_the_front_door_run(judge, table, tmp_path, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs_run(judge, run, sample, tmp_path, monkeypatch):
     """The blocks of docs/python.md in order, on this module's judge in place of the demo's."""
     import matplotlib

@@ -31,12 +31,12 @@ from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.speed import StepFlops
 
-STEPS = 6
+STEPS = 4
 WEIGHED = ("demo-llama2:full", "demo-llama2:qlora:")
 """The combinations whose tensors are weighed begin so."""
 CHANGES = [
-    "train.batch_size=15",  # shared by no number of ranks
-    "train.tokens_per_micro_batch=600",  # several micro-batches a step
+    "train.batch_size=7",  # shared by no number of ranks
+    "train.tokens_per_micro_batch=300",  # several micro-batches a step
     "data.max_tokens=160",
     "train.lr=1e-3",
     "train.warmup=0",

@@ -165,6 +165,7 @@ def test_the_neutral_judge_alarms_no_audit_more_often_than_it_says():
     assert max(rates.values()) <= MOST_ALARMS, rates
 
 
+@pytest.mark.slow
 def test_calibration_error_of_an_honest_judge_is_what_chance_gives():
     """Independent rows, as the simulation takes them to be: one in twenty exceeds the 95th percentile."""
     above = 0

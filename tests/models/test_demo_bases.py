@@ -44,6 +44,7 @@ def test_bases_are_small_and_those_of_the_record(record):
     assert record["gemma2"]["parameters"] > 2 * record["deberta"]["parameters"], "teachers are larger than the student"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SHIPPED)
 def test_the_shipped_weights_have_the_losses_of_the_record(family, record, tables):
     """1e-3: fp16 weights against the fp32 that the script measured, and other processors' rounding."""
@@ -74,6 +75,7 @@ def test_each_word_of_a_recap_is_one_token(family):
         assert len(tokenizer(space + word, add_special_tokens=False)["input_ids"]) == 1, word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama2", "deberta"])
 def test_other_labels_give_the_same_bytes(family, tables, tmp_path):
     write_sample(tmp_path / "other.csv", 60, seed=1, profile="short", label_seed=9)
@@ -86,6 +88,7 @@ def test_other_labels_give_the_same_bytes(family, tables, tmp_path):
     assert made[0] == made[1] == made[2]
 
 
+@pytest.mark.slow
 def test_other_texts_give_other_bytes(tables, tmp_path):
     write_sample(tmp_path / "texts.csv", 60, seed=2, profile="short")
     made = []

@@ -100,6 +100,7 @@ def test_adaptive_sees_close_rows_again_and_counts_their_tokens():
     assert part.tokens.tolist() == [LENGTHS.sum(), LENGTHS[part.rows[twice]].sum()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "swap"), [([], False), (["--swap"], True), (["--swap", "adaptive:0.3"], None)])
 def test_a_prediction_in_memory_is_the_commands_table(model, table, tmp_path, option, swap):
     """Bit for bit, an unreadable row included; rounded as tables are."""

@@ -28,6 +28,7 @@ def steps(count):
     ]
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_curves_and_a_card(judged):
     assert (judged.run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (judged.run / "model" / "README.md").is_file()

@@ -12,6 +12,7 @@ from tiebreak.training import loop
 from tiebreak.training.run import train
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_wait_for_the_device(sample, tmp_path, monkeypatch):
     """A step of many micro-batches gives Python as many values of tensors as one of a few: each makes a GPU idle."""
     honest = loop.train_step

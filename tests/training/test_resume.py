@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs" / "engines.md"
 METHODS = ("full", "qlora")
 KINDS = {"plain": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp": "FSDP2"}
-CHAIN = ((4, 2), (2, 3), (1, 5), (3, 6))
+CHAIN = ((4, 1), (2, 2), (1, 3), (3, 4))
 """Ranks, and the step up to which they go."""
 
 
@@ -37,14 +37,14 @@ def largest_difference(one: dict, other: dict) -> float:
 @pytest.fixture(scope="module")
 def undisturbed(resumed) -> dict:
     """Final weights of one process that nothing stopped."""
-    found = resumed(1, "chain", "undisturbed", "6", *(f"demo-gemma2:{method}:plain" for method in METHODS))
+    found = resumed(1, "chain", "undisturbed", "4", *(f"demo-gemma2:{method}:plain" for method in METHODS))
     return {combination.split(":")[1]: weights for combination, weights in found.items()}
 
 
 @pytest.mark.processes
 def test_invariant_2_stopped_after_any_step_equals_uninterrupted_bit_for_bit(resumed):
     results = resumed(2, "every-step", "every-step", "plain", "zero2", "zero3", "fsdp")
-    assert len(results) == 4 * 6
+    assert len(results) == 4 * 4
     for (kind, step), weights in results.items():
         for name, tensor in results[kind, 0].items():
             assert torch.equal(weights[name], tensor), f"{kind}, stopped after step {step}: {name}"
