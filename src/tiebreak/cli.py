@@ -167,6 +167,7 @@ def _pipeline(options: argparse.Namespace) -> int:
         options.recipe,
         Path(options.out),
         data=[Path(name) for name in options.data],
+        extra=[Path(name) for name in options.extra],
         test=Path(options.test) if options.test else None,
         on_bad_row=options.on_bad_row,
         engine=options.engine,

@@ -165,6 +165,7 @@ def _add_pipeline_command(commands: "Commands") -> None:
     pipeline = commands.add_parser("pipeline")
     pipeline.add_argument("--recipe", default="demo", help="a shipped pipeline or a .yaml file (default demo)")
     pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
+    pipeline.add_argument("--extra", nargs="+", default=[], metavar="F", help="more, for the student, without labels")
     pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
     pipeline.add_argument("--out", required=True, metavar="DIR", help="gets every stage's files")
     add_launch(pipeline)

@@ -45,6 +45,26 @@ def test_a_student_learns_from_all_folds_of_all_teachers(tmp_path):
     assert told == [f"{name}={out}/{name}/fold-0/oof,{out}/{name}/fold-1/oof" for name in ("gemma2", "llama2")]
 
 
+def test_the_student_also_learns_tables_without_labels_from_all_folds_of_each_teacher(tmp_path):
+    for name in ("train", "more", "test"):
+        (tmp_path / f"{name}.csv").write_text("id,prompt,response_a,response_b\n")
+    data, more, test = (tmp_path / f"{name}.csv" for name in ("train", "more", "test"))
+    out = tmp_path / "out"
+    stages = plan_stages(open_pipeline("first-place", out, data=[data], extra=[more], test=test))
+    by_name = {stage.name: stage for stage in stages}
+    predicted = by_name["gemma2/extra"].arguments
+    assert set(by_name["gemma2/extra"].needs) == {f"gemma2/fold-{k}" for k in range(5)}
+    assert predicted[predicted.index("--data") + 1] == str(more)
+    assert "gemma2/extra" in by_name["student"].needs
+    words = by_name["student"].arguments
+    assert words[words.index("--extra") + 1] == str(more)
+    assert words[words.index("--teachers") + 1].endswith(f",{out}/gemma2/extra")
+    assert all("--extra" not in stage.arguments for stage in stages if stage.name not in ("student", "conclude"))
+    claim_folder(open_pipeline("first-place", out, data=[data], extra=[more], test=test))
+    with pytest.raises(UserError, match="changed: extra"):
+        open_pipeline("first-place", out, data=[data], test=test)
+
+
 def test_stages_are_listed_without_a_trace(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["pipeline", "--out", str(out), "--stages"]) == 0
@@ -59,6 +79,7 @@ def test_stages_are_listed_without_a_trace(tmp_path, capsys):
     [
         (["--recipe", "none"], "no pipeline 'none'; shipped are demo, first-place"),
         (["--data", "x.csv"], "give both --data"),
+        (["--extra", "x.csv"], "--extra goes with --data"),
         (["--data", "x.csv", "--test", "y.csv"], "x.csv, y.csv: no such file"),
         (["--stage", "report"], "stage report needs stages that are not done: gemma2/test"),
         (["--stage", "nothing"], "no stage 'nothing'; the stages are tables/train"),

@@ -10,7 +10,13 @@ import torch
 
 from tiebreak.config import DistillSettings, load_recipe
 from tiebreak.data.folds import parse_fold
-from tiebreak.data.prediction_manifest import PREDICTION_FILE, PredictionManifest, Provenance, write_prediction_manifest
+from tiebreak.data.prediction_manifest import (
+    PREDICTION_FILE,
+    AverageManifest,
+    PredictionManifest,
+    Provenance,
+    write_prediction_manifest,
+)
 from tiebreak.data.split import read_split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
@@ -120,6 +126,22 @@ def test_rows_are_joined_by_id_in_any_order_and_over_several_folders(table, tmp_
         np.testing.assert_array_equal(found.targets[1, 1, k], second[name][0][SWAPPED_CLASS])
     assert [entry["name"] for entry in found.record["teachers"]] == ["first", "other"]
     assert [entry["both_orders"] for entry in found.record["teachers"]] == [True, False]
+
+
+def test_an_average_of_several_models_teaches_their_mean_probabilities_in_each_order(table, tmp_path):
+    rows, folder = rows_of(table), tmp_path / "average"
+    for k in range(2):
+        predicted(folder / f"fold-{k}", rows.tokens, seed=k, trained=rows.tokens.groups[:k])
+    models = {f"fold-{k}": f"m/fold-{k}" for k in range(2)}
+    write_prediction_manifest(folder, AverageManifest(models=models, table="t", rows=60, swap=True))
+    one, two = (logits_of(folder / name) for name in models)
+    found = find([f"both={folder}"], rows, allow=True)
+    for k, name in enumerate(rows.tokens.ids):
+        mean = (softmax(one[name]) + softmax(two[name])) / 2
+        np.testing.assert_allclose(softmax(found.targets[0, :, k]), mean, rtol=1e-5)  # logits are stored in fp32
+    assert found.record["teachers"][0]["both_orders"]
+    with pytest.raises(UserError, match="was trained on their prompts: 1 of its 60 rows"):
+        find([f"both={folder}"], rows)  # one of the two was
 
 
 def test_a_row_seen_swapped_gets_the_teachers_swapped_prediction(table, tmp_path):

@@ -23,11 +23,19 @@ class StageCommands:
     engine: str = "auto"
     ds: Path | None = None
 
-    def train(self, trained: Trained, out: Path, fold: str = "", teachers: Sequence[str] = ()) -> list[str]:
-        """Train a model in the run folder `out`, or go on with it; `fold` is K/N, and teachers make it a student."""
+    def train(
+        self,
+        trained: Trained,
+        out: Path,
+        fold: str = "",
+        teachers: Sequence[str] = (),
+        extra: Sequence[Path] = (),
+    ) -> list[str]:
+        """Train a model in the run folder `out`, or go on with it; `fold` is K/N, and teachers make it a student, which
+        also learns the rows of the `extra` tables from them."""
         start = ["distill", "--teachers", *teachers] if teachers else ["train"]
         engine = ["--ds", str(self.ds)] if self.ds else ["--engine", self.engine]
-        words = [*start, *trained.words, *engine, *self._rows(), *_option("--fold", fold)]
+        words = [*start, *trained.words, *engine, *self._rows(), *_option("--fold", fold), *_paths("--extra", extra)]
         return [*words, "--out", str(out), "--resume", "auto"]
 
     def predict_fold(self, run: Path, fold: str, out: Path, swap: bool = False) -> list[str]:
@@ -39,9 +47,9 @@ class StageCommands:
         return ["--data", *map(str, self.data), "--on-bad-row", self.on_bad_row]
 
 
-def predict_table(models: Sequence[Path], table: Path, out: Path, swap: bool) -> list[str]:
-    """Predict a whole table by the average of the models."""
-    return ["predict", "--model", *map(str, models), "--data", str(table), *_swap(swap), "--out", str(out)]
+def predict_tables(models: Sequence[Path], tables: Sequence[Path], out: Path, swap: bool) -> list[str]:
+    """Predict whole tables by the average of the models."""
+    return ["predict", *_paths("--model", models), *_paths("--data", tables), *_swap(swap), "--out", str(out)]
 
 
 def _swap(swap: bool) -> list[str]:
@@ -50,3 +58,7 @@ def _swap(swap: bool) -> list[str]:
 
 def _option(name: str, value: str) -> list[str]:
     return [name, value] if value else []
+
+
+def _paths(name: str, paths: Sequence[Path]) -> list[str]:
+    return [name, *map(str, paths)] if paths else []

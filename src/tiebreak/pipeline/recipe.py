@@ -31,6 +31,7 @@ class SampleTables(Section):
     """The embedded sample's tables, where no others are given."""
 
     rows: Positive = 3_000
+    extra_rows: Annotated[int, Field(ge=0)] = 0
     test_rows: Positive = 1_000
     profile: Literal["arena", "short"] = "short"
     seed: int = 100

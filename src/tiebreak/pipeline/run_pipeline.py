@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
 
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
 from tiebreak.pipeline.beside import can_run_beside, run_beside
-from tiebreak.pipeline.commands import StageCommands, predict_table
+from tiebreak.pipeline.commands import StageCommands, predict_tables
 from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
 from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
@@ -18,7 +21,8 @@ from tiebreak.storage import make_folder
 from tiebreak.tables.table import has_labels
 
 RECORD, RESULTS = "pipeline.json", "metrics.json"
-STUDENT, FROM_LABELS, AVERAGE, TEST, CONCLUDE = "student", "from-labels", "average", "test", "conclude"
+STUDENT, FROM_LABELS, AVERAGE, CONCLUDE = "student", "from-labels", "average", "conclude"
+TEST, EXTRA = "test", "extra"
 
 
 class PipelineRecord(Manifest):
@@ -26,6 +30,7 @@ class PipelineRecord(Manifest):
 
     recipe: Pipeline
     data: dict[str, str]
+    extra: dict[str, str] = Field(default_factory=dict)
     test: dict[str, str]
     on_bad_row: str
 
@@ -45,6 +50,7 @@ class PipelineSettings:
         recipe: what the name stands for.
         out: its folder.
         data: labelled tables to learn from; without them the embedded sample's are made.
+        extra: tables without labels, which the student learns from the teachers.
         test: the table to predict.
         on_bad_row: `fail` or `skip`.
         engine: auto, ddp, fsdp or deepspeed.
@@ -55,6 +61,7 @@ class PipelineSettings:
     recipe: Pipeline
     out: Path
     data: tuple[Path, ...]
+    extra: tuple[Path, ...]
     test: Path | None
     on_bad_row: str
     engine: str
@@ -66,6 +73,7 @@ def open_pipeline(
     out: Path,
     *,
     data: Sequence[Path] = (),
+    extra: Sequence[Path] = (),
     test: Path | None = None,
     on_bad_row: str = "fail",
     engine: str = "auto",
@@ -80,8 +88,12 @@ def open_pipeline(
         raise UserError(
             "give both --data (training tables) and --test (table to predict), or neither for the embedded sample"
         )
-    refuse_absent([*data, *([test] if test else []), *([ds] if ds else [])])
-    settings = PipelineSettings(recipe, load_pipeline(recipe), out, tuple(data), test, on_bad_row, engine, ds)
+    if extra and not data:
+        raise UserError("--extra goes with --data: the embedded sample's recipe has extra_rows of its own")
+    refuse_absent([*data, *extra, *([test] if test else []), *([ds] if ds else [])])
+    settings = PipelineSettings(
+        recipe, load_pipeline(recipe), out, tuple(data), tuple(extra), test, on_bad_row, engine, ds
+    )
     path = out / RECORD
     if path.is_file() and (changed := read_manifest(path, PipelineRecord).differences(make_record(settings))):
         raise UserError(f"{out} belongs to another pipeline (changed: {', '.join(changed)}; {path}): use a new --out")
@@ -136,54 +148,73 @@ def claim_folder(settings: PipelineSettings) -> None:
 def make_record(settings: PipelineSettings) -> PipelineRecord:
     """What the folder's record has to say for these settings."""
     test = [settings.test] if settings.test else []
-    data, tests = ({str(path): sha256(path) for path in paths} for paths in (settings.data, test))
-    return PipelineRecord(recipe=settings.recipe, data=data, test=tests, on_bad_row=settings.on_bad_row)
+    tables = (settings.data, settings.extra, test)
+    data, extra, tests = ({str(path): sha256(path) for path in paths} for paths in tables)
+    return PipelineRecord(recipe=settings.recipe, data=data, extra=extra, test=tests, on_bad_row=settings.on_bad_row)
 
 
 def plan_stages(settings: PipelineSettings) -> list[Stage]:
     """All stages, in an order that they can run in."""
     recipe, out = settings.recipe, settings.out
-    stages, data, test = table_stages(settings)
+    stages, tables = table_stages(settings)
     ready = (stages[-1].name,)
-    commands = StageCommands(data, settings.on_bad_row, settings.engine, settings.ds)
+    commands = StageCommands(tables.data, settings.on_bad_row, settings.engine, settings.ds)
 
-    def predict_test(name: str, models: list[Path], needs: list[str]) -> Stage:
-        folder = out / name / TEST
-        words = predict_table(models, test, folder, recipe.swap)
-        return Stage(f"{name}/{TEST}", words, folder / "predictions.csv", tuple(needs), gpu=True)
+    def predict(name: str, models: Sequence[Stage], what: str, files: Sequence[Path]) -> Stage:
+        folder = out / name / what
+        words = predict_tables([model.done.parent for model in models], files, folder, recipe.swap)
+        needs = tuple(model.name for model in models)
+        return Stage(f"{name}/{what}", words, folder / "predictions.csv", needs, gpu=True)
 
     teachers: dict[str, list[Stage]] = {}
     for name, teacher in recipe.teachers.items():
         folds = fold_stages(commands, teacher, out / name, recipe.folds, recipe.swap, f"{name}/", ready)
         teachers[name] = [fold.predict for fold in folds]
         stages += [stage for fold in folds for stage in (fold.train, fold.predict)]
-        stages.append(
-            predict_test(name, [fold.train.done.parent for fold in folds], [fold.train.name for fold in folds])
-        )
+        trained = [fold.train for fold in folds]
+        if tables.extra:
+            teachers[name].append(predict(name, trained, EXTRA, tables.extra))
+            stages.append(teachers[name][-1])
+        stages.append(predict(name, trained, TEST, [tables.test]))
 
-    students = {STUDENT: tuple(stage.name for folds in teachers.values() for stage in folds)}
-    sources = {STUDENT: [f"{n}={','.join(str(stage.done.parent) for stage in folds)}" for n, folds in teachers.items()]}
+    students = {STUDENT: tuple(stage.name for taught in teachers.values() for stage in taught)}
+    sources = {STUDENT: [f"{n}={','.join(str(stage.done.parent) for stage in of)}" for n, of in teachers.items()]}
     if recipe.from_labels:
         students[FROM_LABELS], sources[FROM_LABELS] = ready, []
     for name, needs in students.items():
-        words = commands.train(recipe.student, out / name, teachers=sources[name])
+        extra = tables.extra if sources[name] else ()
+        words = commands.train(recipe.student, out / name, teachers=sources[name], extra=extra)
         stages.append(Stage(name, words, out / name / "metrics.json", needs, gpu=True))
-        stages.append(predict_test(name, [out / name], [name]))
-    return [*stages, *final_stages(settings, test, list(students))]
+        stages.append(predict(name, stages[-1:], TEST, [tables.test]))
+    return [*stages, *final_stages(settings, tables.test, list(students))]
 
 
-def table_stages(settings: PipelineSettings) -> tuple[list[Stage], tuple[Path, ...], Path]:
-    """The stages that check the tables and, if none are given, write the sample's; what to learn from; the test."""
-    stages, data, test, out = [], settings.data, settings.test, settings.out / "tables"
-    if test is None:
-        sample, files = settings.recipe.sample, [out / "train.csv", out / "test.csv"]
-        for index, (file, rows) in enumerate(zip(files, (sample.rows, sample.test_rows), strict=True)):
-            words = ["sample", "--rows", str(rows), "--seed", str(sample.seed + index), "--profile", sample.profile]
-            stages.append(Stage(f"tables/{file.stem}", [*words, "--out", str(file)], file))
-        data, test = (files[0],), files[1]
+class Tables(NamedTuple):
+    """What to learn from with labels, what without, and what to predict."""
+
+    data: tuple[Path, ...]
+    extra: tuple[Path, ...]
+    test: Path
+
+
+def table_stages(settings: PipelineSettings) -> tuple[list[Stage], Tables]:
+    """The stages that check the tables and, if none are given, write the sample's; and the tables."""
+    stages, out = [], settings.out / "tables"
+    if settings.test is None:
+        sample = settings.recipe.sample
+        sizes = {"train": sample.rows, "test": sample.test_rows, "extra": sample.extra_rows}
+        files = {name: out / f"{name}.csv" for name, rows in sizes.items() if rows}
+        for index, (name, file) in enumerate(files.items()):
+            words = ["sample", "--rows", str(sizes[name]), "--seed", str(sample.seed + index)]
+            words += ["--profile", sample.profile, "--out", str(file)]
+            stages.append(Stage(f"tables/{name}", words, file))
+        tables = Tables((files["train"],), (files["extra"],) if sample.extra_rows else (), files["test"])
+    else:
+        tables = Tables(settings.data, settings.extra, settings.test)
     done = out / "check.txt"
-    words = ["check", *map(str, data), "--test", str(test), "--on-bad-row", settings.on_bad_row, "--out", str(done)]
-    return [*stages, Stage("tables/check", words, done, tuple(stage.name for stage in stages))], data, test
+    words = ["check", *map(str, tables.data), "--test", str(tables.test), "--on-bad-row", settings.on_bad_row]
+    words += ["--out", str(done)]
+    return [*stages, Stage("tables/check", words, done, tuple(stage.name for stage in stages))], tables
 
 
 def final_stages(settings: PipelineSettings, test: Path, students: list[str]) -> list[Stage]:
@@ -203,5 +234,6 @@ def final_stages(settings: PipelineSettings, test: Path, students: list[str]) ->
         stages.append(Stage("report", words, out / "report" / "index.html", names))
         names = ("report",)
     given = ["--data", *map(str, settings.data), "--test", str(settings.test)] if settings.test else []
+    given += ["--extra", *map(str, settings.extra)] if settings.extra else []
     words = ["pipeline", "--recipe", settings.name, *given, "--on-bad-row", settings.on_bad_row, "--out", str(out)]
     return [*stages, Stage(CONCLUDE, [*words, "--stage", CONCLUDE], out / RESULTS, names)]

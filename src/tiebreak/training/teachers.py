@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.prediction_manifest import PredictionManifest
+from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifest, read_prediction_manifest
 from tiebreak.data.split import Split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.prediction.finished import read_finished
 from tiebreak.prediction.parts import read_row_keys
@@ -176,18 +177,34 @@ def belongs(predictions: list[Prediction] | None, others: list[Prediction] | Non
 
 
 def read_prediction(folder: Path) -> Prediction:
-    """Read the finished prediction in a folder (or of the predictions.csv in it).
+    """Read the finished prediction in a folder (or of the predictions.csv in it), or the average of several models.
 
     Raises:
         UserError: none there, not finished, or of an earlier version.
     """
     folder = folder.parent if folder.name == "predictions.csv" else folder
+    described = read_prediction_manifest(folder)
+    if isinstance(described, AverageManifest):
+        return average_of(folder, [read_prediction(folder / name) for name in described.models])
     finished = read_finished(folder)
     keys = read_row_keys(folder / finished.manifest.parts)
     without = set(np.flatnonzero(finished.without_logits).tolist())
     every = enumerate(keys_of(list(finished.ids()), keys.groups, keys.chars))
     places = {key: row for row, key in every if row not in without}
     return Prediction(folder, finished.manifest, places, finished.logits.values, keys.trained)
+
+
+def average_of(folder: Path, models: list[Prediction]) -> Prediction:
+    """Take several models' predictions of the same rows as one, whose logits are those of their mean probabilities."""
+    manifest = models[0].manifest.model_copy(update={"parts": " ".join(model.manifest.parts for model in models)})
+    places = {key: row for key, row in models[0].places.items() if all(key in model.places for model in models)}
+    orders = (
+        np.mean([softmax(logits) for logits in order], axis=0)
+        for order in zip(*(m.logits for m in models), strict=True)
+    )
+    known = [model.trained for model in models if model.trained is not None]
+    trained = np.unique(np.concatenate(known)) if len(known) == len(models) else None
+    return Prediction(folder, manifest, places, np.stack([centred_log(order) for order in orders]), trained)
 
 
 def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[RowKey]:
