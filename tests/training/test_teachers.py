@@ -128,20 +128,31 @@ def test_rows_are_joined_by_id_in_any_order_and_over_several_folders(table, tmp_
     assert [entry["both_orders"] for entry in found.record["teachers"]] == [True, False]
 
 
-def test_an_average_of_several_models_teaches_their_mean_probabilities_in_each_order(table, tmp_path):
+def test_an_average_teaches_the_mean_probabilities_of_the_models_that_did_not_see_the_prompt(table, tmp_path):
     rows, folder = rows_of(table), tmp_path / "average"
-    for k in range(2):
-        predicted(folder / f"fold-{k}", rows.tokens, seed=k, trained=rows.tokens.groups[:k])
-    models = {f"fold-{k}": f"m/fold-{k}" for k in range(2)}
+    groups = rows.tokens.groups
+    other = int(np.flatnonzero(groups != groups[0])[0])
+    for name, seen in {"one": groups[:1], "two": groups[other : other + 1]}.items():
+        predicted(folder / name, rows.tokens, seed=len(folder.name) + len(seen) + ord(name[0]), trained=seen)
+    models = {name: f"m/{name}" for name in ("one", "two")}
     write_prediction_manifest(folder, AverageManifest(models=models, table="t", rows=60, swap=True))
     one, two = (logits_of(folder / name) for name in models)
-    found = find([f"both={folder}"], rows, allow=True)
+    found = find([f"both={folder}"], rows)
     for k, name in enumerate(rows.tokens.ids):
-        mean = (softmax(one[name]) + softmax(two[name])) / 2
+        shares = (0, 1) if groups[k] == groups[0] else (1, 0) if groups[k] == groups[other] else (0.5, 0.5)
+        mean = shares[0] * softmax(one[name]) + shares[1] * softmax(two[name])
         np.testing.assert_allclose(softmax(found.targets[0, :, k]), mean, rtol=1e-5)  # logits are stored in fp32
     assert found.record["teachers"][0]["both_orders"]
+
+
+def test_invariant_6_an_average_of_models_that_all_saw_a_prompt_is_refused(table, tmp_path):
+    rows, folder = rows_of(table), tmp_path / "average"
+    models = {f"fold-{k}": f"m/fold-{k}" for k in range(2)}
+    for k, name in enumerate(models):
+        predicted(folder / name, rows.tokens, seed=k, trained=rows.tokens.groups[: k + 1])
+    write_prediction_manifest(folder, AverageManifest(models=models, table="t", rows=60, swap=True))
     with pytest.raises(UserError, match="was trained on their prompts: 1 of its 60 rows"):
-        find([f"both={folder}"], rows)  # one of the two was
+        find([f"both={folder}"], rows)
 
 
 def test_a_row_seen_swapped_gets_the_teachers_swapped_prediction(table, tmp_path):

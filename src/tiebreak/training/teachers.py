@@ -8,6 +8,7 @@ normalised prompt; folders' names and orders count for nothing.
 import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +196,21 @@ def read_prediction(folder: Path) -> Prediction:
 
 
 def average_of(folder: Path, models: list[Prediction]) -> Prediction:
-    """Take several models' predictions of the same rows as one, whose logits are those of their mean probabilities."""
+    """Take several models' predictions of the same rows as one: logits of the mean of the probabilities by those models
+    that did not see a row's prompt. Where all of them did, the average did."""
     manifest = models[0].manifest.model_copy(update={"parts": " ".join(model.manifest.parts for model in models)})
     places = {key: row for key, row in models[0].places.items() if all(key in model.places for model in models)}
-    orders = (
-        np.mean([softmax(logits) for logits in order], axis=0)
-        for order in zip(*(m.logits for m in models), strict=True)
-    )
-    known = [model.trained for model in models if model.trained is not None]
-    trained = np.unique(np.concatenate(known)) if len(known) == len(models) else None
-    return Prediction(folder, manifest, places, np.stack([centred_log(order) for order in orders]), trained)
+    groups = np.zeros(models[0].logits.shape[1], dtype=np.int64)
+    groups[list(places.values())] = [key[1] for key in places]
+    trained = [model.trained for model in models]
+    unseen = np.array([np.ones(len(groups)) if seen is None else ~np.isin(groups, seen) for seen in trained])
+    shares = np.where(unseen.any(0), unseen, 1.0)
+    shares /= shares.sum(0)
+    orders = np.stack([np.stack([softmax(order) for order in model.logits]) for model in models])  # (k, orders, n, 3)
+    mean = (shares[:, None, :, None] * orders).sum(0)
+    known = [seen for seen in trained if seen is not None]
+    seen_by_all = reduce(np.intersect1d, known) if len(known) == len(models) else None
+    return Prediction(folder, manifest, places, np.stack([centred_log(order) for order in mean]), seen_by_all)
 
 
 def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[RowKey]:
