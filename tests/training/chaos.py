@@ -40,7 +40,7 @@ MODES = {
 }
 OPTIONS = ["train", "--recipe", "demo-llama2", "--resume", "auto"]
 OPTIONS += ["--set", f"train.max_steps={STEPS}", "--set", "train.save_every=1", "--set", "train.eval_every=4"]
-OPTIONS += ["--set", "train.batch_size=16", "--set", "data.max_tokens=96", "--set", "train.timeout_s=60"]
+OPTIONS += ["--set", "train.batch_size=8", "--set", "data.max_tokens=96", "--set", "train.timeout_s=60"]
 DEADLINE_S = 120
 
 

@@ -118,7 +118,7 @@ def test_a_signal_before_the_first_step(number, sample, tmp_path):
 def test_a_signal_from_outside(number, run, sample, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "src/train.py", "--data", sample, "--out", out, "--resume", "auto", *SHORT]
-    command += set_("train.max_steps=60", "train.epochs=9", "train.eval_every=1000")
+    command += set_("train.max_steps=25", "train.epochs=9", "train.eval_every=1000")
     process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 400
     while not (out / "log.jsonl").exists() or len(steps_of(out)) < 3:
@@ -132,7 +132,7 @@ def test_a_signal_from_outside(number, run, sample, tmp_path):
     done = run(*command, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resumed from {stopped.name}" in done.stdout
-    assert [record["step"] for record in steps_of(out)] == list(range(1, 61))
+    assert [record["step"] for record in steps_of(out)] == list(range(1, 26))
 
 
 @pytest.mark.processes

@@ -104,7 +104,7 @@ def read_split(
         data: labelled tables; none means the embedded sample.
         valid_from: a table to validate on; `none` trains on every row.
         fold: (k, n) validates on fold k of n. Without it and `valid_from` a tenth of the prompts is held out.
-        extra_from: tables to train on without labels.
+        extra_from: tables to train on without labels; their rows with the prompt of a held-out row are left out.
         on_bad_row: `fail` or `skip`.
 
     Raises:
@@ -154,9 +154,12 @@ def read_split(
         extra = prepared(list(extra_from), need_labels=False)
         extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
         names = [str(path) for path in extra_from]
-        log.info(f"extra: {', '.join(names)}: {len(extra):,} rows, trained on without labels")
-        manifest = manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(extra)})
-        train = np.concatenate([train, len(tokens) + np.arange(len(extra))])
+        free = np.flatnonzero(~np.isin(extra.groups, valid.groups[held_out]))
+        left_out = len(extra) - len(free)
+        and_not = f"; {left_out:,} more are left out, as they have the prompt of a held-out row" if left_out else ""
+        log.info(f"extra: {', '.join(names)}: {len(free):,} rows, trained on without labels{and_not}")
+        manifest = manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(free)})
+        train = np.concatenate([train, len(tokens) + free])
         tokens, problems = tokens.join(extra), problems + extra.problems
     split = Split(tokens, train, valid, held_out, manifest, problems)
     return _add_paraphrases(split, recipe, prepared) if recipe.data.paraphrases else split

@@ -20,7 +20,7 @@ from tiebreak.data.split import Split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
-from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
+from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.prediction.finished import read_finished
 from tiebreak.prediction.parts import read_row_keys
 from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
@@ -91,7 +91,6 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
             views.append(view_of_bayes(tokens, train))
         else:
             views.append(view_of(name, predictions, tokens, train, findings))
-    check_extra(split, findings)
     if findings.faults:
         raise UserError("\n  ".join(["teacher predictions do not match the training rows:", *findings.faults]))
     if findings.leaks and not allow_in_sample:
@@ -271,15 +270,6 @@ def view_of_bayes(tokens: Tokens, train: np.ndarray) -> TeacherLogits:
         raise UserError(f"--teachers {BAYES}: the law is known for the embedded sample's rows only")
     logits = centred_log(tokens.bayes[train])
     return TeacherLogits(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
-
-
-def check_extra(split: Split, findings: Findings) -> None:
-    """Note unlabelled rows that share a prompt with what is held out."""
-    extra = split.train[split.tokens.labels[split.train] == NO_LABEL]
-    leaked = extra[np.isin(split.tokens.groups[extra], split.valid.groups[split.held_out])]
-    if len(leaked):
-        shown = shown_ids([split.tokens.ids[row] for row in leaked])
-        findings.leaks.append(f"--extra: {len(leaked):,} rows have the prompt of a held-out row ({shown})")
 
 
 def held_out_seen(split: Split, named: dict[str, list[Prediction] | None]) -> int:
