@@ -38,11 +38,12 @@ def test_each_stage_comes_after_what_it_needs_and_is_a_command(tmp_path, name):
 def test_a_student_learns_from_all_folds_of_all_teachers(tmp_path):
     by_name = {stage.name: stage for stage in stages_of(tmp_path)}
     teachers = [f"{name}/fold-{k}/oof" for name in ("gemma2", "llama2") for k in range(2)]
-    assert set(by_name["student"].needs) == set(teachers)
+    assert set(by_name["student"].needs) == {*teachers, "gemma2/extra", "llama2/extra"}
     words = by_name["student"].arguments
     told = words[words.index("--teachers") + 1 :][:2]
     out = tmp_path / "out"
-    assert told == [f"{name}={out}/{name}/fold-0/oof,{out}/{name}/fold-1/oof" for name in ("gemma2", "llama2")]
+    parts = ("fold-0/oof", "fold-1/oof", "extra")
+    assert told == [f"{name}={','.join(f'{out}/{name}/{part}' for part in parts)}" for name in ("gemma2", "llama2")]
 
 
 def test_the_student_also_learns_tables_without_labels_from_all_folds_of_each_teacher(tmp_path):

@@ -149,20 +149,27 @@ def read_split(
         rows_trained=len(train),
         rows_held_out=len(held_out),
     )
-    problems = tokens.problems
+    split = Split(tokens, train, valid, held_out, manifest, tokens.problems)
     if extra_from:
-        extra = prepared(list(extra_from), need_labels=False)
-        extra.labels = np.full(len(extra), NO_LABEL, dtype=tokens.labels.dtype)
-        names = [str(path) for path in extra_from]
-        free = np.flatnonzero(~np.isin(extra.groups, valid.groups[held_out]))
-        left_out = len(extra) - len(free)
-        and_not = f"; {left_out:,} more are left out, as they have the prompt of a held-out row" if left_out else ""
-        log.info(f"extra: {', '.join(names)}: {len(free):,} rows, trained on without labels{and_not}")
-        manifest = manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(free)})
-        train = np.concatenate([train, len(tokens) + free])
-        tokens, problems = tokens.join(extra), problems + extra.problems
-    split = Split(tokens, train, valid, held_out, manifest, problems)
+        split = _add_extra(split, list(extra_from), prepared)
     return _add_paraphrases(split, recipe, prepared) if recipe.data.paraphrases else split
+
+
+def _add_extra(split: Split, files: list[Path], prepared: Callable[[list[Path], bool], Tokens]) -> Split:
+    """Append unlabelled rows to the training rows, but for those with the prompt of a held-out row."""
+    extra = prepared(files, False)
+    extra.labels = np.full(len(extra), NO_LABEL, dtype=split.tokens.labels.dtype)
+    free = np.flatnonzero(~np.isin(extra.groups, split.valid.groups[split.held_out]))
+    names, left_out = [str(path) for path in files], len(extra) - len(free)
+    and_not = f"; {left_out:,} more are left out, as they have the prompt of a held-out row" if left_out else ""
+    log.info(f"extra: {', '.join(names)}: {len(free):,} rows, trained on without labels{and_not}")
+    return replace(
+        split,
+        tokens=split.tokens.join(extra),
+        train=np.concatenate([split.train, len(split.tokens) + free]),
+        manifest=split.manifest.model_copy(update={"extra": names, "extra_tokens": extra.key, "rows_extra": len(free)}),
+        problems=split.problems + extra.problems,
+    )
 
 
 def _add_paraphrases(split: Split, recipe: Recipe, prepared: Callable[[list[Path], bool], Tokens]) -> Split:
