@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tiebreak.evaluation.evaluate import evaluate
     from tiebreak.export.export import export_judge
     from tiebreak.pipeline.cross_validation import cross_validate
+    from tiebreak.pipeline.unseen import validate_on_unseen
     from tiebreak.prediction.ensemble import ensemble
     from tiebreak.prediction.merge import merge
     from tiebreak.prediction.predict import predict
@@ -45,6 +46,7 @@ _HOMES = {
     "read_predictions": "data.predictions",
     "read_table": "tables.table",
     "train": "api",
+    "validate_on_unseen": "pipeline.unseen",
     "write_predictions": "data.predictions",
     "write_report": "report.build",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "read_predictions",
     "read_table",
     "train",
+    "validate_on_unseen",
     "write_predictions",
     "write_report",
 ]

@@ -6,6 +6,7 @@ Functions that take and leave files (`predict`, `merge`, `write_report`, ...) li
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -20,15 +21,19 @@ from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.process import importing, prepare_process
+from tiebreak.sample.generator import sample_file
 from tiebreak.storage import make_folder
 from tiebreak.tables.pairs import as_pairs
 from tiebreak.tables.rows import Pair
 from tiebreak.tables.table import OnBadRow
 from tiebreak.verdict import RankedAnswer, Text, Verdict
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tiebreak.evaluation.holdout import SplitBy
     from tiebreak.models.folder import ModelManifest
     from tiebreak.models.preference import PreferenceModel
     from tiebreak.prediction.swap import SwapPolicy
@@ -178,6 +183,7 @@ def train(
     data: Tables | Iterable[object] = (),
     valid: Tables | Literal["none"] | Iterable[object] | None = None,
     fold: tuple[int, int] | None = None,
+    split: "SplitBy" = "prompts",
     out: str | Path | None = None,
     base: str | None = None,
     teachers: Sequence[str | Path] = (),
@@ -200,6 +206,8 @@ def train(
             nothing is given.
         valid: a table or comparisons to validate on; `"none"` trains on every row.
         fold: (k, n) validates on fold k of n. Without `valid` and `fold` a tenth of the prompts is held out.
+        split: what a fold is: `prompts`; `models` holds out whole model families, `time` the rows after those trained
+            on, which must be in the order of time. Then `fold` is (0, 5) or (9, 10) by default.
         out: the run folder; a new one in runs/ by default.
         base: a local model folder or hub name in place of the recipe's.
         teachers: predictions to distil from: folders, `NAME=FOLDER,FOLDER` for folds, or `bayes`.
@@ -234,6 +242,10 @@ def train(
     if valid is not None:
         held_out = "none" if isinstance(valid, str) and valid == "none" else _one_file(valid)
     files, more, ds = _files(data), _files(extra), None if ds is None else Path(ds)
+    if split != "prompts" and more:
+        raise UserError("--extra and --split: extra tables may hold what the split holds out; give one of them")
+    if split != "prompts":
+        files, held_out, fold = _split(files or [sample_file(recipe.data)], split, fold, valid, on_bad_row)
     if not enabled():  # the preflight says all that is wrong, and on which node
         tables = [*files, *more, *([held_out] if isinstance(held_out, Path) and fold is None else [])]
         refuse_training(recipe, data=tables, teachers=list(map(str, teachers)), engine=engine, ds=ds)
@@ -300,6 +312,23 @@ def _record(pair: Pair) -> dict[str, object]:
     if pair.label is not None:
         record |= {name: int(index == pair.label) for index, name in enumerate(CLASSES)}
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _split(
+    files: list[Path], by: "SplitBy", fold: tuple[int, int] | None, valid: object, on_bad_row: OnBadRow
+) -> tuple[list[Path], Path, None]:
+    """The tables of a split, in the cache: to train on, and to validate on; no fold is left to take."""
+    from tiebreak.evaluation.split_tables import default_fold, split_key, split_tables
+    from tiebreak.preflight.early import refuse_absent
+
+    if valid is not None:
+        raise UserError("--valid and --split both say what to validate on: give one of them")
+    refuse_absent(files)
+    fold = fold or default_fold(by)
+    folder = cache_folder() / "splits" / split_key(files, by, fold, 0, on_bad_row)[:32]
+    tables = split_tables(files, folder, by, fold, on_bad_row=on_bad_row)
+    log.info(str(tables.manifest))
+    return [tables.train], tables.held_out, None
 
 
 def _one_file(data: Tables | Iterable[object]) -> Path:

@@ -94,6 +94,7 @@ def _train(options: argparse.Namespace) -> int:
         data=options.data,
         valid=options.valid,
         fold=parse_fold(options.fold) if options.fold else None,
+        split=options.split,
         out=options.out,
         teachers=options.teachers,
         extra=options.extra,
@@ -140,35 +141,38 @@ def _preflight(options: argparse.Namespace) -> int:
 
 def _folds(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.cross_validation import cross_validate
+    from tiebreak.pipeline.unseen import validate_on_unseen
 
-    validated = cross_validate(
-        options.recipe,
-        Path(options.out),
-        data=[Path(name) for name in options.data],
-        folds=options.folds,
-        changes=options.set,
-        base=options.model,
-        swap=options.swap,
-        engine=options.engine,
-        ds=options.ds,
-        on_bad_row=options.on_bad_row,
-        launch=options.launch,
-    )
-    print(validated)
+    named = _named(options, "folds", "swap", "engine", "ds", "on_bad_row", "launch")
+    named |= {"data": [Path(name) for name in options.data], "changes": options.set, "base": options.model}
+    if options.split == "prompts":
+        print(cross_validate(options.recipe, Path(options.out), **named))
+    else:
+        print(validate_on_unseen(options.recipe, Path(options.out), by=options.split, **named))
     return 0
 
 
 def _pipeline(options: argparse.Namespace) -> int:
+    from tiebreak.data.folds import parse_fold
     from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages, run_one_stage, run_pipeline
     from tiebreak.pipeline.stages import list_stages
     from tiebreak.pipeline.summary import next_steps
+    from tiebreak.pipeline.unseen import split_for_pipeline
 
+    data, test = [Path(name) for name in options.data], Path(options.test) if options.test else None
+    if options.split and options.extra:
+        raise UserError("--extra and --split: extra tables may hold what the split holds out; give one of them")
+    if options.split:
+        fold, out = parse_fold(options.fold) if options.fold else None, Path(options.out)
+        data, test = split_for_pipeline(data, test, out, options.split, fold, options.on_bad_row)
+    elif options.fold:
+        raise UserError("--fold goes with --split in a pipeline, whose teachers have folds of their own")
     settings = open_pipeline(
         options.recipe,
         Path(options.out),
-        data=[Path(name) for name in options.data],
+        data=data,
         extra=[Path(name) for name in options.extra],
-        test=Path(options.test) if options.test else None,
+        test=test,
         on_bad_row=options.on_bad_row,
         engine=options.engine,
         ds=options.ds,

@@ -19,6 +19,7 @@ from tiebreak.parsers import (
     positive,
 )
 
+SPLITS = ["prompts", "models", "time"]
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
 
@@ -101,12 +102,14 @@ def _add_convert_command(commands: "Commands") -> None:
 def _add_train_command(commands: "Commands") -> None:
     train = commands.add_parser("train")
     _add_training(train, "demo-gemma2")
+    _add_split(train)
     train.set_defaults(teachers=[], extra=[], allow_in_sample=False)
 
 
 def _add_distill_command(commands: "Commands") -> None:
     distill = commands.add_parser("distill")
     _add_training(distill, "distill-demo")
+    _add_split(distill)
     distill.add_argument(
         "--teachers",
         nargs="+",
@@ -152,6 +155,7 @@ def _add_folds_command(commands: "Commands") -> None:
     folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     folds.add_argument("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
     folds.add_argument("--out", required=True, metavar="DIR", help="gets fold-K/ and predictions.csv")
+    _add_split(folds)
     folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
     folds.add_argument("--swap", action="store_true", help="predict in both answer orders")
     add_launch(folds)
@@ -167,6 +171,10 @@ def _add_pipeline_command(commands: "Commands") -> None:
     pipeline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
     pipeline.add_argument("--extra", nargs="+", default=[], metavar="F", help="more, for the student, without labels")
     pipeline.add_argument("--test", metavar="F", help="the table to predict (default: the sample's)")
+    pipeline.add_argument("--split", choices=SPLITS[1:], help="take the test table from --data, by models or by time")
+    pipeline.add_argument(
+        "--fold", metavar="K/N", help="with --split: which of how many (default 0/5, or 9/10 of time)"
+    )
     pipeline.add_argument("--out", required=True, metavar="DIR", help="gets every stage's files")
     add_launch(pipeline)
     add_engine(pipeline)
@@ -309,6 +317,11 @@ def _add_baseline_command(commands: "Commands") -> None:
     baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
     add_on_bad_row(baseline, "rows")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    text = "what a fold holds out: prompts (default), whole model families, or what comes later in the table"
+    parser.add_argument("--split", choices=SPLITS, default="prompts", help=text)
 
 
 def _add_training(parser: argparse.ArgumentParser, recipe: str) -> None:

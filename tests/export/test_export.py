@@ -15,11 +15,11 @@ from tiebreak.data.encode import encode_pairs, prompt_group
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
+from tiebreak.evaluation.metrics import grouped_error
 from tiebreak.export.deberta_graph import deberta_graph
 from tiebreak.export.export import export_judge
 from tiebreak.export.graph import save_graph
 from tiebreak.export.lite import LiteJudge
-from tiebreak.export.receipt import grouped_error
 from tiebreak.models.folder import save_model
 from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.prediction.compute import forward

@@ -11,6 +11,7 @@ from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import count_chars
 from tiebreak.evaluation.self_enhancement import family_of
+from tiebreak.evaluation.split_tables import unseen_families
 from tiebreak.tables.cells import normalise_prompt
 from tiebreak.tables.containers import open_rows
 from tiebreak.tables.rows import REQUIRED, Pair, Problem
@@ -50,6 +51,8 @@ class LabelledRows:
     pairs: list[Pair] | None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unseen: frozenset[str] = frozenset()
+    """Model families that were held out of training, if the table is of such a split."""
 
     @property
     def chars(self) -> np.ndarray:
@@ -76,7 +79,8 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
         seen: dict[str, int] = {}
         groups = np.array([seen.setdefault(normalise_prompt(pair.prompt), len(seen)) for pair in labelled])
         labels = np.array([pair.label for pair in labelled], dtype=np.int64)
-        rows = LabelledRows([pair.id for pair in labelled], labels, groups, labelled, table.problems, notes)
+        ids, unseen = [pair.id for pair in labelled], unseen_families(path)
+        rows = LabelledRows(ids, labels, groups, labelled, table.problems, notes, unseen)
     else:
         known = read_labels(path)
         notes.append(
@@ -139,7 +143,8 @@ def read_judges(
 def _keep(rows: LabelledRows, chosen: list[int]) -> LabelledRows:
     pairs = None if rows.pairs is None else [rows.pairs[i] for i in chosen]
     ids = [rows.ids[i] for i in chosen]
-    return LabelledRows(ids, rows.labels[chosen], rows.groups[chosen], pairs, rows.problems, rows.notes)
+    labels, groups = rows.labels[chosen], rows.groups[chosen]
+    return LabelledRows(ids, labels, groups, pairs, rows.problems, rows.notes, rows.unseen)
 
 
 def _aligned(row_ids: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:

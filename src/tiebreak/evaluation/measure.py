@@ -46,7 +46,7 @@ def measure(
     """
     bootstrap = Bootstrap(rows.groups, resamples, seed)
     chars = rows.chars if rows.pairs is not None else None
-    slices = cut_slices(rows.pairs, chars) if rows.pairs is not None and chars is not None else {}
+    slices = cut_slices(rows.pairs, chars, rows.unseen) if rows.pairs is not None and chars is not None else {}
     known = predict_baselines(rows)
     reference = None
     if "bayes" in known and "prior" in known:

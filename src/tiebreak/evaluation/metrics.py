@@ -50,6 +50,17 @@ def gap_closed(model: float, prior: float, bayes: float) -> float:
     return (prior - model) / (prior - bayes)
 
 
+def grouped_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """The standard error of a mean of values (n,) of which those of one group may depend on each other.
+
+    That is sqrt(sum over groups of (sum of deviations)^2) / n (Liang & Zeger 1986), which for groups of one row is the
+    usual error, but for the factor sqrt(n / (n - 1)).
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))
+
+
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """What logits (n, 3) must be divided by for the least log loss on labels (n,) (Guo et al. 2017, ICML).
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tiebreak.data.encode import prompt_group
 from tiebreak.errors import UserError
-from tiebreak.evaluation.metrics import row_losses, softmax
+from tiebreak.evaluation.metrics import grouped_error, row_losses, softmax
 from tiebreak.manifests import Manifest, Section
 from tiebreak.plurals import plural
 from tiebreak.tables.rows import Pair
@@ -139,14 +139,3 @@ def compare_logits(
         tolerance=tolerance,
         least_agreement=least_agreement,
     )
-
-
-def grouped_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """The standard error of a mean of values (n,) of which those of one group may depend on each other.
-
-    That is sqrt(sum over groups of (sum of deviations)^2) / n (Liang & Zeger 1986), which for groups of one row is the
-    usual error, but for the factor sqrt(n / (n - 1)).
-    """
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, values - values.mean())
-    return float(np.sqrt((sums**2).sum()) / len(values))

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tiebreak.errors import UserError
@@ -16,6 +16,7 @@ from tiebreak.tables.rows import Pair, Problem
 from tiebreak.tables.table import OnBadRow, accept, describe_problems, read_rows
 
 OTHERS = ("model_a", "model_b", "language")
+HEADER = ("id", *OTHERS, "prompt", "response_a", "response_b", *CLASSES)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def convert(files: Sequence[Path], out: Path, columns: Sequence[str] = (), on_ba
     with open_atomically(out) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", *OTHERS, "prompt", "response_a", "response_b", *CLASSES])
+        writer.writerow(HEADER)
         for path in files:
             for row in read_rows(path, counts, renamed=renamed):
                 if isinstance(row, Pair):
@@ -63,6 +64,16 @@ def convert(files: Sequence[Path], out: Path, columns: Sequence[str] = (), on_ba
     if problems:
         log.info("%s left out, the first: %s", plural(len(problems), "bad row"), problems[0])
     return len(seen)
+
+
+def write_pairs(out: Path, pairs: Iterable[Pair]) -> None:
+    """Write rows as one CSV in Kaggle's encoding, whole or not at all."""
+    with open_atomically(out) as raw:
+        text = io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(HEADER)
+        writer.writerows(map(_cells, pairs))
+        text.detach()
 
 
 def parse_columns(words: Sequence[str]) -> dict[str, str]:
