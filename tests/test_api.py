@@ -1,8 +1,10 @@
 """The Python front door: the same numbers as the commands, in memory; its examples run."""
 
+import csv
 import doctest
 import json
 import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -180,14 +182,18 @@ def test_every_name_of_the_front_door_is_there():
 
 def test_examples_of_the_front_door_run(judge, table, tmp_path, monkeypatch):
     import tiebreak.api
+    import tiebreak.choosing
 
     monkeypatch.setattr(logging.getLogger("tiebreak"), "handlers", [])  # as in a program that runs no command
 
     rows = [pair for pair in table.pairs if pair.label is not None]
-    globs = {"judge": judge, "rows": rows, "folder": tmp_path, **vars(tiebreak.api)}
+    modules = (tiebreak.api, tiebreak.choosing)
+    globs = {"judge": judge, "rows": rows, "folder": tmp_path}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    examples = [test for test in finder.find(tiebreak.api, globs=globs) if test.examples]
-    assert {test.name.rpartition(".")[2] for test in examples} >= {"Judge", "predict", "compare", "rank", "train"}
+    found = [test for module in modules for test in finder.find(module, globs=globs | vars(module))]
+    examples = [test for test in found if test.examples]
+    names = {"Judge", "predict", "compare", "rank", "train", "best_of"}
+    assert {test.name.rpartition(".")[2] for test in examples} >= names
     for example in examples:
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0
@@ -213,3 +219,31 @@ def test_the_examples_of_the_docs_run(judge, run, sample, tmp_path, monkeypatch)
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), scope)
     assert (tmp_path / "reliability.png").stat().st_size > 1_000
+
+
+def test_the_examples_of_comparing_run_and_python_says_what_the_command_says(judge, run, tmp_path, monkeypatch, capsys):
+    """The console blocks of docs/compare.md, on this module's judge in place of the demo's: its figures are others."""
+    text = (Path(__file__).parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
+    teacher = tmp_path / "runs" / "demo" / "gemma2" / "fold-0"
+    teacher.parent.mkdir(parents=True)
+    teacher.symlink_to(run[0].folder)
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    blocks = [part.partition("```")[0] for part in text.split("```console\n")[1:]]
+    for line in (line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")):
+        if line.startswith("tiebreak "):
+            assert main(shlex.split(line)[1:]) == 0, line
+            told[line.split()[1]] = capsys.readouterr().out
+        else:
+            subprocess.run(line, shell=True, check=True)
+    assert told["compare"] == f"{tiebreak.compare(judge, 'pairs.csv')}\n"
+    p = judge.predict(tiebreak.read_table("pairs.csv"), swap=True)
+    assert tiebreak.compare(teacher, "pairs.csv").win_rate == pytest.approx((p[:, 0] + p[:, 2] / 2).mean())
+    (choice,) = tiebreak.best_of(judge, "candidates.jsonl")
+    with open("best.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["response"], int(row["index"])) == (choice.answer[0], choice.index)
+    assert (
+        choice.index
+        == judge.rank(choice.prompt, json.loads(Path("candidates.jsonl").read_text())["responses"])[0].index
+    )

@@ -14,7 +14,10 @@ ORDER = (
     *("prediction", "training", "report", "decisions", "pipeline", "export", "api", "cli"),
 )
 """Each room may import those before it, and itself."""
-ROOM_OF = {**dict.fromkeys(("options", "options_of_use", "parsers", "uses", "cli", "__main__"), "cli"), "api": "api"}
+ROOM_OF = {
+    **dict.fromkeys(("options", "options_of_use", "parsers", "uses", "cli", "__main__"), "cli"),
+    **dict.fromkeys(("api", "choosing"), "api"),
+}
 WITHOUT_TORCH = ("tables", "data", "evaluation", "report", "decisions")
 LONGEST_FILE, LONGEST_FUNCTION, LARGEST_ROOM = 350, 60, 0.14
 """Lines of a file, lines of a function without its docstring, share of all lines."""

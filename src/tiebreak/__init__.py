@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tiebreak.api import Judge, distill, train
+    from tiebreak.choosing import best_of, compare
     from tiebreak.data.predictions import read_predictions, write_predictions
     from tiebreak.decisions.decide import decide
     from tiebreak.decisions.leaderboard import leaderboard
@@ -34,6 +35,8 @@ _HOMES = {
     "UserError": "errors",
     "Verdict": "verdict",
     "baseline": "evaluation.baselines",
+    "best_of": "choosing",
+    "compare": "choosing",
     "cross_validate": "pipeline.cross_validation",
     "decide": "decisions.decide",
     "distill": "api",
@@ -59,6 +62,8 @@ __all__ = [
     "UserError",
     "Verdict",
     "baseline",
+    "best_of",
+    "compare",
     "cross_validate",
     "decide",
     "distill",

@@ -22,9 +22,31 @@ BAD_ROWS = "labelled rows that cannot be read: exit 2 (fail, the default) or lea
 
 def add_commands_of_use(commands: "Commands") -> None:
     """Add them to the parser of all commands."""
+    _add_compare_command(commands)
+    _add_best_of_command(commands)
     _add_decide_command(commands)
     _add_export_command(commands)
     _add_leaderboard_command(commands)
+
+
+def _add_compare_command(commands: "Commands") -> None:
+    compare = commands.add_parser("compare")
+    text = "with --prompt, an answer; else a file of answers (prompt, response), or alone a table of pairs"
+    compare.add_argument("first", metavar="A", help=text)
+    compare.add_argument("second", nargs="?", metavar="B", help="the other answer, or the other file of answers")
+    compare.add_argument("--prompt", metavar="TEXT", help="what A and B answer")
+    compare.add_argument("--model", required=True, metavar="DIR", help="a model folder, or the run folder above it")
+    compare.add_argument("--json", action="store_true", help="print every figure as JSON")
+
+
+def _add_best_of_command(commands: "Commands") -> None:
+    best = commands.add_parser("best-of")
+    text = "a row for each candidate (prompt, response), or for each prompt (prompt, responses: a list)"
+    best.add_argument("candidates", metavar="FILE", help=text)
+    best.add_argument("--model", required=True, metavar="DIR", help="a model folder, or the run folder above it")
+    best.add_argument(
+        "--out", required=True, type=Path, metavar="F", help="a .csv or .jsonl file, a row for each prompt"
+    )
 
 
 def _add_decide_command(commands: "Commands") -> None:

@@ -21,6 +21,8 @@ GROUPS = {
         "ensemble": "average several predictions of the same rows, aligned by id",
     },
     "decide and rank": {
+        "compare": "two answers or two systems: who wins, by how much, and how sure that is",
+        "best-of": "the best of several candidates for each prompt",
         "decide": "verdicts where a judge agrees with people as often as asked, abstain elsewhere",
         "leaderboard": "rank models by votes, by a judge, or by a judge that votes correct",
     },

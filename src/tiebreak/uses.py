@@ -4,7 +4,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tiebreak.errors import UserError
 from tiebreak.preemption import stop_at_once
+
+
+def _compare(*, model: str, first: str, second: str | None, prompt: str | None, json: bool) -> None:
+    stop_at_once()
+    from tiebreak.choosing import compare
+
+    if prompt is not None and second is None:
+        raise UserError("compare: --prompt goes with two answers, A and B")
+    compared = compare(model, first, second, prompt=prompt)
+    print(compared.model_dump_json(indent=2) if json else compared)
+
+
+def _best_of(*, model: str, candidates: str, out: Path) -> None:
+    stop_at_once()
+    from tiebreak.choosing import best_of
+
+    chosen = best_of(model, candidates, out=out)
+    print(f"{out}: the best of {sum(len(choice.scores) for choice in chosen):,} candidates for {len(chosen):,} prompts")
 
 
 def _decide(*, out: Path, **words: Any) -> None:
@@ -35,6 +54,8 @@ def _env() -> None:
 
 
 USES: dict[str, Callable[..., None]] = {
+    "compare": _compare,
+    "best-of": _best_of,
     "decide": _decide,
     "leaderboard": _leaderboard,
     "export": _export,

@@ -33,7 +33,7 @@ def test_the_example_of_a_page_prints_what_it_shows(page, tmp_path, monkeypatch,
             assert told.out.rstrip() == expected.rstrip(), command
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "compare.md"])
 def test_the_other_commands_of_a_page_parse(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     lines = [line for language, block in FENCED.findall(text) if not language for line in block.splitlines()]
