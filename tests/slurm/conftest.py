@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from minicluster import INSTALLED, Cluster, cluster_of
+from warm_node import warm_python
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,9 +20,17 @@ def slurm() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def warm_program(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What jobs take for Python where nothing speaks against it."""
+    with warm_python(tmp_path_factory.mktemp("warm")) as program:
+        yield str(program)
+
+
+@pytest.fixture(scope="session")
+def cluster(warm_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Six nodes, so that several jobs of two and three run and fail beside one another."""
     with cluster_of(tmp_path_factory.mktemp("slurm") / "cluster", 6) as cluster:
+        cluster.environment["PYTHON"] = warm_program
         yield cluster
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,7 +81,7 @@ def signalled(work: Work) -> str:
 
 def out_of_time(work: Work) -> str:
     """The job's time runs short, and Slurm warns when it next looks at limits, up to 30 s later."""
-    job = work.long("out_of_time", options=("--time=60", "--signal=USR2@120"))
+    job = work.long("out_of_time", options=("--time=60", "--signal=USR2@120"), PYTHON=sys.executable)
     job.reach(LOOK_AT)
     ranks = job.ranks()
     assert len(ranks) == 2
@@ -142,7 +143,7 @@ def finished(job: Batch, reason: str) -> str:
 
 def split(work: Work) -> str:
     """A rank beyond a network cut comes back to life after its job has ended elsewhere, and tries to write."""
-    job = work.long("split", 1)
+    job = work.long("split", 1, PYTHON=sys.executable)
     job.reach(LOOK_AT)
     (node,), (late,) = job.nodes, job.ranks()
     os.kill(late, signal.SIGSTOP)

@@ -5,6 +5,7 @@ wait for what is theirs.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -35,6 +36,8 @@ def trained(work: Work, file: str, nodes: int) -> str:
     """One of the training files, on so many nodes."""
     variables = {"TEACHERS": "bayes", "RECIPE": "distill-demo"} if file == "distill" else {}
     variables["ENGINE"] = ENGINES.get((file, nodes), "auto")
+    if nodes == 1:  # each file starts a real Python once
+        variables["PYTHON"] = sys.executable
     return work.submit(file, f"{file}-{nodes}", nodes, changes(*SETTINGS.get(file, TINY)), **variables).end()
 
 

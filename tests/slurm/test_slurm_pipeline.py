@@ -1,6 +1,5 @@
 """slurm/pipeline.sh: a chain by job dependencies, with a stage that fails and a node that dies on its way."""
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,10 @@ student: {{recipe: distill-demo, set: [{SMALL}, train.max_steps=4]}}
 from_labels: false
 sample: {{rows: 200, test_rows: 60, profile: short}}
 """
-WRAPPER = f"""#!/bin/sh
+WRAPPER = """#!/bin/sh
 # Python, but for one stage as long as the file is there.
 case "$*" in *"--stage tables/check") if [ -e "$BROKEN" ]; then exit 1; fi ;; esac
-exec {sys.executable} "$@"
+exec {python} "$@"
 """
 
 
@@ -59,10 +58,10 @@ def cluster(slurm, folder) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(cluster, tmp_path):
+def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(cluster, warm_program, tmp_path):
     recipe, out, wrapper, broken = (tmp_path / name for name in ("small.yaml", "chain", "python", "broken"))
     recipe.write_text(RECIPE)
-    wrapper.write_text(WRAPPER)
+    wrapper.write_text(WRAPPER.replace("{python}", warm_program))
     wrapper.chmod(0o755)
     broken.touch()
 
