@@ -114,6 +114,22 @@ def import_bitsandbytes() -> None:
         torch.compile = compile_now
 
 
+@contextmanager
+def saving_unwrapped() -> Iterator[None]:
+    """Keep transformers from unwrapping the models that it saves, which are not wrapped.
+
+    To see whether they are, it would import DeepSpeed and FSDP: a tenth of a short run's time.
+    """
+    from transformers import modeling_utils
+
+    unwrap = modeling_utils.unwrap_model
+    modeling_utils.unwrap_model = lambda model, recursive=False: model
+    try:
+        yield
+    finally:
+        modeling_utils.unwrap_model = unwrap
+
+
 def quieten_transformers() -> None:
     """Silence transformers' progress bars and expected warnings, such as that of a new head. Imports transformers."""
     from transformers.utils import logging

@@ -10,15 +10,16 @@ from tiebreak.cli import main
 UNUSED = {
     "demo-deberta": {
         *("datasets", "peft", "bitsandbytes", "wandb", "torch._inductor.compile_fx", "torchvision"),
-        *("sklearn", "scipy.stats", "matplotlib.pyplot", "transformers.trainer", "networkx"),
+        *("sklearn", "scipy.stats", "matplotlib", "pandas", "deepspeed", "transformers.trainer", "networkx"),
         *("transformers.models.llama.modeling_llama", "transformers.models.gemma2.modeling_gemma2"),
     },
     "demo-llama2": {
         *("datasets", "deepspeed", "wandb", "torchvision", "transformers.models.gemma2.modeling_gemma2"),
-        *("sklearn", "scipy.stats", "matplotlib.pyplot", "transformers.trainer", "torch._inductor.compile_fx"),
+        *("sklearn", "scipy.stats", "matplotlib", "pandas", "transformers.trainer", "torch._inductor.compile_fx"),
     },
 }
-"""By recipe. The token cache is there already, as in every run on a table but the first: `datasets` writes it."""
+"""By recipe. The token cache is there already, as in every run on a table but the first: `datasets` writes it. A single
+step has no curves."""
 CODE = """
 import json, sys
 from tiebreak.cli import main

@@ -20,6 +20,8 @@ MANIFEST, SKIPPED = "cache.json", "skipped_rows.jsonl"
 ID_ROWS = 65_536
 PARTS = ("prompt", "response_a", "response_b")
 COLUMNS = ("labels", "groups", "lengths", "unreadable", "chars", "features")
+NUMPY = {"double": "float64", "float": "float32"}
+"""numpy's names of Arrow's types, where they differ."""
 
 
 class TokenManifest(Manifest):
@@ -74,17 +76,17 @@ class Tokens:
         self._id_chunks: list[pa.Array] = table["id"].chunks
         self._ids: list[str] | None = None
         self.labels, self.groups, self.lengths, self.unreadable, chars_a, chars_b = (
-            table[name].to_numpy() for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
+            _column(table, name) for name in ("label", "group", "length", "unreadable", "chars_a", "chars_b")
         )
-        self.truncated = int(table["truncated"].to_numpy().sum())
+        self.truncated = int(_column(table, "truncated").sum())
         self.chars = np.stack([chars_a, chars_b], axis=1)
         self.bayes: np.ndarray | None = None
-        if not any(np.isnan(chunk.to_numpy()).any() for chunk in table["bayes_0"].chunks):
-            self.bayes = np.stack([table[f"bayes_{column}"].to_numpy() for column in range(3)], axis=1)
+        if not any(np.isnan(_values(chunk)).any() for chunk in table["bayes_0"].chunks):
+            self.bayes = np.stack([_column(table, f"bayes_{column}") for column in range(3)], axis=1)
         self.features = np.empty((len(self.labels), 0), dtype=np.float32)
         if len(self.swap_signs):
             flat = table["features"].combine_chunks().flatten()
-            self.features = flat.to_numpy().reshape(-1, len(self.swap_signs))
+            self.features = _values(flat).reshape(-1, len(self.swap_signs))
         self._parts = {name: [_list_views(chunk) for chunk in table[name].chunks] for name in (*PARTS, "turns")}
         self._starts = np.cumsum([0] + [len(chunk) for chunk in table["id"].chunks])
         # int32 where it can count the rows: the positions of 100 million take half the memory.
@@ -205,7 +207,24 @@ def _map_table(folder: Path) -> "pa.Table":
 
 def _list_views(chunk: "pa.ListArray") -> tuple[np.ndarray, np.ndarray]:
     """Offsets and values of an Arrow list array, without a copy of the memory-mapped file."""
-    return chunk.offsets.to_numpy(), chunk.values.to_numpy()
+    return _values(chunk.offsets), _values(chunk.values)
+
+
+def _column(table: "pa.Table", name: str) -> np.ndarray:
+    """A column of numbers or truth values, without a copy where it is one chunk."""
+    chunks = [_values(chunk) for chunk in table[name].chunks or table.schema.empty_table()[name].chunks]
+    return np.concatenate(chunks) if len(chunks) > 1 else chunks[0]
+
+
+def _values(array: "pa.Array") -> np.ndarray:
+    """An Arrow array without nulls, of numbers without a copy: its own `to_numpy` imports pandas, half a second."""
+    kind, part = str(array.type), slice(array.offset, array.offset + len(array))
+    if not len(array):
+        return np.empty(0, dtype=NUMPY.get(kind, kind))
+    data = array.buffers()[1]
+    if kind == "bool":
+        return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=part.stop, bitorder="little")[part].astype(bool)
+    return np.frombuffer(data, dtype=NUMPY.get(kind, kind))[part]
 
 
 def _list_at(views: tuple[np.ndarray, np.ndarray], index: int) -> np.ndarray:

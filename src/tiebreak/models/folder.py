@@ -20,6 +20,7 @@ from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
 from tiebreak.models.bases import BaseRecord, find_record, look_around, record_base, settle_quantization, with_model
 from tiebreak.pretrained.base_files import refuse_pointers
+from tiebreak.process import saving_unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -196,7 +197,8 @@ def save_model(
         base=base or record_base(recipe.model.base),
     )
     with new_folder(folder, existing="replace") as temporary:
-        judge.network.save_pretrained(temporary)
+        with saving_unwrapped():
+            judge.network.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         manifest.tokenizer = hash_tokenizer(temporary)
         if trained is not None:

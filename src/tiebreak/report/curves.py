@@ -174,9 +174,15 @@ def plot_curves(histories: Sequence[History], path: Path) -> None:
 
 
 def leave_curves(folder: Path) -> None:
-    """Write curves.png into a run folder that is done; a run never fails for want of its picture."""
+    """Write curves.png into a run folder that is done; a run never fails for want of its picture.
+
+    A single step makes no curve.
+    """
     try:
-        plot_curves([read_history(folder)], folder / NAME)
+        history = read_history(folder)
+        if len(history.steps) == 1:
+            return
+        plot_curves([history], folder / NAME)
         log.info(f"curves: {folder / NAME}")
     except Exception as error:
         log.warning(
