@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pipeline_chaos
 import pytest
@@ -12,6 +14,7 @@ from tiebreak.errors import UserError
 from tiebreak.options import build_parser
 from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
 from tiebreak.pipeline.run_pipeline import RECORD, claim_folder, open_pipeline, plan_stages
+from tiebreak.pipeline.summary import Summary, next_steps
 
 
 def stages_of(tmp_path, recipe="demo"):
@@ -64,6 +67,37 @@ def test_the_student_also_learns_tables_without_labels_from_all_folds_of_each_te
     claim_folder(open_pipeline("first-place", out, data=[data], extra=[more], test=test))
     with pytest.raises(UserError, match="changed: extra"):
         open_pipeline("first-place", out, data=[data], test=test)
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(tmp_path):
+    (tmp_path / "tables").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "tables" / f"{name}.csv").touch()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()
+    _, page, *lines, columns = next_steps(tmp_path).splitlines()
+    assert str(tmp_path / "report" / "index.html") in page and "response_a" in columns
+    commands = [shlex.split(line.partition(":")[2]) for line in lines]
+    assert [words[1] for words in commands] == ["compare", "predict", "train"]
+    for words in commands:
+        assert words[0].endswith("tiebreak")
+        options = build_parser().parse_args(words[1:])
+        assert all(Path(name).is_file() for name in getattr(options, "data", None) or [])
+
+
+def test_the_summary_says_whose_votes_these_are_and_what_distillation_changed():
+    rows = {
+        "tfidf": {"log_loss": 0.99, "gap_closed": 0.24},
+        "from-labels": {"log_loss": 0.74, "gap_closed": 0.8},
+        "student": {"log_loss": 0.71, "gap_closed": 0.85, "extra_rows": 1000},
+        "bayes": {"log_loss": 0.64, "gap_closed": 1.0},
+    }
+    said = " ".join(Summary(100, rows).in_words().split())
+    assert "made up" in said and "student goes 85%, TF-IDF 24%" in said
+    assert "with 1,000 more rows that only teachers judged, lowered the log loss by 0.0300" in said
+    real = {name: {"log_loss": row["log_loss"]} for name, row in rows.items() if name != "bayes"}
+    said = " ".join(Summary(100, real).in_words().split())
+    assert "made up" not in said and "distillation lowered the log loss by 0.0300" in said
 
 
 def test_stages_are_listed_without_a_trace(tmp_path, capsys):

@@ -1,6 +1,9 @@
 """What a pipeline ends with: the student's predictions as a submission, and one table of everything that was scored."""
 
 import json
+import os
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from typing import Any
 from tiebreak.evaluation.wording import NAMES
 from tiebreak.files import write_atomically, write_json
 from tiebreak.prediction.merge import rows_per_second
+from tiebreak.training.run_folder import ROWS
 
 SYSTEMS = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
 
@@ -21,8 +25,8 @@ class Summary:
     Attributes:
         test_rows: labelled rows of the test table; None without labels.
         rows: figures of each system by its name: `log_loss`, `accuracy`, `tie_recall` (share of the ties that are
-            predicted as ties), on the sample `gap_closed`, and of what was trained `parameters` (of one model) and
-            `rows_per_second` (of the prediction, all folds and orders counted).
+            predicted as ties), on the sample `gap_closed`, and of what was trained `parameters` (of one model),
+            `rows_per_second` (of the prediction, all folds and orders counted) and `extra_rows` (without labels).
     """
 
     test_rows: int | None
@@ -48,29 +52,48 @@ class Summary:
         """What the table shows, in a sentence or two; empty without labels."""
         student, tfidf, labels = (self.rows.get(name, {}) for name in ("student", "tfidf", "from-labels"))
         said = []
+        if "bayes" in self.rows:
+            said.append(
+                "A judge predicts which of two chatbot answers people prefer: A, B or a tie. These rows are made up, "
+                "and a known law votes in the place of people, so the best possible (Bayes) is known; how well such "
+                "tiny judges do on real votes, this does not say."
+            )
         if "gap_closed" in student and "gap_closed" in tfidf:
             said.append(
-                f"Of the way from guessing the class shares to the best that anyone can know, the distilled student "
+                f"Of the way from guessing the class shares to the best possible, the distilled student "
                 f"goes {student['gap_closed']:.0%}, TF-IDF {tfidf['gap_closed']:.0%}."
             )
         if "log_loss" in student and "log_loss" in labels:
             gain = labels["log_loss"] - student["log_loss"]
+            more = (
+                f", with {student['extra_rows']:,} more rows that only teachers judged,"
+                if "extra_rows" in student
+                else ""
+            )
             said.append(
-                f"Distillation {'gained' if gain > 0 else 'lost'} {abs(gain):.4f} nats a row over the labels alone."
+                f"Against the same model trained on the labels alone, distillation{more} "
+                f"{'lowered' if gain > 0 else 'raised'} the log loss by {abs(gain):.4f}."
             )
         return textwrap.fill(" ".join(said), 100)
 
 
 def next_steps(out: Path) -> str:
-    """What to do after a pipeline, as lines to copy."""
-    page, student = out / "report" / "index.html", out / "student"
-    lines = [f"open {page} in a browser: scores, calibration, biases"] if page.is_file() else []
-    lines += [
-        f"tiebreak predict --model {student} --data YOUR.csv --out runs/mine    # judge your own answers",
-        "tiebreak check YOUR.csv && tiebreak train --data YOUR.csv             # train on your own votes",
-        f"python -c \"import tiebreak; print(tiebreak.Judge.load('{student}').compare('PROMPT', 'ANSWER', 'OTHER'))\"",
+    """What to do after a pipeline, as lines to copy: on the sample's tables as they are, on others by their names."""
+    page, student, tables = out / "report" / "index.html", out / "student", out / "tables"
+    train, test = (tables / f"{name}.csv" if (tables / f"{name}.csv").is_file() else None for name in ("train", "test"))
+    tiebreak = "tiebreak" if shutil.which("tiebreak") else os.path.relpath(Path(sys.executable).with_name("tiebreak"))
+    words = "--prompt 'QUESTION' 'ANSWER' 'OTHER ANSWER'"
+    lines = [
+        ("which of two answers wins:", f"{tiebreak} compare --model {student} {words}"),
+        ("all rows of a table:", f"{tiebreak} predict --model {student} --data {test or 'YOUR.csv'} --out runs/mine"),
+        ("a judge of your own votes:", f"{tiebreak} train --data {train or 'YOUR.csv'} --out runs/first"),
     ]
-    return "\n".join(["What next:", *(f"  {line}" for line in lines)])
+    if page.is_file():
+        lines.insert(0, ("scores, calibration, biases:", f"open {page} in a browser"))
+    columns = (
+        "Your own tables have the columns prompt, response_a, response_b, and to train on, winner (docs/tables.md)."
+    )
+    return "\n".join(["What next:", *(f"  {what:29} {how}" for what, how in lines), columns])
 
 
 def conclude(out: Path, teachers: Iterable[str]) -> Summary:
@@ -111,4 +134,6 @@ def _size(folder: Path) -> dict[str, float]:
     if not runs:
         return {}
     parameters = json.loads((runs[0] / "environment.json").read_text(encoding="utf-8"))["parameters"]
-    return {"parameters": parameters, "rows_per_second": rows_per_second(folder / "test")}
+    size = {"parameters": parameters, "rows_per_second": rows_per_second(folder / "test")}
+    rows = json.loads((runs[0] / ROWS).read_text(encoding="utf-8"))
+    return size | ({"extra_rows": rows["rows_extra"]} if rows.get("rows_extra") else {})

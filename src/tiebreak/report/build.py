@@ -94,7 +94,10 @@ def _write_files(out: Path, report: Report, histories: list[History], rows: Labe
     from tiebreak.report.figures import make_figures
     from tiebreak.report.plots import save
 
-    plots = [*(make_figures(report) if report.judges else []), *make_plots(histories)]
+    plots = [
+        *(make_figures(report) if report.judges else []),
+        *make_plots(histories, [judge.name for judge in report.judges]),
+    ]
     for plot in plots:
         save(plot, out / "plots")
     if histories:

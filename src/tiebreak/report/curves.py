@@ -97,8 +97,8 @@ def summarise(history: History) -> Run:
     )
 
 
-def make_plots(histories: Sequence[History]) -> list[Plot]:
-    """A plot for each panel that any of the runs has values for."""
+def make_plots(histories: Sequence[History], judges: Sequence[str] = ()) -> list[Plot]:
+    """A plot for each panel that any of the runs has values for; a run of a judge's name has the judge's colour."""
     plots = []
     for panel, title in PANELS.items():
         ends = [(history.name, *history.series(panel)) for history in histories]
@@ -108,7 +108,7 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
         described = "; ".join(f"{name} from {values[0]:.4g} to {values[-1]:.4g}" for name, _, values in ends)
 
         def draw(axes: Any, colours: Palette, panel: str = panel) -> None:
-            draw_panel(axes, colours, panel, histories)
+            draw_panel(axes, colours, panel, histories, judges)
 
         plots.append(
             Plot(
@@ -122,13 +122,15 @@ def make_plots(histories: Sequence[History]) -> list[Plot]:
     return plots
 
 
-def draw_panel(axes: Any, colours: Palette, panel: str, histories: Sequence[History]) -> None:
-    """Draw one panel of all runs into matplotlib axes."""
+def draw_panel(
+    axes: Any, colours: Palette, panel: str, histories: Sequence[History], judges: Sequence[str] = ()
+) -> None:
+    """Draw one panel of all runs into matplotlib axes; runs that are no judge's come after the judges' colours."""
     for i, history in enumerate(histories):
         steps, values = history.series(panel)
         if not len(steps):
             continue
-        colour = colours.colour(i)
+        colour = colours.colour(judges.index(history.name) if history.name in judges else len(judges) + i)
         if panel in NOISY and len(values) >= 20:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
             width = max(3, len(values) // 25)

@@ -56,25 +56,26 @@ def best(report: Report) -> JudgeReport:
 def scores(report: Report) -> Plot:
     """Log loss of judges and baselines, best first."""
     judges = [(judge.name, judge.scores.log_loss, i) for i, judge in enumerate(report.judges)]
-    rest = [(NAMES[name], entry.log_loss, None) for name, entry in report.baselines.items()]
+    rest = [(NAMES[name], entry.log_loss, None) for name, entry in report.baselines.items() if name != "bayes"]
     lines = sorted([*judges, *rest], key=lambda line: line[1].value)
-    beaten = [name for name, loss, _ in rest if loss.value > best(report).scores.log_loss.value and name != "Bayes"]
-    cheap = [name for name, _, _ in rest if name != "Bayes"]
-    if cheap and len(beaten) == len(cheap):
-        title = f"{best(report).name} beats every baseline"
-    elif cheap:
-        ahead = min((line for line in rest if line[0] not in ("Bayes", *beaten)), key=lambda line: line[1].value)
-        title = f"No judge beats {ahead[0]}"
-    else:
-        title = "Log loss of each judge"
+    possible = report.baselines["bayes"].log_loss.value if "bayes" in report.baselines else None
+    title = "Log loss of each judge"
+    if rest:
+        ahead = min(rest, key=lambda line: line[1].value)
+        beats = [name for name, loss, _ in judges if loss.value < ahead[1].value]
+        title = f"{best(report).name} beats every baseline" if beats else f"No judge beats {ahead[0]}"
+        if len(beats) == len(judges) > 1:
+            title = "Every judge beats every baseline"
 
     def draw(axes: Any, colours: Palette) -> None:
         for at, (_, loss, index) in enumerate(lines):
             colour, marker = (colours.soft, "D") if index is None else (colours.colour(index), "o")
             dot(axes, at, loss, colour, marker)
-        forest(axes, colours, [name for name, _, _ in lines], [], "log loss (lower is better)")
+        label = "log loss (lower is better" + (")" if possible is None else "; line: best possible)")
+        forest(axes, colours, [name for name, _, _ in lines], [], label, zero=possible)
 
     described = "; ".join(f"{name} {number(loss)}" for name, loss, _ in lines)
+    described += "" if possible is None else f"; best possible {number(possible)}"
     return Plot(
         "log-loss", title, f"Log loss with 95 % intervals, best first: {described}.", draw, FRAME + ROW * len(lines)
     )
@@ -183,7 +184,7 @@ def consistency(report: Report) -> Plot:
         forest(axes, colours, [name for name, _ in lines], [], "same verdict in both orders", percent=True)
         axes.set_xlim(right=1.0)
         shares = {"GPT-4,\nMT-bench": GPT4_CONSISTENCY, "GPT-4,\nAuto-J": AUTOJ_GPT4_CONSISTENCY}
-        for text, share in shares.items():
+        for text, share in shares.items() if "bayes" not in report.baselines else ():
             axes.axvline(share, color=colours.soft, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate(
                 text, (share, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
@@ -292,7 +293,7 @@ def differences(report: Report) -> Plot:
     def draw(axes: Any, colours: Palette) -> None:
         groups = [(None, [e for _, e in lines], colours.ink)]
         labels = [name if several else name.replace(" − ", "\n− ") for name, _ in lines]
-        forest(axes, colours, labels, groups, "difference in log loss (left: the first is better)", zero=0.0)
+        forest(axes, colours, labels, groups, "difference in log loss (left: first is better)", zero=0.0)
 
     alt = "; ".join(f"{p.first} minus {p.second}: {number(p.log_loss)}" for p in report.pairs)
     return Plot("differences", title, f"Paired differences in log loss: {alt}.", draw, FRAME + ROW * len(lines))

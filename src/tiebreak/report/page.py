@@ -51,13 +51,14 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
     return {
         "report": report,
         "title": title(report),
+        "made_up": made_up(report),
+        "one_order": [judge.name for judge in judges if not judge.position.both_orders],
         "figures": {plot.name: embed(plot, plot_folder) for plot in plots},
         "curves": [plot.name for plot in plots if plot.name.startswith("curve-")],
         "examples": examples(judges, pairs) if pairs else [],
         "agreement": agreement(report),
         "colour_of": {judge.name: i % len(SERIES["light"]) for i, judge in enumerate(judges)},
         "any_orders": any(judge.position.both_orders for judge in judges),
-        "all_orders": all(judge.position.both_orders for judge in judges),
         "any_verbosity": any(judge.verbosity for judge in judges),
         "any_families": any(judge.self_enhancement for judge in judges),
         "any_repetition": any(judge.repetition for judge in judges),
@@ -66,12 +67,17 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "classes": CLASS_NAMES,
         "names": NAMES,
         "series": SERIES,
-        "published": PUBLISHED,
+        "published": {} if made_up(report) else PUBLISHED,
         "number": number,
         "percent": percent,
         "points": points,
         "span": span,
     }
+
+
+def made_up(report: Report) -> bool:
+    """Whether the table is the embedded sample, with which published values have nothing to do."""
+    return "bayes" in report.baselines
 
 
 def title(report: Report) -> str:
@@ -82,8 +88,11 @@ def title(report: Report) -> str:
     right = percent(best.scores.accuracy)
     if len(report.judges) == 1:
         return f"{best.name} agrees with people on {right} of comparisons"
-    count = len(report.judges)
-    return f"Of {count} judges, {best.name} has the lowest log loss and agrees with people {right} of the time"
+    start = f"Of {len(report.judges)} judges, {best.name} has the lowest log loss"
+    if best.scores.gap_closed:
+        way = percent(best.scores.gap_closed)
+        return f"{start}: {way} of the way from the class shares to the best that anyone can know"
+    return f"{start} and agrees with people {right} of the time"
 
 
 def embed(plot: Plot, folder: Path) -> dict[str, Any]:
