@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-ROWS = 60_000
+ROWS = 30_000
 BYTES_PER_ROW = 160
 """What leaves ten million rows within 2 GiB, beside what the libraries take."""
 CONSTANT_GIB = 0.08
