@@ -15,6 +15,10 @@ import pytest
 
 import tiebreak
 from tiebreak.cli import main
+from tiebreak.data.encode import prompt_group
+from tiebreak.models.folder import read_prompts
+from tiebreak.suites.forms import read_suites
+from tiebreak.suites.scoring import score_suite
 from tiebreak.tables.cells import encode_json_cell
 from tiebreak.tables.table import Table
 
@@ -247,3 +251,35 @@ def test_the_examples_of_comparing_run_and_python_says_what_the_command_says(jud
         choice.index
         == judge.rank(choice.prompt, json.loads(Path("candidates.jsonl").read_text())["responses"])[0].index
     )
+
+
+def test_a_judge_on_a_suite_gets_what_its_predictions_get_and_its_record_names_the_trained_prompts(
+    judge, run, table, tmp_path
+):
+    """LLMBar's form, of rows that were trained on or held out, and one that neither knows."""
+    rows = [pair for pair in table.pairs if len(pair.prompt) == 1 and pair.label != 2][:7]
+    texts = [(row.prompt[0], row.response_a[0], row.response_b[0], 1 + row.label) for row in rows]
+    texts.append(("Is this prompt in no table?", "yes", "no", 1))
+    suite = tmp_path / "Natural.jsonl"
+    names = ("input", "output_1", "output_2", "label")
+    suite.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in texts), encoding="utf-8")
+    direct = tiebreak.bench(suite, model=judge)
+    words = ["bench", str(suite), "--pairs", str(tmp_path / "pairs.csv")]
+    assert main(words) == 0
+    words = ["predict", "--model", str(run[0].folder), "--data", str(tmp_path / "pairs.csv"), "--swap"]
+    assert main([*words, "--out", str(tmp_path / "p")]) == 0
+    (ours,), (theirs,) = direct.suites, tiebreak.bench(suite, predictions=tmp_path / "p").suites
+    assert (ours.score, ours.contamination) == (theirs.score, theirs.contamination)
+    assert ours.pairwise.log_loss.value == pytest.approx(theirs.pairwise.log_loss.value, abs=1e-8)
+    trained = read_prompts(run[0].model)
+    known = [prompt_group([text]) in trained for text, *_ in texts]
+    assert ours.contamination.exact == sum(known) > 0 and not known[-1]
+    assert (direct.trained_record, ours.contamination.near) == (len(trained), None)
+    alone = score_suite(read_suites([suite])[0], _both(judge, texts), ~np.array(known))
+    assert ours.clean_score == alone
+
+
+def _both(judge, texts):
+    ab = judge.predict([(q, a, b) for q, a, b, _ in texts])
+    ba = judge.predict([(q, b, a) for q, a, b, _ in texts])
+    return np.stack([ab, ba[:, [1, 0, 2]]])

@@ -129,6 +129,7 @@ def test_mistakes_are_told_before_torch_is_imported(run, tmp_path, sample):
         ("leaderboard --data absent.csv --out o", "absent.csv: no such file"),
         ("compare absent.csv --model absent", "absent.csv: no such file"),
         ("best-of absent.csv --model absent --out o.csv", "absent.csv: no such file"),
+        ("bench absent.jsonl --model absent", "absent.jsonl: no such file"),
         ("decide absent --calibrate absent.csv --out o", "absent.csv: no such file"),
         ("ensemble absent absent2 --out o", "absent"),
         ("baseline absent.csv", "absent.csv: no such file"),

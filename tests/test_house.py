@@ -11,14 +11,14 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "tiebreak"
 ORDER = (
     *("ground", "cluster", "sample", "tables", "data", "evaluation", "pretrained", "models", "engines", "preflight"),
-    *("prediction", "training", "report", "decisions", "pipeline", "export", "api", "cli"),
+    *("prediction", "training", "report", "decisions", "suites", "pipeline", "export", "api", "cli"),
 )
 """Each room may import those before it, and itself."""
 ROOM_OF = {
     **dict.fromkeys(("options", "options_of_use", "parsers", "uses", "cli", "__main__"), "cli"),
-    **dict.fromkeys(("api", "choosing"), "api"),
+    **dict.fromkeys(("api", "benching", "choosing"), "api"),
 }
-WITHOUT_TORCH = ("tables", "data", "evaluation", "report", "decisions")
+WITHOUT_TORCH = ("tables", "data", "evaluation", "report", "decisions", "suites")
 LONGEST_FILE, LONGEST_FUNCTION, LARGEST_ROOM = 350, 60, 0.14
 """Lines of a file, lines of a function without its docstring, share of all lines."""
 FILES = sorted(SRC.rglob("*.py"))

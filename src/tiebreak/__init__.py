@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tiebreak.api import Judge, distill, train
+    from tiebreak.benching import bench, bench_pairs
     from tiebreak.choosing import best_of, compare
     from tiebreak.data.predictions import read_predictions, write_predictions
     from tiebreak.decisions.decide import decide
@@ -35,6 +36,8 @@ _HOMES = {
     "UserError": "errors",
     "Verdict": "verdict",
     "baseline": "evaluation.baselines",
+    "bench": "benching",
+    "bench_pairs": "benching",
     "best_of": "choosing",
     "compare": "choosing",
     "cross_validate": "pipeline.cross_validation",
@@ -62,6 +65,8 @@ __all__ = [
     "UserError",
     "Verdict",
     "baseline",
+    "bench",
+    "bench_pairs",
     "best_of",
     "compare",
     "cross_validate",

@@ -45,7 +45,7 @@ def compare(
         1
     """
     if prompt is not None:
-        return summarise(_predict(_load(model), [(prompt, first, second)]), [_turns(prompt)], ("first", "second"))
+        return summarise(_predict(load_judge(model), [(prompt, first, second)]), [_turns(prompt)], ("first", "second"))
     notes: list[str] = []
     files = [Path(str(name)) for name in (first, second) if name is not None]
     if len(files) == 1:
@@ -54,7 +54,7 @@ def compare(
     else:
         rows, notes = join_answers(*files)
         names = (files[0].name, files[1].name) if files[0].name != files[1].name else (str(files[0]), str(files[1]))
-    return summarise(_predict(_load(model), rows), [row[0] for row in rows], names, notes)
+    return summarise(_predict(load_judge(model), rows), [row[0] for row in rows], names, notes)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def best_of(
     if few := [prompt for prompt, answers in given if len(answers) < 2]:
         raise UserError(f"one candidate only for the prompt {' '.join(few[0])[:60]!r}; give at least two")
     games = [(prompt, a, b) for prompt, answers in given for a, b in combinations(answers, 2)]
-    scores = rank_candidates([len(answers) for _, answers in given], _predict(_load(model), games))
+    scores = rank_candidates([len(answers) for _, answers in given], _predict(load_judge(model), games))
     chosen = [
         Choice(prompt, answers[best], best, each)
         for (prompt, answers), each in zip(given, scores, strict=True)
@@ -117,7 +117,8 @@ def best_of(
     return chosen
 
 
-def _load(model: "str | Path | Judge") -> "Judge":
+def load_judge(model: "str | Path | Judge") -> "Judge":
+    """A judge itself, or that of a folder; a folder that holds none is told before torch is imported."""
     if not isinstance(model, (str, Path)):
         return model
     from tiebreak.models.folder import find_model_folder

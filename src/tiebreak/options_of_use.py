@@ -22,11 +22,31 @@ BAD_ROWS = "labelled rows that cannot be read: exit 2 (fail, the default) or lea
 
 def add_commands_of_use(commands: "Commands") -> None:
     """Add them to the parser of all commands."""
+    _add_bench_command(commands)
     _add_compare_command(commands)
     _add_best_of_command(commands)
     _add_decide_command(commands)
     _add_export_command(commands)
     _add_leaderboard_command(commands)
+
+
+def _add_bench_command(commands: "Commands") -> None:
+    bench = commands.add_parser("bench")
+    text = "files of RewardBench 1 or 2, JudgeBench, LLMBar, MT-bench, Auto-J or PandaLM, known by their columns"
+    bench.add_argument("files", nargs="+", metavar="FILE", help=text)
+    judge = bench.add_mutually_exclusive_group()
+    judge.add_argument("--model", metavar="DIR", help="the judge: a model folder, or the run folder above it")
+    text = "or finished predictions of the table that --pairs wrote, best made with --swap"
+    judge.add_argument("--predictions", metavar="PRED", help=text)
+    text = "write the comparisons as a table for tiebreak predict, and stop"
+    bench.add_argument("--pairs", type=Path, metavar="F.csv", help=text)
+    text = "tables that the judge was trained on: near-duplicates of the suites' prompts are looked for"
+    bench.add_argument("--trained", nargs="+", default=[], metavar="F", help=text)
+    text = "similarity from which on two prompts are near-duplicates (default 0.5; docs/bench.md)"
+    bench.add_argument("--alike", type=float, default=0.5, metavar="SHARE", help=text)
+    bench.add_argument("--out", type=Path, metavar="DIR", help="a folder for bench.json and items.csv")
+    text = "rows of the suites that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
+    bench.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=text)
 
 
 def _add_compare_command(commands: "Commands") -> None:

@@ -28,6 +28,7 @@ GROUPS = {
     },
     "measure": {
         "report": "scores, calibration and bias of predictions, on one page",
+        "bench": "scores on public suites from local files, and what of them was trained on",
         "attack": "write a table with one answer per row repeated, for the report's repetition audit",
         "ladder": "ablation: variants trained and scored on the same held-out rows, in one table",
     },

@@ -5,7 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.errors import UserError
+from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
+
+
+def _bench(*, pairs: Path | None, files: list[str], **words: Any) -> None:
+    stop_at_once()
+    from tiebreak.benching import bench, bench_pairs
+
+    if pairs is None:
+        print(bench(files, **words))
+        return
+    if words["model"] or words["predictions"] or words["trained"] or words["out"]:
+        raise UserError("bench: --pairs only writes the comparisons; predict them, then give --predictions without it")
+    print(f"{pairs}: {plural(bench_pairs(files, pairs, on_bad_row=words['on_bad_row']), 'comparison')}")
 
 
 def _compare(*, model: str, first: str, second: str | None, prompt: str | None, json: bool) -> None:
@@ -54,6 +67,7 @@ def _env() -> None:
 
 
 USES: dict[str, Callable[..., None]] = {
+    "bench": _bench,
     "compare": _compare,
     "best-of": _best_of,
     "decide": _decide,

@@ -1,8 +1,10 @@
 """The worked examples of the pages on using a judge: every command runs, and prints what the page shows."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from tiebreak.cli import build_parser, main
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["decide.md", "leaderboard.md"]
+PAGES = ["decide.md", "leaderboard.md", "bench.md"]
 
 
 @pytest.mark.slow
@@ -19,6 +21,7 @@ PAGES = ["decide.md", "leaderboard.md"]
 def test_the_example_of_a_page_prints_what_it_shows(page, tmp_path, monkeypatch, capsys):
     text = (DOCS / page).read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     shown = "".join(block for language, block in FENCED.findall(text) if language == "console")
     steps = [step.partition("\n") for step in shown.removeprefix("$ ").split("\n$ ")]
     assert len(steps) >= 3

@@ -85,7 +85,21 @@ def autoj(n, prompt, a, b, label):
 def pandalm(n, prompt, a, b, label):
     vote = {0: 1, 1: 2, 2: 0}[label]
     votes = {"annotator1": vote, "annotator2": (vote + 1) % 3, "annotator3": vote}
-    return {"instruction": prompt[0], "input": "", "response1": a[0], "response2": b[0], **votes}
+    return {
+        "instruction": prompt[0],
+        "input": ("", None, float("nan"))[n % 3],
+        "response1": a[0],
+        "response2": b[0],
+        **votes,
+    }
+
+
+def judgebench(n, prompt, a, b, label):
+    return {"question": prompt[0], "response_A": a[0], "response_B": b[0], "label": ("A>B", "B>A")[label]}
+
+
+def llmbar(n, prompt, a, b, label):
+    return {"input": prompt[0], "output_1": a[0], "output_2": b[0], "label": label + 1}
 
 
 def shp(n, prompt, a, b, label):
@@ -119,6 +133,8 @@ FORMATS = {
     "helpsteer3": (helpsteer, ONE, 3),
     "auto-j": (autoj, ONE, 3),
     "pandalm": (pandalm, ONE, 3),
+    "judgebench": (judgebench, ONE, 2),
+    "llmbar": (llmbar, ONE, 2),
     "shp": (shp, ONE, 2),
     "chosen": (chosen, MANY, 2),
     "chosen texts": (chosen_texts, ONE, 2),

@@ -135,6 +135,24 @@ def _pandalm(cells: Cells, counts: Counts) -> dict[str, object]:
     return row
 
 
+def _llmbar(cells: Cells, counts: Counts) -> dict[str, object]:
+    """The label says which output is better: 1 or 2."""
+    row = _numbered("output_1", "output_2", "input")({**cells, "label": None}, counts)
+    label = str(cells["label"])
+    if label not in ("1", "2"):
+        raise CellError(f"label is {label[:20]!r}, not 1 or 2")
+    return {**row, "winner": int(label) - 1}
+
+
+def _judgebench(cells: Cells, counts: Counts) -> dict[str, object]:
+    """The label says which response is right: `A>B` or `B>A`."""
+    row = _numbered("response_A", "response_B", "question")({**cells, "label": None}, counts)
+    label = str(cells["label"]).replace(" ", "")
+    if label not in ("A>B", "B>A"):
+        raise CellError(f"label is {label[:20]!r}, not A>B or B>A")
+    return {**row, "id": cells.get("pair_id"), "winner": int(label == "B>A")}
+
+
 def _shp(cells: Cells, counts: Counts) -> dict[str, object]:
     first = str(cells["labels"])
     if first not in ("0", "1"):
@@ -186,7 +204,7 @@ def _begins_with_user(messages: list[Any]) -> bool:
 
 def _joined(text: object, extra: object) -> str:
     """An instruction and its input, a blank line between them."""
-    parts = [part for part in (text, extra) if part]
+    parts = [part for part in (text, extra) if part and part == part]  # PandaLM's file has NaN for no input
     if any(not isinstance(part, str) for part in parts):
         raise CellError(f"the prompt is a {type(parts[0]).__name__}, not text")
     return "\n\n".join(map(str, parts))
@@ -245,6 +263,21 @@ LAYOUTS = (
         "stanfordnlp/SHP",
         _needs("history", "human_ref_A", "human_ref_B", "labels"),
         _shp,
+        numbers_rows=True,
+        labelled=True,
+    ),
+    Layout(
+        "judgebench",
+        "ScalerLab/JudgeBench",
+        _needs("question", "response_A", "response_B", "label"),
+        _judgebench,
+        labelled=True,
+    ),
+    Layout(
+        "llmbar",
+        "princeton-nlp/LLMBar",
+        _needs("input", "output_1", "output_2", "label"),
+        _llmbar,
         numbers_rows=True,
         labelled=True,
     ),
