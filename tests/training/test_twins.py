@@ -33,9 +33,9 @@ STEPS = {
     "demo-llama3": 40,
     "demo-qwen2": 240,
 }
-"""With rows of 160 tokens at most. Measured gains over the prior (1.09) on 300 rows, in nats and in standard errors, but
-for mlp: .214 (6.5), .269 (12), .342 (10), .350 (8.9), .151 (5.4), .181 (6.0), .247 (8.6), .043 (2.9). Qwen2 starts at
-random, and first stays at the prior for some time, which rounding may lengthen on another processor."""
+"""With rows of 160 tokens at most. Measured gains over the prior (1.09) on 300 rows, in nats and in standard errors,
+but for mlp: .214 (6.5), .269 (12), .342 (10), .350 (8.9), .151 (5.4), .181 (6.0), .247 (8.6), .043 (2.9). Qwen2 starts
+at random, and first stays at the prior for some time, which rounding may lengthen on another processor."""
 OTHER = {"demo-qwen2": ("train.batch_size=24", "data.max_tokens=96")}
 """Smaller steps, as there are so many."""
 HELD_OUT = 500
