@@ -19,6 +19,7 @@ from tiebreak.suites.bench_record import BenchRecord, Contamination, Copy, Suite
 from tiebreak.suites.contamination import LEAST, Copies, find_copies, read_trained
 from tiebreak.suites.forms import Suite, as_pairs_of, read_suites
 from tiebreak.suites.scoring import score_pairs, score_suite
+from tiebreak.tables.cells import normalise_prompt
 from tiebreak.tables.convert import write_pairs
 from tiebreak.tables.table import OnBadRow
 
@@ -90,7 +91,7 @@ def bench(
     )
     record = BenchRecord(
         judge=name, orders=looks, trained_record=None if groups is None else len(groups),
-        trained_texts=len({" ".join(prompt) for prompt in known}) if known else None, suites=results, notes=notes,
+        trained_texts=len(set(map(normalise_prompt, known))) if known else None, suites=results, notes=notes,
     )  # fmt: skip
     if out is not None:
         _write(Path(out), record, rows)

@@ -365,6 +365,9 @@ def test_mistakes_are_told_in_one_sentence(tmp_path):
     other.write_text('{"text": "x"}\n')
     with pytest.raises(UserError, match="no suite that is known"):
         tiebreak.bench(other, predictions="p.csv")
+    other.write_text(json.dumps(mt_bench(0) | {"tstamp": 1.5}) + "\n")
+    with pytest.raises(UserError, match="no suite that is known"):
+        tiebreak.bench(other, predictions="p.csv")
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(llmbar(0)) + "\n" + json.dumps(llmbar(1) | {"label": 3}) + "\n")
     with pytest.raises(UserError, match=r"bad.jsonl, row 2: label is '3', not 1 or 2"):

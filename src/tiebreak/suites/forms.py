@@ -54,6 +54,7 @@ class Form:
         needs: columns that tell it.
         subset: the column that names the part of the suite; empty: the file's name does.
         marks: further columns that its score needs.
+        lacks: columns that tell it from another table with the same ones.
         ties: whether its labels may be ties, so that a judge's tie is a verdict too.
     """
 
@@ -62,6 +63,7 @@ class Form:
     needs: frozenset[str]
     subset: str = ""
     marks: tuple[str, ...] = ()
+    lacks: frozenset[str] = frozenset()
     ties: bool = False
 
 
@@ -82,6 +84,7 @@ FORMS = (
         frozenset({"conversation_a", "conversation_b", "judge", "turn", "winner"}),
         "turn",
         ("judge",),
+        lacks=frozenset({"tstamp"}),  # Chatbot Arena's conversations
         ties=True,
     ),
     Form(
@@ -135,7 +138,7 @@ def read_suites(files: Sequence[Path], on_bad_row: OnBadRow = "fail") -> list[Su
     found: dict[str, Suite] = {}
     for path in files:
         columns, rows = open_rows(path)
-        form = next((form for form in FORMS if form.needs <= set(columns)), None)
+        form = next((f for f in FORMS if f.needs <= set(columns) and not f.lacks & set(columns)), None)
         if form is None:
             known = ", ".join(form.name for form in FORMS)
             raise UserError(
