@@ -36,7 +36,8 @@ def _best_of(*, model: str, candidates: str, out: Path) -> None:
     from tiebreak.choosing import best_of
 
     chosen = best_of(model, candidates, out=out)
-    print(f"{out}: the best of {sum(len(choice.scores) for choice in chosen):,} candidates for {len(chosen):,} prompts")
+    candidates = plural(sum(len(choice.scores) for choice in chosen), "candidate")
+    print(f"{out}: the best of {candidates} for {plural(len(chosen), 'prompt')}")
 
 
 def _decide(*, out: Path, **words: Any) -> None:
