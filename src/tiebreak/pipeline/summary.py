@@ -13,7 +13,6 @@ from typing import Any
 from tiebreak.evaluation.wording import NAMES
 from tiebreak.files import write_atomically, write_json
 from tiebreak.prediction.merge import rows_per_second
-from tiebreak.training.run_folder import ROWS
 
 SYSTEMS = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
 
@@ -130,6 +129,8 @@ def _scores(scored: dict[str, Any] | None) -> dict[str, float]:
 
 def _size(folder: Path) -> dict[str, float]:
     """Of a run folder, or of a teacher's folder of folds."""
+    from tiebreak.training.run_folder import ROWS
+
     runs = [path for path in (folder, folder / "fold-0") if (path / "environment.json").is_file()]
     if not runs:
         return {}
