@@ -26,6 +26,8 @@ from tiebreak.prediction.compute import forward
 from tiebreak.prediction.onnx_model import OnnxModel
 from tiebreak.tables.pairs import as_pairs
 
+pytestmark = pytest.mark.slow  # models are loaded in each
+
 CPU = torch.device("cpu")
 FEATURES = "data.features=[length,style]"
 KINDS = {

@@ -14,6 +14,8 @@ from tiebreak.models.demo import demo_folder
 from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.models.packing_proof import TOLERANCE, packed_difference
 
+pytestmark = pytest.mark.slow  # models are loaded in each
+
 CPU = torch.device("cpu")
 WINDOW = 8
 OWN = {

@@ -12,6 +12,8 @@ from tiebreak.models.folder import save_model
 from tiebreak.models.heads import FeatureHead, SiameseHead, fit_features, pool
 from tiebreak.models.loading import build_model, load_model, load_tokenizer
 
+pytestmark = pytest.mark.slow  # models are loaded in each
+
 CPU = torch.device("cpu")
 SIAMESE = ["model.template=siamese", "model.head=siamese"]
 KINDS = {

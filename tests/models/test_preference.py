@@ -12,6 +12,8 @@ from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.models.packed_sdpa import Packing, attend_packed
 
+pytestmark = pytest.mark.slow  # models are loaded in each
+
 CPU = torch.device("cpu")
 TWINS = {"bert": "demo-deberta", "gemma3_text": "demo-gemma2"}
 BACKBONES = ("demo-gemma2", "demo-llama2", "demo-deberta", *TWINS)

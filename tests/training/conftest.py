@@ -16,5 +16,5 @@ def drawn_curves() -> None:
 def no_curves(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:  # its own: tests undo theirs halfway
         if "drawn_curves" not in request.fixturenames:
-            patch.setattr(curves, "plot_curves", lambda histories, path: None)
+            patch.setattr(curves, "leave_curves", lambda folder: None)
         yield
