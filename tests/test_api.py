@@ -225,6 +225,7 @@ def test_the_examples_of_the_docs_run(judge, run, sample, tmp_path, monkeypatch)
     assert (tmp_path / "reliability.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_the_examples_of_comparing_run_and_python_says_what_the_command_says(judge, run, tmp_path, monkeypatch, capsys):
     """The console blocks of docs/compare.md, on this module's judge in place of the demo's: its figures are others."""
     text = (Path(__file__).parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")

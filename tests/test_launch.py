@@ -85,6 +85,7 @@ def test_several_nodes_without_their_settings_are_refused():
     assert done.returncode != 0 and "set NODE_RANK" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_scripts_are_clean(run):
     run(
         "shellcheck",

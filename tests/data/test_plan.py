@@ -47,6 +47,7 @@ def test_epochs_and_seeds_differ_in_order():
     assert len({tuple(order.tolist()) for order in orders}) == 3
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     rows=st.integers(1, 80),

@@ -302,6 +302,7 @@ ROWS_OF_ALL_KINDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["llama2", "siamese"])
 def test_tokens_in_memory_are_those_of_the_cache(tokenizers, template, tmp_path, sample):
     """Several turns, nulls, empty answers, an unreadable row, a forgery, features; more rows than one batch."""

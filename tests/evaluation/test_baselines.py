@@ -147,6 +147,7 @@ def test_too_few_rows_and_folds_are_reported(tmp_path):
         baseline([path], folds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample", "two classes", "by hand"])
 def test_the_command_and_the_report_give_the_same_figures(kind, two, tmp_path, capsys):
     """One implementation and one set of folds: equal to the last digit on the same rows, prompts in any order."""

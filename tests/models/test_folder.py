@@ -46,6 +46,7 @@ def forget_template(folder):
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_editing_the_templates_does_not_change_an_older_judges_prediction(tmp_path, edited):
     save("demo-llama2", tmp_path / "model", "model.method=full")
     assert main(["sample", "--rows", "20", "--profile", "short", "--out", str(tmp_path / "t.csv")]) == 0

@@ -110,6 +110,7 @@ def test_encoding_writes_the_bytes_of_kaggle():
     assert decode_json_cell(cell) == turns
 
 
+@pytest.mark.slow
 @FUZZ
 @given(st.lists(st.none() | TEXT, max_size=5))
 def test_encoded_turns_decode_to_themselves(turns):
