@@ -82,6 +82,7 @@ def sign_in(port: int, rank: int) -> dist.Store:
     return store
 
 
+@pytest.mark.slow
 def test_a_first_node_that_cannot_be_reached_is_named(master):
     with pytest.raises(UserError, match=rf"{platform.node()} \(rank 1\) cannot reach 127.0.0.1:{master}, where rank 0"):
         meet(Ranks(1, 2, 0), timeout_s=1)

@@ -432,6 +432,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @FUZZ
 @given(rows=st.lists(st.fixed_dictionaries({name: JSON_VALUES for name in (*PLAIN, "winner")}), min_size=1, max_size=4))
 def test_any_json_is_read_or_told(tmp_path, rows):

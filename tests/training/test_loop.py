@@ -94,6 +94,7 @@ def test_a_program_gets_every_record_and_the_finished_run(sample, tmp_path):
     assert not (run.model / "README.md").exists(), "the card is added by what calls training"
 
 
+@pytest.mark.slow
 def test_messages_are_written_above_the_progress_bar(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     changes = set_("train.max_steps=2", "train.eval_every=1")
