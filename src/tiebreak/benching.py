@@ -10,8 +10,9 @@ import numpy as np
 
 from tiebreak.choosing import load_judge
 from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.decisions.calibration_rows import read_judge, trained_prompts
+from tiebreak.decisions.calibration_rows import trained_prompts
 from tiebreak.errors import UserError
+from tiebreak.evaluation.inputs import split_name
 from tiebreak.files import as_paths, write_atomically
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
@@ -68,7 +69,7 @@ def bench(
     orders, groups, looks, notes = None, None, 2, []
     if predictions is not None:
         orders, looks = _read_orders(suites, predictions)
-        path = read_judge(predictions)[0]
+        path = split_name(str(predictions))[1]
         groups = trained_prompts(path.parent) if path.name == "predictions.csv" else None
         if looks == 1:
             notes.append(f"{path} has one answer order only (predict with --swap): every verdict counts as consistent")
@@ -131,7 +132,7 @@ def _predict(suites: Sequence[Suite], model: "str | Path | Judge") -> tuple[np.n
 
 def _read_orders(suites: Sequence[Suite], predictions: str | Path) -> tuple[np.ndarray, int]:
     """Probabilities (2, n, 3) of every comparison, and how many orders they are of."""
-    path, *_ = read_judge(predictions)
+    path = split_name(str(predictions))[1]
     both = [path.parent / name for name in ORDERS]
     files = both if path.name == "predictions.csv" and all(file.is_file() for file in both) else [path]
     wanted = [pair.id for pair in as_pairs_of(suites)]

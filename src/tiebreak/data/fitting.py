@@ -1,6 +1,6 @@
 """A row's texts as the token ids that a judge reads: cut to the limit, joined with the template's pieces.
 
-Nothing here imports more than the standard library: `tiebreak.export.runtime` runs it without torch, transformers and
+Nothing here imports more than the standard library: `tiebreak.export.lite` runs it without torch, transformers and
 pyarrow.
 """
 

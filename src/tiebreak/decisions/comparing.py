@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from tiebreak.evaluation.schema import Estimate
+from tiebreak.evaluation.schema import Estimate, ReportSection
 from tiebreak.evaluation.wording import percent, span
 from tiebreak.plurals import plural
 from tiebreak.tables.cells import normalise_prompt
@@ -19,10 +18,8 @@ FEWEST_VOTES = 6
 """Fewer, even if all alike, do not pass a sign test at 5 %."""
 
 
-class Comparison(BaseModel):
+class Comparison(ReportSection):
     """What a judge says of two answers, or of two systems' answers to many prompts."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     version: int = 1
     first: str

@@ -1,21 +1,13 @@
 """What decision.json holds, and how it is shown in a terminal."""
 
-from pydantic import BaseModel, ConfigDict
-
-from tiebreak.evaluation.schema import Estimate
+from tiebreak.evaluation.schema import Estimate, ReportSection
 from tiebreak.evaluation.wording import number, percent, span
 from tiebreak.plurals import plural
 
 VERSION = 1
 
 
-class Part(BaseModel):
-    """A part of the record: fields that are not declared are refused."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class JudgeRecord(Part):
+class JudgeRecord(ReportSection):
     """One judge: its threshold, and what is known of it from the labelled rows that come to it."""
 
     predictions: str = ""
@@ -41,7 +33,7 @@ class JudgeRecord(Part):
     """Area under the risk-coverage curve, with its 95 % interval; lower is better."""
 
 
-class DecisionRecord(Part):
+class DecisionRecord(ReportSection):
     """The whole of decision.json."""
 
     version: int = VERSION

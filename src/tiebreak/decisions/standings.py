@@ -1,21 +1,13 @@
 """What leaderboard.json holds, and how it is shown in a terminal."""
 
-from pydantic import BaseModel, ConfigDict
-
-from tiebreak.evaluation.schema import Estimate
+from tiebreak.evaluation.schema import Estimate, ReportSection
 from tiebreak.evaluation.wording import number, percent, span
 from tiebreak.plurals import plural
 
 VERSION = 1
 
 
-class Section(BaseModel):
-    """A part of the board: fields that are not declared are refused."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Standing(Section):
+class Standing(ReportSection):
     """A model's place."""
 
     model: str
@@ -30,7 +22,7 @@ class Standing(Section):
     """The rating by the judge alone, where people's votes correct it."""
 
 
-class Effect(Section):
+class Effect(ReportSection):
     """What a feature of style, or the place of an answer, is worth."""
 
     name: str
@@ -40,7 +32,7 @@ class Effect(Section):
     """The standard deviation, in the feature's own unit (docs/recipes.md)."""
 
 
-class Board(Section):
+class Board(ReportSection):
     """The whole of leaderboard.json."""
 
     version: int = VERSION

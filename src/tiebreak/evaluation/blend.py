@@ -8,7 +8,7 @@ import numpy as np
 
 from tiebreak.data.folds import assign_folds
 from tiebreak.errors import UserError
-from tiebreak.evaluation.metrics import CLIP, best_temperature, log_probabilities, row_losses, softmax
+from tiebreak.evaluation.metrics import CLIP, best_temperature, grouped_error, log_probabilities, row_losses, softmax
 
 FOLDS = 5
 Space = Literal["probabilities", "logits"]
@@ -141,6 +141,4 @@ def cut_folds(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def gain(simple: Trial, fitted: Trial, groups: np.ndarray) -> tuple[float, float]:
     """How much lower the second's mean log loss is, and the standard error of that, rows of one prompt together."""
     difference = simple.losses - fitted.losses
-    mean = float(difference.mean())
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], difference - mean)
-    return mean, float(np.sqrt((sums**2).sum()) / len(difference))
+    return float(difference.mean()), grouped_error(difference, groups)

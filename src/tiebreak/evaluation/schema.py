@@ -6,7 +6,7 @@ VERSION = 1
 
 
 class ReportSection(BaseModel):
-    """A part of metrics.json: fields that are not declared are refused, and so are infinite numbers."""
+    """A part of metrics.json, or of a record like it: undeclared fields are refused, and so are infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -1,8 +1,6 @@
 """What bench.json holds, and how it is shown in a terminal."""
 
-from pydantic import BaseModel, ConfigDict
-
-from tiebreak.evaluation.schema import Estimate
+from tiebreak.evaluation.schema import Estimate, ReportSection
 from tiebreak.evaluation.wording import number, percent, span
 from tiebreak.plurals import plural
 
@@ -10,13 +8,7 @@ VERSION = 1
 SHOWN_PARTS, SHOWN_TEXT, INDENT = 12, 60, "  "
 
 
-class BenchPart(BaseModel):
-    """A part of the record: fields that are not declared are refused."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Pairwise(BenchPart):
+class Pairwise(ReportSection):
     """A suite's comparisons, one by one, whatever the suite makes of them; both answer orders averaged."""
 
     rows: int
@@ -36,7 +28,7 @@ class Pairwise(BenchPart):
     """Of these rows, with the tie's probability left out, in nats; ln 2 is chance."""
 
 
-class Copy(BenchPart):
+class Copy(ReportSection):
     """A prompt of the suite and the trained one that is most like it."""
 
     prompt: str
@@ -44,7 +36,7 @@ class Copy(BenchPart):
     similarity: float
 
 
-class Contamination(BenchPart):
+class Contamination(ReportSection):
     """How many of a suite's prompts the judge was trained on."""
 
     prompts: int
@@ -59,7 +51,7 @@ class Contamination(BenchPart):
     """The least alike of the near-duplicates, to be looked at."""
 
 
-class SuiteResult(BenchPart):
+class SuiteResult(ReportSection):
     """One suite."""
 
     suite: str
@@ -75,7 +67,7 @@ class SuiteResult(BenchPart):
     """The same formula without the items that the judge was trained on; none where there is none, or nothing else."""
 
 
-class BenchRecord(BenchPart):
+class BenchRecord(ReportSection):
     """The whole of bench.json."""
 
     version: int = VERSION
