@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.structured import read_json
 
 
 class Section(BaseModel):
@@ -18,6 +19,9 @@ class Section(BaseModel):
 
 class Manifest(Section):
     """A whole manifest. Every change of meaning raises the version; older versions stay readable."""
+
+    newest: ClassVar[int] = 1
+    """The version that this package writes."""
 
     version: int = Field(default=1, ge=1)
     """Of the format of this file; files without one are of version 1."""
@@ -31,16 +35,23 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: not JSON, or not a manifest of this type; names the file and the first wrong field.
+        UserError: not JSON, not a manifest of this type, or of a newer version; names the file and the first wrong
+            field.
     """
+    content = read_json(path)
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        manifest = kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{path}: damaged, or of another version ({where}: {first['msg']})") from None
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+        fault = f"{where[:200]}: {first['msg'][:400]}"
+        raise UserError(f"{path}: damaged, or of another version ({fault})") from None
+    if manifest.version > kind.newest:
+        raise UserError(
+            f"{path}: of version {str(manifest.version)[:20]}, and this tiebreak reads up to {kind.newest}: update "
+            "tiebreak, or make the folder again"
+        )
+    return manifest
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -119,3 +119,41 @@ def test_a_damaged_manifest_is_named(tmp_path, content):
     with pytest.raises(UserError, match=r"prediction\.json.*predict again"):
         read_prediction_manifest(tmp_path)
     assert read_models_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 10**15},
+        {"rows": -1},
+        {"part_count": 10**12},
+        {"part_count": -1},
+        {"parts": ".."},
+        {"parts": "/etc"},
+        {"parts": "a\0b"},
+        {"class_shares": [9, 9, 9]},
+        {"class_shares": [-1, 1, 1]},
+        {"unreadable": [4]},
+        {"unreadable": [-1]},
+        {"reasons": {"4": "x"}},
+        {"special": {"from": "x", "rows": {"empty": [4]}, "outputs": {"empty": [0.2, 0.3, 0.5]}}},
+        {"special": {"from": "x", "rows": {"empty": [1]}, "outputs": {}}},
+        {"swap": False, "adaptive": 0.3},
+        {"version": 10**30},
+        {"models": {}},
+        {"models": {"../x": "y"}, "table": "t"},
+    ],
+    ids=str,
+)
+def test_what_no_prediction_says_of_itself_is_told(tmp_path, change):
+    (tmp_path / "prediction.json").write_text(json.dumps({**VERSION_1, **change}))
+    with pytest.raises(UserError, match=r"prediction\.json.*again"):
+        read_prediction_manifest(tmp_path)
+
+
+def test_more_rows_than_the_parts_can_hold_take_no_memory(old_folder):
+    folder, *_ = old_folder
+    path = folder / "prediction.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": 2**31 - 1}))
+    with pytest.raises(UserError, match="too small for the 2,147,483,647 rows"):
+        read_finished(folder)

@@ -1,19 +1,37 @@
 """The manifests of a prediction's folder, `prediction.json` and `merged.json`: read and written here alone."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from tiebreak.errors import UserError
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
+from tiebreak.structured import read_json
 
 PREDICTION_FILE, MERGE_FILE = "prediction.json", "merged.json"
 VERSION = 2
 """Version 1 had no version field, called the provenance `seal` and the degenerate rows `special`."""
 
-Probabilities = Annotated[list[float], Field(min_length=3, max_length=3)]
+MOST_ROWS, MOST_PARTS = 2**31 - 1, 2**20
+
+
+def _sum_to_one(values: list[float]) -> list[float]:
+    if abs(sum(values) - 1) > 1e-3:
+        raise ValueError(f"{values} do not sum to one")
+    return values
+
+
+def _one_name(name: str) -> str:
+    if name in ("", ".", "..") or len(name) > 255 or any(c in "/\\" or ord(c) < 32 for c in name):
+        raise ValueError(f"{name[:80]!r} is not the name of a file or folder right here")
+    return name
+
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Probabilities = Annotated[list[Share], Field(min_length=3, max_length=3), AfterValidator(_sum_to_one)]
+FolderName = Annotated[str, AfterValidator(_one_name)]
+"""Of a folder right below another: no path, and nothing hidden."""
 
 
 class Provenance(Section):
@@ -41,15 +59,17 @@ class DegenerateRows(Section):
 class PredictionManifest(Manifest):
     """`prediction.json` of one model's prediction."""
 
-    parts: str
+    newest: ClassVar[int] = VERSION
+
+    parts: FolderName
     """Name of the folder of parts."""
-    part_count: int
+    part_count: int = Field(ge=0, le=MOST_PARTS)
     blocks: int = 0
     """Forward passes in one answer order."""
-    rows: int
+    rows: int = Field(ge=0, le=MOST_ROWS)
     swap: bool
     """Whether any row is seen in the order B, A too."""
-    adaptive: float | None = None
+    adaptive: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """With `swap`: only rows whose two likeliest classes are less than this probability apart; all if none."""
     provenance: Provenance = Field(validation_alias=AliasChoices("provenance", "seal"))
     ids: str | None = None
@@ -79,6 +99,18 @@ class PredictionManifest(Manifest):
     """Name of the recipe."""
     recipe_hash: str
 
+    @model_validator(mode="after")
+    def _rows_are_there(self) -> "PredictionManifest":
+        degenerate = self.degenerate.rows if self.degenerate else {}
+        for named, rows in {"unreadable": self.unreadable, "reasons": self.reasons, **degenerate}.items():
+            if (beyond := next((row for row in rows if not 0 <= row < self.rows), None)) is not None:
+                raise ValueError(f"{named}: row {beyond} of {self.rows}")
+        if self.degenerate and (bare := degenerate.keys() - self.degenerate.outputs.keys()):
+            raise ValueError(f"degenerate: no probabilities of {', '.join(sorted(bare))[:200]}")
+        if self.adaptive is not None and not self.swap:
+            raise ValueError("adaptive without swap")
+        return self
+
     @property
     def table(self) -> str:
         """The hash of the rows."""
@@ -98,11 +130,13 @@ class PredictionManifest(Manifest):
 class AverageManifest(Manifest):
     """`prediction.json` of several models' average; each model's own prediction lies in a folder below."""
 
-    models: dict[str, str]
+    newest: ClassVar[int] = VERSION
+
+    models: dict[FolderName, str] = Field(min_length=1)
     """The model folder by the name of the folder with its prediction."""
     table: str
     """The hash of the rows."""
-    rows: int
+    rows: int = Field(ge=0, le=MOST_ROWS)
     swap: bool = False
     adaptive: float | None = None
 
@@ -115,16 +149,18 @@ class AverageManifest(Manifest):
 class MergeManifest(Manifest):
     """`merged.json`: the last merge of a prediction."""
 
-    rows: int
-    file: str
+    newest: ClassVar[int] = VERSION
+
+    rows: int = Field(ge=0, le=MOST_ROWS)
+    file: FolderName
     """Name of the merged table."""
     sha256: str
     """Of the merged table."""
     token: str
     """Drawn for each merge, so that waiting processes can recognise a new one."""
-    seconds: float | None = None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """That the forward passes took, of all models and orders; unknown in version 1."""
-    failed: int = 0
+    failed: int = Field(default=0, ge=0, le=MOST_ROWS)
     """Rows that have the class prior, or one answer order only."""
     notes: list[str] = Field(default_factory=list)
     """Messages of the merge, for whoever started the prediction."""
@@ -186,7 +222,4 @@ def write_merge_manifest(folder: Path, manifest: MergeManifest) -> None:
 
 
 def _names_models(path: Path) -> bool:
-    try:
-        return "models" in json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError):
-        return False
+    return "models" in read_json(path)

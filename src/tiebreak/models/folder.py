@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tiebreak import __version__
+from tiebreak.arrays import BadArrays, read_npy
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.templates import TEMPLATES, Template
 from tiebreak.errors import UserError
@@ -154,8 +155,10 @@ def read_prompts(folder: Path) -> np.ndarray | None:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise UserError(f"{path}: absent, or not the record that was saved with this model; train again")
-    prompts: np.ndarray = np.load(io.BytesIO(content))
-    return prompts
+    try:
+        return read_npy(content)
+    except BadArrays as error:
+        raise UserError(f"{path}: {error}; train again") from None
 
 
 def save_model(

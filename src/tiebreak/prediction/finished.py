@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.data.prediction_manifest import PredictionManifest, Provenance, read_prediction_manifest
+from tiebreak.data.prediction_manifest import PREDICTION_FILE, PredictionManifest, read_prediction_manifest
 from tiebreak.data.predictions import CHUNK
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
@@ -155,22 +155,29 @@ def read_finished(folder: Path) -> FinishedPrediction:
     parts = folder / manifest.parts
     files = [part_path(parts, index) for index in range(manifest.part_count)]
     if absent := sum(not path.is_file() for path in files):
-        left = f"{absent} of {plural(len(files), 'part')} not done"
+        left = f"{absent:,} of {plural(len(files), 'part')} not done"
         raise UserError(f"{folder}: {left}; run the same prediction again")
+    # Before memory is taken for them: a row's logits alone take 12 bytes.
+    if manifest.rows * 12 > sum(path.stat().st_size for path in files):
+        raise BadParts(folder, dict.fromkeys(files, f"too small for the {manifest.rows:,} rows of {PREDICTION_FILE}"))
     if not ids_are_whole(parts, manifest.ids):
         raise UserError(f"{ids_path(parts)}: absent or damaged; run the same prediction again")
     reasons: dict[Path, str] = {}
-    logits, times = gather(_read_parts(files, manifest.provenance, reasons), manifest.rows, manifest.swap)
+    logits, times = gather(_read_parts(files, manifest, reasons), manifest.rows, manifest.swap)
     if reasons:
         raise BadParts(folder, reasons)
     if wrong := int((times != 1).sum()):
-        raise RuntimeError(f"{parts}: {wrong} rows are missing or doubled over the parts")
+        of = f"not every row once ({plural(wrong, 'row')} missing or doubled over the parts)"
+        raise BadParts(folder, dict.fromkeys(files, of))
     return FinishedPrediction(folder, manifest, logits)
 
 
-def _read_parts(files: list[Path], provenance: Provenance, reasons: dict[Path, str]) -> Iterator[Part]:
+def _read_parts(files: list[Path], manifest: PredictionManifest, reasons: dict[Path, str]) -> Iterator[Part]:
     for path in files:
         try:
-            yield read_part(path, provenance)
+            part = read_part(path, manifest.provenance, manifest.rows)
+            if len(part.swapped_logits) != (len(part.rows) if manifest.swap else 0):
+                raise BadPart("not of the answer orders that were asked for")
+            yield part
         except BadPart as error:
             reasons[path] = str(error)

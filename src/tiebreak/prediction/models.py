@@ -37,12 +37,12 @@ from tiebreak.plurals import plural
 from tiebreak.prediction.compute import onnx_forward, predict_blocks, run_blocks
 from tiebreak.prediction.degenerate import describe_source, find_degenerate
 from tiebreak.prediction.parts import (
-    KEYS_FILE,
     Part,
     RowKeys,
     cut_into_parts,
     digest_ids,
     ids_are_whole,
+    row_keys_are_whole,
     write_ids,
     write_row_keys,
 )
@@ -110,8 +110,9 @@ class ModelPrediction:
         make_folder(self.parts)
         if not ids_are_whole(self.parts, self.manifest.ids):
             write_ids(self.parts, self.tokens)
-        if not (self.parts / KEYS_FILE).is_file():
-            write_row_keys(self.parts, RowKeys(self.tokens.groups, self.tokens.chars, self.trained))
+        keys = RowKeys(self.tokens.groups, self.tokens.chars, self.trained)
+        if not row_keys_are_whole(self.parts, keys):
+            write_row_keys(self.parts, keys)
         write_prediction_manifest(self.out, self.manifest)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import re
-import zipfile
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tiebreak.data.prediction_manifest import Provenance
+from tiebreak.arrays import BadArrays, read_npz
+from tiebreak.data.prediction_manifest import MOST_ROWS, Provenance
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically, sha256, write_atomically
+from tiebreak.structured import parse_json
 
 KEYS_FILE, IDS_FILE, OLD_IDS_FILE = "rows.npz", "ids.jsonl", "ids.txt"
 MAX_PARTS = 4_096
@@ -104,30 +106,68 @@ def write_part(folder: Path, index: int, part: Part, provenance: Provenance) -> 
     checksum = np.frombuffer(_digest(text, arrays), dtype=np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays, seal=np.frombuffer(text, dtype=np.uint8), checksum=checksum)
-    write_atomically(part_path(folder, index), buffer.getvalue())
+    path = part_path(folder, index)
+    if path.is_dir() and not path.is_symlink():  # nothing of ours, and in the way
+        shutil.rmtree(path)
+    write_atomically(path, buffer.getvalue())
 
 
-def read_part(path: Path, provenance: Provenance) -> Part:
+def read_part(path: Path, provenance: Provenance, rows: int = MOST_ROWS) -> Part:
     """Read a part and check that it is whole and of this prediction.
+
+    Args:
+        path: of the part.
+        provenance: of the prediction.
+        rows: of its table.
 
     Raises:
         BadPart: it is not; says why.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in Part.__dataclass_fields__}
-            text, checksum = stored["seal"].tobytes(), stored["checksum"].tobytes()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise BadPart(f"not whole ({type(error).__name__})") from None
-    if _digest(text, arrays) != checksum:
-        raise BadPart("its checksum is wrong")
-    stated = json.loads(text)
+        arrays = read_npz(path, (*Part.__dataclass_fields__, "seal", "checksum"))
+        text, checksum = arrays.pop("seal").tobytes(), arrays.pop("checksum").tobytes()
+        if _digest(text, arrays) != checksum:
+            raise BadPart("its checksum is wrong")
+        stated = parse_json(text)
+        _check_form(arrays, rows)
+    except ValueError as error:
+        raise BadPart(str(error)) from None
+    if not isinstance(stated, dict) or "part" not in stated:
+        raise BadPart("it says not what it is of")
     for name, value in provenance.model_dump().items():
         if stated.get(name) != value:
             raise BadPart(f"of another {name}")
     if stated["part"] != part_index(path.name):
-        raise BadPart(f"it is part {stated['part']}")
+        raise BadPart(f"it is part {str(stated['part'])[:20]}")
     return Part(**arrays)
+
+
+def _check_form(arrays: Mapping[str, np.ndarray], rows: int) -> None:
+    """Check shapes, types and ranges of a part's arrays.
+
+    Raises:
+        ValueError: one that a prediction of so many rows cannot have.
+    """
+    count = len(arrays["rows"]) if arrays["rows"].ndim == 1 else -1
+    forms: dict[str, tuple[str, list[tuple[int, ...]]]] = {
+        "rows": ("iu", [(count,)]),
+        "logits": ("f", [(count, 3)]),
+        "swapped_logits": ("f", [(count, 3), (0, 3)]),
+        "failed": ("iu", [(count,)]),
+        "tokens": ("iu", [(2,)]),
+        "seconds": ("f", [(1,)]),
+    }
+    for name, (kinds, shapes) in forms.items():
+        if arrays[name].dtype.kind not in kinds or arrays[name].shape not in shapes:
+            raise ValueError(f"{name}: {arrays[name].dtype} {arrays[name].shape}, which no part holds")
+    if count and (arrays["rows"].min() < 0 or arrays["rows"].max() >= rows):
+        raise ValueError(f"a row beyond the {rows:,} of the table")
+    if len(np.unique(arrays["rows"])) < count:
+        raise ValueError("a row twice")
+    if not np.isin(arrays["failed"], list(Failure)).all():
+        raise ValueError("a code of failure that does not exist")
+    if arrays["tokens"].min() < 0 or not 0 <= arrays["seconds"][0] < np.inf:
+        raise ValueError("counts below 0")
 
 
 def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -199,6 +239,16 @@ class RowKeys:
     trained: np.ndarray | None
 
 
+def row_keys_are_whole(folder: Path, keys: RowKeys) -> bool:
+    """Return whether the file of keys is there and holds these."""
+    try:
+        stored = read_row_keys(folder)
+    except UserError:
+        return False
+    given = [(stored.groups, keys.groups), (stored.chars, keys.chars), (stored.trained, keys.trained)]
+    return all((a is None and b is None) or np.array_equal(a, b) for a, b in given)  # type: ignore[arg-type]
+
+
 def write_row_keys(folder: Path, keys: RowKeys) -> None:
     """Write the keys, by which rows are matched and recognised as out-of-fold or not."""
     trained: dict[str, Any] = {} if keys.trained is None else {"trained": keys.trained}
@@ -210,10 +260,16 @@ def read_row_keys(folder: Path) -> RowKeys:
     """Read the keys.
 
     Raises:
-        UserError: the file is absent, as in predictions of early versions.
+        UserError: the file is absent, as in predictions of early versions, or damaged.
     """
     path = folder / KEYS_FILE
     if not path.is_file():
         raise UserError(f"{path}: absent, so the rows cannot be matched; predict again")
-    with np.load(path) as stored:
-        return RowKeys(stored["groups"], stored["chars"], stored.get("trained"))
+    try:
+        stored = read_npz(path, ("groups", "chars"), ("trained",))
+    except BadArrays as error:
+        raise UserError(f"{path}: {error}; run the same prediction again") from None
+    keys = RowKeys(stored["groups"], stored["chars"], stored.get("trained"))
+    if keys.groups.ndim != 1 or keys.chars.shape != (len(keys.groups), 2):
+        raise UserError(f"{path}: not the keys of rows; run the same prediction again")
+    return keys

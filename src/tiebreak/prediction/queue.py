@@ -64,7 +64,7 @@ class PartQueue:
 
     def refresh(self) -> set[str]:
         """List the folder: note the finished parts, and return the file names of leases that are held."""
-        names = {entry.name for entry in os.scandir(self.folder)}
+        names = {entry.name for entry in os.scandir(self.folder) if entry.is_file(follow_symlinks=False)}
         indices = {index for file_name in names if (index := part_index(file_name)) is not None}
         self.done = {index for index in indices if index < len(self.parts)}
         return {file_name for file_name in names if file_name.endswith(SUFFIX)}
