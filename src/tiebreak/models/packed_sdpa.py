@@ -12,8 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.models.tiled_attention import Rule, attend_tiled
+
 MOST_PADDING = 1.25
 """A group's padded size over its tokens, at most: above it a group is split."""
+TILED_FROM = {False: 192, True: 384}
+"""Tokens from which tiles are faster on a CPU, without and with gradients (benchmarks/attention.py)."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ def attend_packed(
     for group in packing.groups:
         q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
         length = q.shape[-2]
+        by_hand = softcap is not None or sinks is not None or (window is not None and length > window)
+        if by_hand and q.device.type == "cpu" and length >= TILED_FROM[torch.is_grad_enabled() and q.requires_grad]:
+            rule = Rule(q.shape[-1] ** -0.5 if scaling is None else scaling, causal, window, softcap, dropout)
+            outputs.append(attend_tiled(q, k, v, group.lengths.tolist(), rule, sinks).transpose(1, 2))
+            continue
         mask = None if causal else group.real[:, None, None, :]
         if window is not None and length > window:
             distance = torch.arange(length, device=q.device)
