@@ -5,6 +5,7 @@ are reported at once, and a recipe is frozen once it is validated.
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +13,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tiebreak import bounds
+from tiebreak.bounds import NotNegativeInt, Positive, Seed, Share, fault_of_name
+from tiebreak.errors import UserError
 from tiebreak.recipe_files import RECIPES, apply_change, find_recipe, read_recipe_file, validate
 from tiebreak.storage import cache_folder as cache_folder
-
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-NotNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
@@ -33,20 +31,29 @@ class Section(BaseModel):
 class LoraSettings(Section):
     """Low-rank adapters, where `model.method` is `lora` or `qlora`."""
 
-    r: Positive = 16
+    r: bounds.Rank = 16
     """Rank of the update matrices."""
-    alpha: float = 32.0
+    alpha: bounds.Alpha = 32.0
     """The update is scaled by alpha / r."""
     dropout: Share = 0.0
     """Dropout before the first update matrix; 0 saves a third of the activations (docs/decisions.md)."""
-    targets: str | list[str] = "all-linear"
+    targets: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Names of the linear layers that get an adapter, or `all-linear`; the head is always trained whole."""
+
+    @field_validator("targets")
+    @classmethod
+    def _is_a_pattern(cls, value: str | list[str]) -> str | list[str]:
+        try:
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}): name layers, or all-linear") from None
+        return value
 
 
 class ModelSettings(Section):
     """The base, its head, and how they are trained."""
 
-    base: str
+    base: bounds.Place
     """A built-in demo model (`demo-gemma2`, ...), a local folder, or a hub name."""
     template: Literal["gemma2", "llama2", "llama3", "qwen2", "deberta", "siamese", "plain"] = "plain"
     """How a pair becomes text. `siamese` makes two of it: the prompt with each answer."""
@@ -54,7 +61,7 @@ class ModelSettings(Section):
     """Classification head: one linear layer, an MLP with a GELU, or a comparison of the two sides."""
     head_dropout: Share = 0.0
     """Dropout before each layer of the head."""
-    head_hidden: Positive | None = None
+    head_hidden: bounds.Width | None = None
     """Hidden width of the `mlp` and `siamese` heads; none means the backbone's width."""
     pooling: Literal["auto", "last", "cls", "mean"] = "auto"
     """Pooling of the hidden states: last token, first token (`cls`) or mean; `auto` is `last` for decoders, `cls` for
@@ -78,7 +85,7 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _layers_can_be_kept(self) -> "ModelSettings":
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            raise ValueError(f"layers is {self.layers}: name at least one layer, and each once")
+            raise ValueError(f"layers is {self.layers[:9]}: name at least one layer, and each once")
         if self.layers is not None and self.method != "full":
             raise ValueError(f"layers needs method=full (it is {self.method}): adapters belong to the whole base")
         return self
@@ -87,15 +94,15 @@ class ModelSettings(Section):
 class DataSettings(Section):
     """How rows become tokens, and how they are augmented."""
 
-    max_tokens: Annotated[int, Field(ge=16)] = 1024
+    max_tokens: bounds.RowTokens = 1024
     """Maximum tokens of a row, template included."""
     truncation: Literal["spread", "tail-trim", "right"] = "spread"
     """Truncation policy of rows that are too long (tiebreak.data.truncation)."""
-    prompt_cap: Positive = 256
+    prompt_cap: bounds.Tokens = 256
     """Maximum tokens of the prompt under `tail-trim`."""
     swap: Literal["never", "random", "both"] = "random"
     """A/B-swap augmentation: never, at random per row and epoch, or every row in both orders."""
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    share: bounds.PartOfRows = 1.0
     """Share of the training rows to use, drawn by `folds_seed`; held-out rows are all kept."""
     features: list[Literal["length", "style", "readability", "turns"]] = []
     """Numeric features of the untruncated row, fed to the head beside the text (tiebreak.data.features)."""
@@ -107,7 +114,7 @@ class DataSettings(Section):
     """Augmentation: tables of paraphrased training rows, joined by id; their labels are not used."""
     paraphrased: Share = 0.5
     """Probability that a row with paraphrases is replaced by one of them."""
-    sample_rows: Positive = 12_000
+    sample_rows: bounds.SampleRows = 12_000
     """Rows of the embedded sample when there is no --data; a tenth is held out when there is no --valid."""
     sample_profile: Literal["short", "arena"] = "short"
     """Lengths of the embedded sample's answers."""
@@ -127,28 +134,28 @@ class TrainSettings(Section):
 
     seed: Seed = 0
     """Seed of the head's initialisation, the order of rows, the swap and dropout."""
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: bounds.Epochs = 1.0
     """Passes over the rows; fractions are allowed."""
-    max_steps: Positive | None = None
+    max_steps: bounds.Steps | None = None
     """Maximum optimizer steps, if `epochs` does not end earlier; the schedule ends there too."""
-    batch_size: Positive = 64
+    batch_size: bounds.BatchRows = 64
     """Rows of one optimizer step, summed over all ranks."""
-    tokens_per_micro_batch: Positive = 8_192
+    tokens_per_micro_batch: bounds.Tokens = 8_192
     """Maximum tokens one rank runs at a time. Changes speed and memory, never the result."""
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: bounds.Rate = 1e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "adamw-fused", "adamw-8bit", "paged-adamw-8bit"] = "adamw"
     """AdamW: torch's, its fused kernel, or bitsandbytes' with 8-bit states, which may be paged to the host."""
-    head_lr: Annotated[float, Field(gt=0)] | None = None
+    head_lr: bounds.Rate | None = None
     """Peak learning rate of the classification head; none means `lr`."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: bounds.LayerDecay = 1.0
     """Each layer's rate is this times that of the layer above; the embeddings come last, the head is left out."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[bounds.Beta, bounds.Beta] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: bounds.Epsilon = 1e-8
     """AdamW's eps. At 1e-8 rounding alone moves weights whose true gradient is zero, as DeBERTa's key biases;
     its own recipes take 1e-6. The gradients of a large model's adapters are too small for that."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: bounds.Decay = 0.01
     """On matrices only, never on norms and biases."""
     warmup: Share = 0.1
     """Share of the steps in which the learning rate rises linearly from zero."""
@@ -156,22 +163,22 @@ class TrainSettings(Section):
     """Decay after warm-up: cosine or linear to zero, or constant."""
     label_smoothing: Share = 0.0
     """Share of the target that is spread evenly over the three classes."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_grad_norm: bounds.Norm | None = 1.0
     """Gradients are scaled down to this global norm; none leaves them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32.
     fp16 is refused with its reason (tiebreak.compatibility)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
-    eval_every: Positive | None = None
+    eval_every: bounds.Steps | None = None
     """Steps between evaluations; none means four evaluations per epoch."""
-    early_stopping: Positive | None = None
+    early_stopping: bounds.Steps | None = None
     """Stop after this many evaluations in a row without a better log loss."""
-    save_every: Positive | None = None
+    save_every: bounds.Steps | None = None
     """Steps between checkpoints; none means at evaluations only."""
-    keep: Positive = 2
+    keep: bounds.Checkpoints = 2
     """Number of newest checkpoints kept, in addition to the best."""
-    timeout_s: Positive = 600
+    timeout_s: bounds.Wait = 600
     """Seconds without progress after which a rank is reported as hung and the job aborted; must exceed the longest
     micro-batch or checkpoint save."""
 
@@ -180,17 +187,17 @@ class DistillSettings(Section):
     """Used by `distill`. A row's loss, v_t being the weight of teacher t:
     (ce CE + sum_t v_t (kl T^2 KL_t + cosine (1 - cos_t))) / (ce + sum_t v_t (kl + cosine))."""
 
-    ce: NotNegative = 1.0
+    ce: bounds.Weight = 1.0
     """Weight of the cross-entropy on the label; rows without a label have none."""
-    kl: NotNegative = 1.0
+    kl: bounds.Weight = 1.0
     """Weight of the divergence from the teacher's probabilities."""
-    cosine: NotNegative = 1.0
+    cosine: bounds.Weight = 1.0
     """Weight of 1 - cosine similarity of the student's and the teacher's three logits."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: bounds.Temperature = 1.0
     """T of the divergence: both softmaxes are of logits / T."""
     soft_loss: Literal["kl", "cross-entropy"] = "kl"
     """`kl`: the divergence; `cross-entropy`: the same plus the teacher's own entropy. Both have the same gradient."""
-    teacher_weights: Literal["equal", "log-loss"] | list[NotNegative] = "equal"
+    teacher_weights: Literal["equal", "log-loss"] | list[bounds.Weight] = "equal"
     """Each teacher's weight v_t, in the order of --teachers. `log-loss` weighs each by its gain over the class prior on
     the training rows, scaled to a mean of one."""
     calibrate: bool = False
@@ -221,9 +228,9 @@ class FsdpSettings(Section):
 class PredictSettings(Section):
     """How a prediction cuts and shares its rows."""
 
-    tokens_per_block: Positive = 16_384
+    tokens_per_block: bounds.Tokens = 16_384
     """Maximum tokens of one block of rows. Fixed by the recipe, so predictions do not depend on the ranks."""
-    lease_s: Annotated[float, Field(gt=0)] = 180.0
+    lease_s: bounds.Lease = 180.0
     """Seconds without a heartbeat after which another process takes over a block of rows."""
 
 
@@ -232,7 +239,7 @@ class LogSettings(Section):
 
     wandb: Literal["off", "online", "offline"] = "off"
     """Weights & Biases, on rank 0."""
-    project: str = "tiebreak"
+    project: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")] = "tiebreak"
     """Its project."""
 
     @field_validator("wandb", mode="before")
@@ -295,11 +302,23 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = (), base: str | None
     path = find_recipe(name_or_path, "recipe")
     content = read_recipe_file(path, Recipe)
     content.setdefault("name", path.stem)
-    return make_recipe(content, changes, base)
+    where = name_or_path if path.parent == RECIPES else str(path)
+    recipe = make_recipe(content, changes, base, where)
+    if fault := fault_of_name(recipe.name):
+        raise UserError(f"{where}: the recipe's name {fault}: it names run folders; choose another, --set name=NAME")
+    return recipe
 
 
-def make_recipe(content: Mapping[str, Any], changes: Sequence[str] = (), base: str | None = None) -> Recipe:
+def make_recipe(
+    content: Mapping[str, Any], changes: Sequence[str] = (), base: str | None = None, where: str | None = None
+) -> Recipe:
     """A recipe from its fields, which stay as they are; `changes` and `base` as for `load_recipe`.
+
+    Args:
+        content: the fields.
+        changes: as for `load_recipe`.
+        base: as for `load_recipe`.
+        where: the fields stand, for messages; by default the recipe's name.
 
     Raises:
         UserError: naming every unknown field and every value out of range.
@@ -309,7 +328,7 @@ def make_recipe(content: Mapping[str, Any], changes: Sequence[str] = (), base: s
         apply_change(fields, change)
     if base is not None and isinstance(model := fields.setdefault("model", {}), dict):
         model["base"] = base
-    return validate(Recipe, fields, fields.get("name", "recipe"))
+    return validate(Recipe, fields, where or fields.get("name", "recipe"))
 
 
 def shipped(folder: Path = RECIPES) -> list[str]:

@@ -16,9 +16,13 @@ from tiebreak.parsers import (
     add_launch,
     add_on_bad_row,
     add_set,
-    positive,
+    number,
 )
 
+ROWS = number(1, 50_000_000, "the sample is written to a file of 1.5 KB a row", whole=True)
+SEED = number(0, 2**63 - 1, "seeds are 63 bits", whole=True)
+FOLDS = number(2, 1_000, "each fold is a training of its own", whole=True)
+RESAMPLES = number(1, 1_000_000, "each resample takes a byte a row, and time", whole=True)
 SPLITS = ["prompts", "models", "time"]
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
@@ -70,9 +74,9 @@ def check_command(words: list[str]) -> None:
 
 def _add_sample_command(commands: "Commands") -> None:
     sample = commands.add_parser("sample")
-    sample.add_argument("--rows", type=int, required=True, help="number of rows")
+    sample.add_argument("--rows", type=ROWS, required=True, help="number of rows")
     sample.add_argument("--out", required=True, help="a .csv file")
-    sample.add_argument("--seed", type=int, default=0, help="of rows and labels (default 0)")
+    sample.add_argument("--seed", type=SEED, default=0, help="of rows and labels (default 0)")
     sample.add_argument("--profile", choices=["arena", "short"], default="arena", help="answer lengths (default arena)")
     sample.add_argument("--no-labels", action="store_true", help="a test table: no models, no winners")
 
@@ -127,23 +131,33 @@ def _add_preflight_command(commands: "Commands") -> None:
     preflight = commands.add_parser("preflight")
     _add_training(preflight, "demo-gemma2")
     preflight.add_argument(
-        "--nodes", type=positive, metavar="N", help="nodes of the job (default: the launcher's, or 1)"
+        "--nodes",
+        type=number(1, 100_000, "no cluster has more nodes", whole=True),
+        metavar="N",
+        help="nodes of the job (default: the launcher's, or 1)",
     )
     preflight.add_argument(
         "--gpus-per-node",
-        type=positive,
+        type=number(1, 1_024, "no node has more GPUs", whole=True),
         metavar="G",
         help="GPUs, and so ranks, per node (default: the launcher's, or 1)",
     )
     preflight.add_argument(
-        "--gpu-gib", type=float, metavar="GIB", help="memory of each GPU, if this machine does not have them"
+        "--gpu-gib",
+        type=number(0, 100_000, "it is the memory of one GPU", above=True),
+        metavar="GIB",
+        help="memory of each GPU, if this machine does not have them",
     )
     preflight.add_argument(
-        "--timeout", type=float, default=180, metavar="S", help="seconds that all ranks have to connect (default 180)"
+        "--timeout",
+        type=number(0, 86_400, "it is a wait in seconds", above=True),
+        default=180,
+        metavar="S",
+        help="seconds that all ranks have to connect (default 180)",
     )
     preflight.add_argument(
         "--fake-world",
-        type=positive,
+        type=number(1, 65_536, "every rank is simulated", whole=True),
         metavar="N",
         help="instead, simulate a job of N ranks here: load balance, network traffic, efficiency",
     )
@@ -153,7 +167,7 @@ def _add_folds_command(commands: "Commands") -> None:
     folds = commands.add_parser("folds")
     folds.add_argument("--recipe", default="demo-gemma2", help="a shipped recipe or a .yaml file (default demo-gemma2)")
     folds.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
-    folds.add_argument("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
+    folds.add_argument("--folds", type=FOLDS, default=5, metavar="N", help="number of folds (default 5)")
     folds.add_argument("--out", required=True, metavar="DIR", help="gets fold-K/ and predictions.csv")
     _add_split(folds)
     folds.add_argument("--model", metavar="M", help="a local model folder or hub name in place of the recipe's")
@@ -271,8 +285,10 @@ def _add_report_command(commands: "Commands") -> None:
     report.add_argument("--runs", nargs="+", default=[], metavar="RUN", help="run folders, for their training curves")
     report.add_argument("--family", metavar="NAME", help="the judges' model family (default: by their recipe)")
     report.add_argument("--model", metavar="DIR", help="a model folder whose card gets the scores and the bias table")
-    report.add_argument("--resamples", type=int, default=1_000, metavar="N", help="of the bootstrap (default 1000)")
-    report.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    report.add_argument(
+        "--resamples", type=RESAMPLES, default=1_000, metavar="N", help="of the bootstrap (default 1000)"
+    )
+    report.add_argument("--seed", type=SEED, default=0, help="of the bootstrap (default 0)")
     add_on_bad_row(report, "labelled rows")
 
 
@@ -313,7 +329,7 @@ def _add_baseline_command(commands: "Commands") -> None:
     baseline = commands.add_parser("baseline")
     baseline.add_argument("files", nargs="*", default=[], metavar="F", help="labelled tables")
     baseline.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables too")
-    baseline.add_argument("--folds", type=int, default=5, metavar="N", help="those of train --fold K/N (default 5)")
+    baseline.add_argument("--folds", type=FOLDS, default=5, metavar="N", help="those of train --fold K/N (default 5)")
     baseline.add_argument("--classes", type=int, choices=[2, 3], help="default: 2 where no row is a tie, else 3")
     baseline.add_argument("--out", type=Path, metavar="DIR", help="write each baseline's out-of-fold predictions here")
     add_on_bad_row(baseline, "rows")

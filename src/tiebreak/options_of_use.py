@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiebreak.parsers import CommandParser, add_on_bad_row, positive
+from tiebreak.parsers import CommandParser, add_on_bad_row, number
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[CommandParser]
@@ -43,7 +43,9 @@ def _add_bench_command(commands: "Commands") -> None:
     text = "tables that the judge was trained on: near-duplicates of the suites' prompts are looked for"
     bench.add_argument("--trained", nargs="+", default=[], metavar="F", help=text)
     text = "similarity from which on two prompts are near-duplicates (default 0.5; docs/bench.md)"
-    bench.add_argument("--alike", type=float, default=0.5, metavar="SHARE", help=text)
+    bench.add_argument(
+        "--alike", type=number(0, 1, "it is a share", above=True), default=0.5, metavar="SHARE", help=text
+    )
     bench.add_argument("--out", type=Path, metavar="DIR", help="a folder for bench.json and items.csv")
     text = "rows of the suites that cannot be read: exit 2 (fail, the default) or leave them out (skip)"
     bench.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=text)
@@ -75,9 +77,13 @@ def _add_decide_command(commands: "Commands") -> None:
     text = "a labelled table to find the threshold on; with its predictions, where PRED is of other rows"
     decide.add_argument("--calibrate", nargs="+", required=True, metavar="LABELLED", help=text)
     text = "share of the decided rows on which people agree, at least (default 0.8)"
-    decide.add_argument("--agree", type=float, default=0.8, metavar="SHARE", help=text)
+    decide.add_argument(
+        "--agree", type=number(0, 1, "it is a share", above=True), default=0.8, metavar="SHARE", help=text
+    )
     text = "probability that this share is reached (default 0.95)"
-    decide.add_argument("--certainty", type=float, default=0.95, metavar="P", help=text)
+    decide.add_argument(
+        "--certainty", type=number(0, 1, "it is a probability", above=True), default=0.95, metavar="P", help=text
+    )
     text = "verdict: a tie is a verdict too (default); wrong: only A and B are, and people's ties contradict them; "
     text += "ignore: only A and B are, and people's ties are not counted"
     decide.add_argument("--ties", choices=["verdict", "wrong", "ignore"], default="verdict", help=text)
@@ -98,13 +104,23 @@ def _add_export_command(commands: "Commands") -> None:
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
     export.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     export.add_argument("--data", nargs="+", default=[], metavar="F", help="labelled tables (default: the sample)")
-    export.add_argument("--rows", type=positive, default=2_000, metavar="N", help="most rows of them (default 2000)")
+    export.add_argument(
+        "--rows",
+        type=number(1, 10_000_000, "each is scored twice", whole=True),
+        default=2_000,
+        metavar="N",
+        help="most rows of them (default 2000)",
+    )
     text = "most nats by which the log loss may change (default .002)"
-    export.add_argument("--tolerance", type=float, default=0.002, metavar="NATS", help=text)
+    export.add_argument(
+        "--tolerance", type=number(0, 10, "it is a difference of log losses"), default=0.002, metavar="NATS", help=text
+    )
     text = "least share of verdicts that stay (default .99)"
-    export.add_argument("--agreement", type=float, default=0.99, metavar="SHARE", help=text)
+    export.add_argument("--agreement", type=number(0, 1, "it is a share"), default=0.99, metavar="SHARE", help=text)
     text = "divide the logits, inside the ONNX graph (default 1)"
-    export.add_argument("--temperature", type=float, default=1.0, metavar="T", help=text)
+    export.add_argument(
+        "--temperature", type=number(1e-3, 1e3, "logits are divided by it"), default=1.0, metavar="T", help=text
+    )
     add_on_bad_row(export, "labelled rows")
 
 
@@ -119,7 +135,13 @@ def _add_leaderboard_command(commands: "Commands") -> None:
     text = "rate at equal length, style, readability or position, e.g. length,style"
     board.add_argument("--control", type=_names, default=[], metavar="NAME,NAME", help=text)
     text = "leave out models in fewer battles (default 1)"
-    board.add_argument("--least-rows", type=int, default=1, metavar="N", help=text)
+    board.add_argument(
+        "--least-rows",
+        type=number(1, 2**31, "it is a number of battles", whole=True),
+        default=1,
+        metavar="N",
+        help=text,
+    )
     text = "a folder for index.html, leaderboard.csv, leaderboard.json and plots"
     board.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
     board.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=BAD_ROWS)

@@ -1,11 +1,14 @@
 """Parsers whose errors are one message, unknown words answered with near ones; and the options of many commands."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tiebreak.errors import UserError, did_you_mean
 from tiebreak.overview import COMMANDS, PURPOSE, list_commands
+from tiebreak.plurals import plain_number
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -42,11 +45,28 @@ class MainParser(CommandParser):
         )
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+def number(least: float, most: float, why: str, whole: bool = False, above: bool = False) -> Callable[[str], Any]:
+    """A type of an option: a number from `least` to `most`.
+
+    Args:
+        least: of the range.
+        most: of the range.
+        why: what one beyond would cost or mean.
+        whole: whether only integers are.
+        above: whether `least` itself is outside.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a {'whole ' * whole}number") from None
+        if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
+            start = f"above {plain_number(least)}, up to" if above else f"from {plain_number(least)} to"
+            raise argparse.ArgumentTypeError(f"{text[:60]} is not {start} {plain_number(most)}: {why}")
+        return value
+
+    return read
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ RUN_BY = {
 }
 """What runs a file of each kind."""
 
+DEEPEST, SHOWN_FAULTS = 5, 20
 SHOWN = 200
 """Characters of a value that a message repeats at most."""
 _SHORT = reprlib.Repr()
@@ -43,16 +44,17 @@ def find_recipe(name_or_path: str, kind: str) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    path = FOLDERS[kind] / f"{name_or_path}.yaml"
-    if path.is_file():
-        return path
-    others = [other for other, folder in FOLDERS.items() if (folder / path.name).is_file()]
     names = sorted(file.stem for file in FOLDERS[kind].glob("*.yaml"))
+    if name_or_path in names:  # and no path: `../x` is none of them
+        return FOLDERS[kind] / f"{name_or_path}.yaml"
+    others = [
+        other for other, folder in FOLDERS.items() if f"{name_or_path}.yaml" in {p.name for p in folder.iterdir()}
+    ]
     hints = [f"it is a {other}: {RUN_BY[other].format(name_or_path)}" for other in others]
     if hint := did_you_mean(name_or_path, names):
         hints.append(hint)
     known = f"shipped are {', '.join(names)}, or give a .yaml file"
-    raise UserError(f"no {kind} {name_or_path!r}; {'; '.join(hints) or known}")
+    raise UserError(f"no {kind} {_SHORT.repr(name_or_path)}; {'; '.join(hints) or known}")
 
 
 def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
@@ -61,10 +63,11 @@ def read_recipe_file(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     Raises:
         UserError: no such file, not readable, a key that stands twice, or not a mapping.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such recipe file")
-    content = read_yaml(path)
-    if not isinstance(content, dict):
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe file") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a recipe is a mapping with the sections {', '.join(kind.model_fields)}")
     return content
 
@@ -78,8 +81,10 @@ def validate(kind: type[Kind], content: dict[str, Any], name: str) -> Kind:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {_plain(e)}" for e in error.errors()]
-        raise UserError(f"{name}: {plural(len(lines), 'problem')} in the recipe:\n" + "\n".join(lines)) from None
+        faults = error.errors()
+        lines = [f"  {_place(fault)}: {_plain(fault)}" for fault in faults[:SHOWN_FAULTS]]
+        lines += [f"  ... and {len(faults) - SHOWN_FAULTS:,} more"] * (len(faults) > SHOWN_FAULTS)
+        raise UserError(f"{name}: {plural(len(faults), 'problem')} in the recipe:\n" + "\n".join(lines)) from None
 
 
 def apply_change(content: dict[str, Any], change: str) -> None:
@@ -89,9 +94,10 @@ def apply_change(content: dict[str, Any], change: str) -> None:
         UserError: not of that form, or a section where a value stands.
     """
     key, equals, value = change.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {change}: write it as key.path=value, for example train.lr=1e-4")
     *parents, last = key.strip().split(".")
+    change = change if len(change) <= SHOWN else f"{change[:SHOWN]}..."
+    if not equals or not all((*parents, last)) or len(parents) > DEEPEST:
+        raise UserError(f"--set {change}: write it as key.path=value, for example train.lr=1e-4")
     section = content
     for parent in parents:
         section = section.setdefault(parent, {})
@@ -100,7 +106,12 @@ def apply_change(content: dict[str, Any], change: str) -> None:
     try:
         section[last] = parse_yaml(value)
     except ValueError as error:
-        raise UserError(f"--set {change[:SHOWN]}: the value is not readable ({error})") from None
+        raise UserError(f"--set {change}: the value is not readable ({error})") from None
+
+
+def _place(error: ErrorDetails) -> str:
+    place = ".".join(map(str, error["loc"])) or "recipe"
+    return place if place.isprintable() and len(place) <= SHOWN else _SHORT.repr(place)
 
 
 def _plain(error: ErrorDetails) -> str:

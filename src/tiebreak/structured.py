@@ -5,6 +5,7 @@ setting takes, and a value of the right form may end in any of Python's errors.
 """
 
 import json
+import math
 import stat
 from collections import Counter
 from pathlib import Path
@@ -139,7 +140,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
-        return json.loads(decoded, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        return json.loads(decoded, object_pairs_hook=_once, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError among them
         raise ValueError(_say(error)) from None
 
@@ -150,6 +151,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         doubled, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{doubled[:MAX_SHOWN]!r} stands twice in one object: put them together")
     return content
+
+
+def _finite(word: str) -> float:
+    if math.isinf(number := float(word)):
+        raise ValueError(f"{word[:20]} is beyond what a number can be")
+    return number
 
 
 def _refuse_constant(word: str) -> NoReturn:

@@ -25,10 +25,10 @@ def words(*command: str) -> Make:
 DECIDE = "decide own --calibrate t.csv --out d"
 BEST = "t.csv --model judge --out b.csv"
 COMMANDS = {
-    "sample --out s.csv": {"--rows": ["0", "-1", "1e9", "9999999999999", "ten"], "--seed --rows 5": ["-1", "9" * 30, "1e400"]},
+    "sample --out s.csv": {"--rows": ["0", "-1", "1e9", "9999999999999", "ten"], "--rows 5 --seed": ["-1", "9" * 30, "1e400"]},
     "report own --labels t.csv --out r": {
         "--resamples": ["0", "-1", "999999999999", "nan"], "--seed": ["-1", "9" * 40], "--family": [""]},
-    "baseline t.csv": {"--folds": ["0", "1", "-1", "999999999999", "nan"], "--classes": ["9", "2"]},
+    "baseline t.csv": {"--folds": ["0", "1", "-1", "999999999999", "nan"], "--classes": ["9"]},
     DECIDE: {"--agree": ["0", "-1", "2", "nan", "1e400"], "--certainty": ["0", "1", "nan", "1.1", "-inf"],
              "--cost": ["nan", "-1", "1e400"], "--calibrate": ["own"]},
     "leaderboard own --data t.csv --out l": {"--least-rows": ["-1", "999999999999", "0"], "--control": ["nothing", "length,length,evil"]},
@@ -52,15 +52,22 @@ COMMANDS = {
     "bench t.csv --pairs b.csv": {"--alike": ["nan", "-1", "2", "1e400"]},
     "ladder demo --data t.csv --out o": {"--fold": ["0/0", "9/5", "0/1000000000"], "--launch": ["'", "nosuchprogram", "\x00"]},
     "ensemble own own --out e.csv --fit t.csv": {"--weights": ["nan", "1"]},
-    "distill --data t.csv --out run": {"--teachers": ["gone", "t.csv", "own", "a=", "=b", "own,own", "bayes,own", ","]},
+    "distill --data t.csv --out run": {"--teachers": ["gone", "t.csv", "own", "a=", "=b", "own,own", ","]},
     "merge-adapters --out o": {"lora --how": ["factors judge", "updates gone"]},
     "compare a b --model judge/model": {"--prompt x --json --set": ["a"]},
     "weights": {"": ["nope", "..", "../x", "--out", "-"]},
     "recipes": {"": ["nope", "..", "../recipes/demo-deberta", "/etc/passwd", "a\x00b", "", "--set"]},
     "pipeline --recipe demo --out o": {"--fold": ["0/5"], "--split time --fold": ["9/5"], "--stage": ["nope", ""], "--test": ["own"]},
 }  # fmt: skip
-SAYS = {("baseline", "--classes"): "class", ("compare", "--set"): "--set", ("merge-adapters", "--how"): "tiebreak"}
+SAYS = {
+    ("baseline", "--classes"): "class",
+    ("predict", "--special"): "",
+    ("predict", "--set"): "recipe",
+    ("compare", "--set"): "--set",
+    ("merge-adapters", "--how"): "tiebreak",
+}
 """What the message must hold, where that is not the option's name."""
+NAMED = {"own,own": "own", ",": "--teachers ,", "-": "-:", "": "empty", "own": "test"}
 FOR_FILES = ("--labels", "--valid", "--ds", "--model", "--test", "--teachers", "--calibrate", "")
 """Options whose message names what was given."""
 SKIPPED = {("--special", "0,0,1"), ("--family", ""), ("--rows", "9" * 30), ("--timeout", "1e300"), ("--weights", "1")}
@@ -71,7 +78,11 @@ for command, options in COMMANDS.items():
             first, last = command.split()[0], (option.split() or [""])[-1]
             if (last, value) in SKIPPED or "\x00" in value:
                 continue
-            says = SAYS.get((first, last)) or (value.strip("-=,") if last in FOR_FILES else last.lstrip("-")) or first
+            says = (
+                SAYS.get((first, last))
+                or (NAMED.get(value, value.strip("-=,")) if last in FOR_FILES else last.lstrip("-"))
+                or first
+            )
             given = [*command.split(), *option.split(), *(value.split() or [value])]
             heavy = first in ("train", "predict", "export", "folds", "distill", "ladder", "pipeline", "merge-adapters")
             PART.add(first, f"{option} {value}"[:60], words(*given), says, heavy=heavy)
@@ -84,7 +95,7 @@ for command in (
     "check t.csv --out {}",
 ):
     for name in ("t.csv/x.csv", "a" * 300 + ".csv", "own"):
-        PART.add("--out", f"{command.split()[0]} {name[:20]}", words(*command.format(name).split()), name[:20])
+        PART.add("--out", f"{command.split()[0]} {name[:20]}", words(*command.format(name).split()), name[:5])
 for name, option in {"own/predictions.csv": "ensemble own own --out", "t.csv": "attack --data t.csv --out"}.items():
     PART.add("--out", f"over the input: {option.split()[0]}", words(*option.split(), name), name)
 PART.add("--out", "a name that looks like an option", words("convert", "t.csv", "--out=--x.csv"), check=rows("--x.csv", 60))  # fmt: skip

@@ -75,10 +75,16 @@ for label, content, says in (
     ("a base of 5,000 characters", GOOD.replace("demo-deberta", "a" * 5000), ("base",)),
     ("a base of control characters", GOOD.replace("demo-deberta", '"a\\e[2Jb"'), ("base",)),
     ("a base that is empty", GOOD.replace("demo-deberta", "''"), ("base",)),
-    ("surrogates in the description", GOOD + 'description: "\\ud800"\n', ("r",)),
 ):  # fmt: skip
     PART.add("YAML", label, recipe(content), *says)
 PART.add("YAML", "no code runs", lambda f, w: recipe("model: !!python/object/apply:os.system ['touch pwned']\n")(f, w), "r.yaml")  # fmt: skip
+PART.add(
+    "YAML",
+    "surrogates in the description",
+    recipe(GOOD + 'description: "\\ud800"\n'),
+    "r",
+    check=prints("demo-deberta"),
+)
 PART.add("YAML", "a byte order mark", recipe("\ufeff" + GOOD), check=prints("demo-deberta"))
 PART.add("YAML", "line ends of Windows", recipe(GOOD.replace("\n", "\r\n")), check=prints("demo-deberta"))
 
@@ -119,7 +125,7 @@ NUMBERS = {
     "model.lora.targets": ["[nowhere]", "[]", "'('", "[1]"],
     "predict.tokens_per_block": ["2147483647"],
     "predict.lease_s": ["1e300", "1e-300", "0"],
-    "log.project": ["'a\\nb'", "''"],
+    "log.project": ['"a\\nb"', "''"],
 }
 LORA = ("model.method=lora",)
 for key, values in NUMBERS.items():
@@ -131,10 +137,12 @@ for key, value in {"ce": "1e400", "kl": "1e300", "temperature": "1e-320", "teach
 for key, value in {"cosine": "-1", "teacher_weights": "[]"}.items():
     PART.add("numbers", f"distill.{key}={value}", lambda f, w, k=key, v=value: [w.copy("t.csv", f), "distill", "--data", "t.csv", "--teachers", "bayes", "--out", "run", "--set", f"distill.{k}={v}"][1:], key)  # fmt: skip
 
-for change in ("", "=", "=1", "train", "train=1", ".=1", "train..lr=1", "..=1", "train.lr.x=1", "train.lr", "__class__=1",
-               "train.lr=!!python/name:os.system", "train.lr=&a [*a]", "train.lr={", "train.lr='", "name=..", "train.lr=\x00",
-               "train.lr=\x1b[31m", "a" * 100_000 + "=1", "train." + "a." * 50_000 + "b=1", "train.lr=" + "[" * 50_000):  # fmt: skip
-    PART.add("changes", repr(change[:40]), lambda f, w, c=change: ["recipes", "demo-deberta", "--set", c], *(["--set"] if "name" not in change and "__" not in change and len(change) < 60 and "=" not in change else ["recipe" if "=" in change else "set"]))  # fmt: skip
+OF_THE_RECIPE = ("train=1", "__class__=1", "train.lr=&a [*a]", "a" * 100_000 + "=1")
+for change in ("", "=", "=1", "train", ".=1", "train..lr=1", "..=1", "train.lr.x=1", "train.lr", "train.lr={", "train.lr='",
+               "train.lr=!!python/name:os.system", "train.lr=\x1b[31m", "train." + "a." * 50_000 + "b=1",
+               "train.lr=" + "[" * 50_000, "name=..", *OF_THE_RECIPE):  # fmt: skip
+    says = "in the recipe" if change in OF_THE_RECIPE else "name" if "name=" in change else "set"
+    PART.add("changes", repr(change[:40]), lambda f, w, c=change: ["recipes", "demo-deberta", "--set", c], says)
 
 
 # Ladders and pipelines.
@@ -157,7 +165,7 @@ for label, content, says in (
     ("a rung without a name", 'rungs: {"": {recipe: demo-deberta}}', "rung"),
     ("no rungs", "rungs: {}", "rung"),
     ("10,000 rungs", "rungs: {" + ",".join(f"r{n}: {{recipe: demo-deberta}}" for n in range(10_000)) + "}", "rung"),
-    ("a recipe of the rung that climbs", "rungs: {a: {recipe: ../../etc/passwd}}", "passwd"),
+    ("a recipe of the rung that climbs", "rungs: {a: {recipe: ../../etc/passwd}, b: {recipe: demo-deberta}}", "passwd"),
     ("rungs as a list", "rungs: [a, b]", "rungs"),
     ("set as a word", "rungs: {a: {recipe: demo-deberta, set: train.lr=1}}", "set"),
     ("set of 5", "rungs: {a: {recipe: demo-deberta, set: [5]}}", "set"),

@@ -1,6 +1,7 @@
 """DeepSpeed's JSON file, checked against the recipe and made complete from it."""
 
 import importlib.util
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
         device = (zero.get(name) or {}).get("device", "none")
         if device not in ("none", "cpu"):
             problems.append(f"zero_optimization.{name}.device is {device!r}; served are 'none' and 'cpu'")
+    problems += [f"zero_optimization.{name} is {value}, below 0" for name, value in zero.items() if _below_0(value)]
     if offloads(config) and config.get("zero_force_ds_cpu_optimizer", True):
         problems.append(
             "zero_force_ds_cpu_optimizer is true (DeepSpeed's default when offloading); the recipe's AdamW is torch's: "
@@ -78,6 +80,10 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
     }
 
 
+def _below_0(value: object) -> bool:
+    return isinstance(value, (int, float)) and value < 0
+
+
 def set_aside(config: dict[str, Any]) -> list[str]:
     """Names of the sections whose every value is "auto", as in the files of Hugging Face: they ask for the recipe's.
 
@@ -102,7 +108,7 @@ def _check_form(path: Path, config: dict[str, Any]) -> None:
     if isinstance(zero, dict):
         places |= {f"zero_optimization.{name}": zero.get(name) for name in OFFLOADS}
     faults = [
-        f"  {name} is {value!r}, not a section {{...}}"
+        f"  {name} is {reprlib.repr(value)}, not a section {{...}}"
         for name, value in places.items()
         if value is not None and not isinstance(value, dict)
     ]

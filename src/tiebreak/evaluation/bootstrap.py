@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate
 
 LEVEL = 0.95
 CHUNK = 50
+MOST_BYTES = 16 << 30
+"""Of the table of draws, a byte each."""
 
 
 class Bootstrap:
@@ -23,6 +26,9 @@ class Bootstrap:
         resamples: how many.
         seed: of the draws.
 
+    Raises:
+        UserError: more draws than memory has room for.
+
     Attributes:
         index: int (n,), each row's group as a column of `weights`.
         weights: uint8 (resamples, groups), how often each group was drawn.
@@ -31,6 +37,9 @@ class Bootstrap:
     def __init__(self, groups: np.ndarray, resamples: int = 1_000, seed: int = 0) -> None:
         _, self.index = np.unique(groups, return_inverse=True)
         count = int(self.index.max()) + 1
+        if resamples * count > MOST_BYTES:
+            size = f"{resamples * count / 2**30:,.0f} GiB"
+            raise UserError(f"{resamples:,} resamples of {count:,} prompts take {size}: lower --resamples")
         rng = np.random.default_rng(seed)
         self.weights = np.empty((resamples, count), dtype=np.uint8)
         for resample in range(resamples):

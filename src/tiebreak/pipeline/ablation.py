@@ -34,8 +34,8 @@ class Ablation(Section):
 
     description: str = ""
     """What is compared, in whole sentences."""
-    variants: dict[Annotated[str, Field(pattern=r"^[\w., -]+$")], Trained] = Field(
-        min_length=2, validation_alias=AliasChoices("rungs", "variants")
+    variants: dict[Annotated[str, Field(pattern=r"^[\w., -]{1,100}$")], Trained] = Field(
+        min_length=2, max_length=100, validation_alias=AliasChoices("rungs", "variants")
     )
     """By name, in order; each is a change of the one before."""
 
@@ -111,7 +111,7 @@ def run_ablation(
     rows: dict[str, dict[str, float]] = {}
     before: np.ndarray | None = None
     for index, (name, variant) in enumerate(variants.items()):
-        folder = out / f"{index}-{name.replace(',', '').replace(' ', '-')}"
+        folder = out / f"{index}-{folder_name(name)}"
         done = folder / HELD_OUT / "predictions.csv"
         run_stage(Stage(name, commands.train(variant, folder, fold), folder / RESULTS, gpu=True), launch)
         words = commands.predict_fold(folder, fold, done.parent)
@@ -135,7 +135,19 @@ def load_ablation(name_or_path: str) -> Ablation:
         UserError: naming every unknown field and every value out of range.
     """
     path = find_recipe(name_or_path, "ladder")
-    return validate(Ablation, read_recipe_file(path, Ablation), path.stem)
+    where = path.stem if path.parent == LADDERS else str(path)
+    ablation = validate(Ablation, read_recipe_file(path, Ablation), where)
+    folders: dict[str, str] = {}
+    for name in ablation.variants:
+        if other := folders.get(folder_name(name).casefold()):
+            raise UserError(f"{where}: the rungs {other!r} and {name!r} would share a folder: rename one")
+        folders[folder_name(name).casefold()] = name
+    return ablation
+
+
+def folder_name(variant: str) -> str:
+    """A variant's name in that of its folder."""
+    return variant.replace(",", "").replace(" ", "-")
 
 
 def check_same_rows(recipes: dict[str, Recipe]) -> Recipe:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tiebreak.config import Positive, Section, load_recipe
+from tiebreak import bounds
+from tiebreak.config import Section, load_recipe
 from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 
 PIPELINES = FOLDERS["pipeline"]
@@ -30,11 +31,11 @@ class Trained(Section):
 class SampleTables(Section):
     """The embedded sample's tables, where no others are given."""
 
-    rows: Positive = 3_000
-    extra_rows: Annotated[int, Field(ge=0)] = 0
-    test_rows: Positive = 1_000
+    rows: bounds.SampleRows = 3_000
+    extra_rows: Annotated[bounds.Whole, bounds.within(0, 50_000_000, "the sample is written to a file")] = 0
+    test_rows: bounds.SampleRows = 1_000
     profile: Literal["arena", "short"] = "short"
-    seed: int = 100
+    seed: bounds.Seed = 100
 
 
 class Pipeline(Section):
@@ -42,15 +43,15 @@ class Pipeline(Section):
 
     description: str = ""
     """What the pipeline is, in whole sentences."""
-    folds: Annotated[int, Field(ge=2)] = 2
+    folds: bounds.Folds = 2
     """Folds of each teacher; a row is taught by those that did not see its prompt."""
     swap: bool = False
     """Predict in both answer orders."""
-    teachers: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Trained] = Field(min_length=1)
+    teachers: dict[Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")], Trained] = Field(min_length=1, max_length=100)
     """By name."""
     student: Trained
     """Distilled from all teachers."""
-    beside: Annotated[int, Field(ge=1, le=64)] = 1
+    beside: Annotated[bounds.Whole, Field(ge=1, le=64)] = 1
     """Stages that run at once on the cores of one machine without a GPU, each on its share of them."""
     from_labels: bool = False
     """Also train the student on the labels alone, to see what distillation gained."""
@@ -72,7 +73,9 @@ def load_pipeline(name_or_path: str) -> Pipeline:
         UserError: naming every unknown field, every value out of range, and the first faulty training recipe.
     """
     path = find_recipe(name_or_path, "pipeline")
-    pipeline = validate(Pipeline, read_recipe_file(path, Pipeline), path.stem)
+    pipeline = validate(
+        Pipeline, read_recipe_file(path, Pipeline), str(path) if path.parent != PIPELINES else path.stem
+    )
     for trained in (*pipeline.teachers.values(), pipeline.student):
         load_recipe(trained.recipe, trained.set)
     return pipeline
