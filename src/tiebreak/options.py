@@ -9,6 +9,15 @@ from tiebreak.errors import UserError, did_you_mean
 from tiebreak.options_of_use import add_commands_of_use
 from tiebreak.overview import COMMANDS, FIRST_STEPS
 from tiebreak.parsers import (
+    FOLDS,
+    GIB,
+    GPUS,
+    NODES,
+    RANKS,
+    RESAMPLES,
+    ROWS,
+    SECONDS,
+    SEED,
     CommandParser,
     MainParser,
     add_common,
@@ -16,13 +25,8 @@ from tiebreak.parsers import (
     add_launch,
     add_on_bad_row,
     add_set,
-    number,
 )
 
-ROWS = number(1, 50_000_000, "the sample is written to a file of 1.5 KB a row", whole=True)
-SEED = number(0, 2**63 - 1, "seeds are 63 bits", whole=True)
-FOLDS = number(2, 1_000, "each fold is a training of its own", whole=True)
-RESAMPLES = number(1, 1_000_000, "each resample takes a byte a row, and time", whole=True)
 SPLITS = ["prompts", "models", "time"]
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
@@ -130,37 +134,16 @@ def _add_distill_command(commands: "Commands") -> None:
 def _add_preflight_command(commands: "Commands") -> None:
     preflight = commands.add_parser("preflight")
     _add_training(preflight, "demo-gemma2")
-    preflight.add_argument(
-        "--nodes",
-        type=number(1, 100_000, "no cluster has more nodes", whole=True),
-        metavar="N",
-        help="nodes of the job (default: the launcher's, or 1)",
-    )
-    preflight.add_argument(
-        "--gpus-per-node",
-        type=number(1, 1_024, "no node has more GPUs", whole=True),
-        metavar="G",
-        help="GPUs, and so ranks, per node (default: the launcher's, or 1)",
-    )
-    preflight.add_argument(
-        "--gpu-gib",
-        type=number(0, 100_000, "it is the memory of one GPU", above=True),
-        metavar="GIB",
-        help="memory of each GPU, if this machine does not have them",
-    )
-    preflight.add_argument(
-        "--timeout",
-        type=number(0, 86_400, "it is a wait in seconds", above=True),
-        default=180,
-        metavar="S",
-        help="seconds that all ranks have to connect (default 180)",
-    )
-    preflight.add_argument(
-        "--fake-world",
-        type=number(1, 65_536, "every rank is simulated", whole=True),
-        metavar="N",
-        help="instead, simulate a job of N ranks here: load balance, network traffic, efficiency",
-    )
+    text = "nodes of the job (default: the launcher's, or 1)"
+    preflight.add_argument("--nodes", type=NODES, metavar="N", help=text)
+    text = "GPUs, and so ranks, per node (default: the launcher's, or 1)"
+    preflight.add_argument("--gpus-per-node", type=GPUS, metavar="G", help=text)
+    text = "memory of each GPU, if this machine does not have them"
+    preflight.add_argument("--gpu-gib", type=GIB, metavar="GIB", help=text)
+    text = "seconds that all ranks have to connect (default 180)"
+    preflight.add_argument("--timeout", type=SECONDS, default=180, metavar="S", help=text)
+    text = "instead, simulate a job of N ranks here: load balance, network traffic, efficiency"
+    preflight.add_argument("--fake-world", type=RANKS, metavar="N", help=text)
 
 
 def _add_folds_command(commands: "Commands") -> None:

@@ -69,6 +69,17 @@ def number(least: float, most: float, why: str, whole: bool = False, above: bool
     return read
 
 
+ROWS = number(1, 50_000_000, "the sample is written to a file of 1.5 KB a row", whole=True)
+SEED = number(0, 2**63 - 1, "seeds are 63 bits", whole=True)
+FOLDS = number(2, 1_000, "each fold is a training of its own", whole=True)
+RESAMPLES = number(1, 1_000_000, "each resample takes a byte a row, and time", whole=True)
+NODES = number(1, 100_000, "no cluster has more nodes", whole=True)
+GPUS = number(1, 1_024, "no node has more GPUs", whole=True)
+GIB = number(0, 100_000, "it is the memory of one GPU", above=True)
+SECONDS = number(0, 86_400, "it is a wait in seconds", above=True)
+RANKS = number(1, 65_536, "every rank is simulated", whole=True)
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """How ranks share the work."""
     parser.add_argument(
