@@ -2,7 +2,7 @@
 
 import sys
 
-from tiebreak.cli import main
+from tiebreak.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main(["distill", *sys.argv[1:]]))
+    sys.exit(start(["distill", *sys.argv[1:]]))

@@ -83,7 +83,8 @@ def in_locale(code: str, **variables: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("variables", [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
 def test_a_terminal_without_a_character_gets_it_escaped(variables):
     done = in_locale(
-        "import logging, sys; from tiebreak.process import configure_logging, prepare_streams; prepare_streams();"
+        "import logging, sys; from tiebreak.process import configure_logging;"
+        "from tiebreak.terminal import prepare_streams; prepare_streams();"
         "configure_logging(); logging.getLogger('tiebreak').info('log \\u2013'); print('print \\u2013 \\udcff');"
         "print('err \\u2013', file=sys.stderr)",
         **variables,
@@ -108,7 +109,7 @@ def test_closed_streams_are_no_error():
 
 def test_a_stream_whose_descriptor_was_exchanged_is_left_as_it_is(tmp_path):
     code = (
-        "import os, sys; from tiebreak.process import prepare_streams; read, write = os.pipe(); os.dup2(write, 1);"
+        "import os, sys; from tiebreak.terminal import prepare_streams; read, write = os.pipe(); os.dup2(write, 1);"
         "prepare_streams(); print('told', flush=True); assert os.read(read, 9) == b'told\\n'"
     )
     with open(tmp_path / "out", "w") as out:

@@ -14,6 +14,7 @@ from tiebreak.decisions.calibration_rows import trained_prompts
 from tiebreak.errors import UserError
 from tiebreak.evaluation.inputs import split_name
 from tiebreak.files import as_paths, write_atomically
+from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
 from tiebreak.suites.bench_record import BenchRecord, Contamination, Copy, SuiteResult
@@ -110,6 +111,7 @@ def bench_pairs(files: Paths, out: str | Path, *, on_bad_row: OnBadRow = "fail")
     Raises:
         UserError: files of no known suite.
     """
+    refuse_over(out, as_paths(files))
     pairs = list(as_pairs_of(read_suites(as_paths(files), on_bad_row)))
     make_folder(Path(out).parent)
     write_pairs(Path(out), pairs)

@@ -15,6 +15,7 @@ from tiebreak.decisions.answers import join_answers, read_candidates
 from tiebreak.decisions.comparing import Comparison, rank_candidates, summarise
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.outputs import refuse_over
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import read_table
 from tiebreak.verdict import Text
@@ -97,6 +98,8 @@ def best_of(
     """
     if out is not None and Path(out).suffix not in SUFFIXES:
         raise UserError(f"{out}: the best are written as {' or '.join(SUFFIXES)}")
+    if out is not None and isinstance(candidates, (str, Path)):
+        refuse_over(out, [candidates])
     given: list[tuple[list[str], list[list[str]]]]
     if isinstance(candidates, (str, Path)):
         given = read_candidates(Path(candidates))

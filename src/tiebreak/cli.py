@@ -12,10 +12,12 @@ from tiebreak.cluster.ranks import own_rank, print_error
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.options import build_parser, check_command
+from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
-from tiebreak.process import configure_logging, prepare_process, prepare_streams, use_cpu_in_deepspeed
+from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
 from tiebreak.storage import explain, make_folder
+from tiebreak.terminal import complain, finish_streams, prepare_streams, say
 from tiebreak.uses import USES
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user's mistake, 75 stopped with a checkpoint."""
     words = sys.argv[1:] if arguments is None else arguments
     prepare_streams()
+    return finish_streams(_run(words))
+
+
+def _run(words: list[str]) -> int:
     try:
+        stop_at_once()
         check_command(words)
         options = build_parser().parse_args(words)
         prepare_process()
@@ -34,11 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:
-        print("tiebreak: interrupted", file=sys.stderr)
+        complain("tiebreak: interrupted")
         return 130
-    except BrokenPipeError:  # as in `tiebreak recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as ended:  # of --help, and of stages and runs that were stopped
+        if ended.code is None or isinstance(ended.code, int):
+            raise SystemExit(finish_streams(ended.code or 0)) from None
+        raise
     except OSError as error:
         if (told := explain(error)) is None:
             raise
@@ -56,18 +64,20 @@ def _sample(options: argparse.Namespace) -> int:
     make_folder(Path(options.out).parent)
     made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
     a, b, tie = (count / made.rows for count in made.class_counts)
-    print(f"{options.out}: {plural(made.rows, 'row')}, {made.bytes / 1e6:,.1f} MB")
-    print(f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}")
-    print(f"prior log loss: {made.prior:.6f}")
-    print(f"Bayes log loss: {made.bayes:.6f} expected, {made.bayes_realised:.6f} on these labels")
+    say(f"{options.out}: {plural(made.rows, 'row')}, {made.bytes / 1e6:,.1f} MB")
+    say(f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}")
+    say(f"prior log loss: {made.prior:.6f}")
+    say(f"Bayes log loss: {made.bayes:.6f} expected, {made.bayes_realised:.6f} on these labels")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     from tiebreak.preflight.inspect_tables import check
 
+    if options.out:
+        refuse_over(options.out, [*options.files, *options.test])
     result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
-    print(result)
+    say(result)
     if result.problems and options.on_bad_row == "fail":
         raise UserError(f"{plural(len(result.problems), 'bad row')}; correct them, or train with --on-bad-row=skip")
     if options.out:
@@ -79,12 +89,11 @@ def _check(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from tiebreak.tables.convert import convert
 
-    print(f"{options.out}: {plural(convert(options.files, options.out, options.columns, options.on_bad_row), 'row')}")
+    say(f"{options.out}: {plural(convert(options.files, options.out, options.columns, options.on_bad_row), 'row')}")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    stop_at_once()
     from tiebreak.api import train
     from tiebreak.config import load_recipe
     from tiebreak.data.folds import parse_fold
@@ -114,12 +123,11 @@ def _preflight(options: argparse.Namespace) -> int:
     recipe, data = load_recipe(options.recipe, options.set, options.model), [Path(name) for name in options.data]
     valid = Path(options.valid) if options.valid not in (None, "none") else None
     if options.fake_world:
-        stop_at_once()
         from tiebreak.preflight.simulate import simulate
 
         fold = parse_fold(options.fold) if options.fold else None
         table: Path | Literal["none"] | None = "none" if options.valid == "none" else valid
-        print(simulate(recipe, options.fake_world, data=data, valid=table, fold=fold, on_bad_row=options.on_bad_row))
+        say(simulate(recipe, options.fake_world, data=data, valid=table, fold=fold, on_bad_row=options.on_bad_row))
         return 0
     from tiebreak.preflight.checks import preflight
 
@@ -146,9 +154,9 @@ def _folds(options: argparse.Namespace) -> int:
     named = _named(options, "folds", "swap", "engine", "ds", "on_bad_row", "launch")
     named |= {"data": [Path(name) for name in options.data], "changes": options.set, "base": options.model}
     if options.split == "prompts":
-        print(cross_validate(options.recipe, Path(options.out), **named))
+        say(cross_validate(options.recipe, Path(options.out), **named))
     else:
-        print(validate_on_unseen(options.recipe, Path(options.out), by=options.split, **named))
+        say(validate_on_unseen(options.recipe, Path(options.out), by=options.split, **named))
     return 0
 
 
@@ -178,11 +186,11 @@ def _pipeline(options: argparse.Namespace) -> int:
         ds=options.ds,
     )
     if options.stages:
-        print(list_stages(plan_stages(settings)))
+        say(list_stages(plan_stages(settings)))
         return 0
     summary = run_one_stage(settings, options.stage) if options.stage else run_pipeline(settings, options.launch)
     if summary is not None:
-        print("\n\n".join(filter(None, (str(summary), summary.in_words(), next_steps(settings.out)))))
+        say("\n\n".join(filter(None, (str(summary), summary.in_words(), next_steps(settings.out)))))
     return 0
 
 
@@ -191,12 +199,11 @@ def _ladder(options: argparse.Namespace) -> int:
 
     data, named = [Path(name) for name in options.data], _named(options, "fold", "engine", "ds", "on_bad_row", "launch")
     compared = run_ablation(options.ladder, Path(options.out), data=data, changes=options.set, **named)
-    print(compared)
+    say(compared)
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
-    stop_at_once()
     from tiebreak.data.folds import parse_fold
     from tiebreak.evaluation.baselines import render_comparison
     from tiebreak.prediction.degenerate import parse_degenerate
@@ -227,7 +234,7 @@ def _merge(options: argparse.Namespace) -> int:
     from tiebreak.prediction.merge import merge
 
     merged = merge(options.folder, options.format)
-    print("\n".join([*merged.notes, f"{merged.path}: {plural(merged.rows, 'row')}"]))
+    say("\n".join([*merged.notes, f"{merged.path}: {plural(merged.rows, 'row')}"]))
     return 0
 
 
@@ -236,7 +243,7 @@ def _ensemble(options: argparse.Namespace) -> int:
 
     named = _named(options, "weights", "fit", "calibrate", "space", "format", "on_bad_row")
     blended = ensemble(options.predictions, options.out, **named)
-    print(f"{blended.path}: {plural(len(blended.ids), 'row')}; how it was made: {blended.record_path}")
+    say(f"{blended.path}: {plural(len(blended.ids), 'row')}; how it was made: {blended.record_path}")
     return 0
 
 
@@ -244,7 +251,7 @@ def _attack(options: argparse.Namespace) -> int:
     from tiebreak.tables.attack import attack
 
     rows = attack([Path(name) for name in options.data], Path(options.out))
-    print(f"{options.out}: {plural(rows, 'row')}, one answer of each doubled")
+    say(f"{options.out}: {plural(rows, 'row')}, one answer of each doubled")
     return 0
 
 
@@ -256,15 +263,14 @@ def _report(options: argparse.Namespace) -> int:
     named = _named(options, "attacked", "runs", "family", "model", "resamples", "seed", "on_bad_row")
     made = write_report(options.predictions, options.labels, out, **named)
     if made.judges:
-        print(render_scores(made))
+        say(render_scores(made))
     for note in made.notes:
-        print(f"note: {note}")
-    print(f"report: {out / 'index.html'}")
+        say(f"note: {note}")
+    say(f"report: {out / 'index.html'}")
     return 0
 
 
 def _merge_adapters(options: argparse.Namespace) -> int:
-    stop_at_once()
     use_cpu_in_deepspeed()
     from tiebreak.models.folder import find_model_folder
 
@@ -280,7 +286,7 @@ def _recipes(options: argparse.Namespace) -> int:
     from tiebreak.pipeline.catalogue import list_recipes, show_recipe
 
     columns = shutil.get_terminal_size((120, 24)).columns
-    print(show_recipe(options.name, options.set) if options.name else list_recipes(columns))
+    say(show_recipe(options.name, options.set) if options.name else list_recipes(columns))
     return 0
 
 
@@ -293,30 +299,31 @@ def _weights(options: argparse.Namespace) -> int:
     from tiebreak.pretrained.weights import ask_at_terminal, install_weights, listing
 
     if options.name is None:
-        print(listing())
+        say(listing())
         return 0
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
     use_cpu_in_deepspeed()
-    stop_at_once()
     install_weights(options.name, options.out, options.given, options.accept_licence, ask_at_terminal())
     return 0
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from tiebreak.data.predictions import write_predictions
+    from tiebreak.data.predictions import refuse_table, write_predictions
     from tiebreak.evaluation.baselines import baseline
 
     if not (given := [*options.files, *options.data]):
         raise UserError("name at least one labelled table: tiebreak baseline train.csv")
     files = [Path(name) for name in given]
     fitted = baseline(files, folds=options.folds, classes=options.classes, on_bad_row=options.on_bad_row)
-    print(fitted)
+    say(fitted)
     if options.out:
         make_folder(options.out)
+        for name in fitted.probabilities:
+            refuse_table(options.out / f"{name}.csv", files)
         for name, probabilities in fitted.probabilities.items():
             write_predictions(options.out / f"{name}.csv", fitted.ids, probabilities)
-        print(f"out-of-fold predictions: {options.out}/{{{','.join(fitted.probabilities)}}}.csv")
+        say(f"out-of-fold predictions: {options.out}/{{{','.join(fitted.probabilities)}}}.csv")
     return 0
 
 

@@ -53,6 +53,14 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def leave_json(path: Path, content: object) -> None:
+    """As `write_json`, but that a file which says the same stays as it is."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_bytes()) == json.loads(json.dumps(content)):
+            return
+    write_json(path, content)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, existing: Literal["replace", "keep", "fail"] = "fail") -> Iterator[Path]:
     """Make a folder that appears whole: yield a temporary one beside it, then rename that to `path`.

@@ -26,7 +26,10 @@ from tiebreak.parsers import (
     add_on_bad_row,
     add_set,
 )
+from tiebreak.terminal import one_line
 
+SHOWN = 200
+MAY_BE_EMPTY = ("--launch", "--control")
 SPLITS = ["prompts", "models", "time"]
 FORMATS = ["kaggle", "parquet", "wsdm"]
 FORMAT_HELP = "kaggle: CSV of probabilities (default); parquet: the same columns; wsdm: CSV of id and winner"
@@ -71,6 +74,11 @@ def check_command(words: list[str]) -> None:
     if not words:
         print(FIRST_STEPS, flush=True)
         raise UserError("name a COMMAND, as in the lines above")
+    places = [i for i, word in enumerate(words) if not word and words[i - 1] not in MAY_BE_EMPTY]
+    if places and words[0] not in ("", "compare"):  # whose answers may be empty
+        raise UserError(f"there is an empty word after {words[places[0] - 1]}: is a variable of the shell not set?")
+    if words[0] != "compare" and (odd := next((word for word in words if one_line(word) != word), None)):
+        raise UserError(f"{one_line(odd)[:SHOWN]!r} holds a line feed or another control character: rename it")
     if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")

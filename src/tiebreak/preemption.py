@@ -1,11 +1,12 @@
 """Requests to stop: a signal, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
 
 import signal
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from tiebreak.terminal import complain
 
 STOPPED = 75
 """Exit code of a command that was stopped and may be run again."""
@@ -22,14 +23,14 @@ class Stopped(SystemExit):
 
 def stop_at_once() -> None:
     """End the process with exit code 75 at any stop signal: for the time in which there is nothing to save."""
+    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
+        return
     for number in STOP_SIGNALS:
         signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    print(
-        f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again", file=sys.stderr, flush=True
-    )
+    complain(f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again")
     raise Stopped
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import importlib
-import io
 import logging
 import os
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, TextIO
+
+from tiebreak.terminal import complain, silence, visible
 
 DEFAULTS = {
     # Large tensors on a CPU in huge pages: without, a third of the time of long rows goes into page faults.
@@ -25,6 +26,15 @@ DEFAULTS = {
 """Environment variables that a command needs; what the user has set stays."""
 
 
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH")
+"""In the names of variables whose values are nobody's business."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds what no file and no terminal may show."""
+    return any(word in name.upper() for word in SECRET_WORDS)
+
+
 def prepare_process() -> None:
     """Set environment variables and log filters that must be in place before torch is imported.
 
@@ -35,17 +45,8 @@ def prepare_process() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of every optional kernel it lacks
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+    warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)  # in a model's name
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning)
-
-
-def prepare_streams() -> None:
-    """Have every text printed: what the terminal's encoding lacks is escaped, and closed streams lead nowhere."""
-    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-        elif mode == "w" and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # its descriptor was exchanged, say of a file for a pipe
-                stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -152,14 +153,19 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
     def stream(self, value: TextIO) -> None:
         pass
 
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, safe to show."""
+        return visible(super().format(record))
+
     def handleError(self, record: logging.LogRecord) -> None:
-        """Go on without messages where nobody reads them any more: `train | head -1` still leaves a model."""
+        """Go on without messages where nobody can read them: `train | head -1` still leaves a model."""
         error = sys.exc_info()[1]
-        if not isinstance(error, BrokenPipeError):
+        if not isinstance(error, OSError):
             super().handleError(record)
             return
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        print("tiebreak: nobody reads the output any more; the command goes on without", file=sys.stderr)
+        silence(self.stream)
+        reason = "nobody reads the output any more" if isinstance(error, BrokenPipeError) else f"output: {error}"
+        complain(f"tiebreak: {reason}; the command goes on without messages")
 
 
 def _is_command() -> bool:

@@ -6,65 +6,61 @@ from typing import Any
 
 from tiebreak.errors import UserError
 from tiebreak.plurals import plural
-from tiebreak.preemption import stop_at_once
+from tiebreak.terminal import say
 
 
 def _bench(*, pairs: Path | None, files: list[str], **words: Any) -> None:
-    stop_at_once()
     from tiebreak.benching import bench, bench_pairs
 
     if pairs is None:
-        print(bench(files, **words))
+        say(bench(files, **words))
         return
     if words["model"] or words["predictions"] or words["trained"] or words["out"]:
         raise UserError("bench: --pairs only writes the comparisons; predict them, then give --predictions without it")
-    print(f"{pairs}: {plural(bench_pairs(files, pairs, on_bad_row=words['on_bad_row']), 'comparison')}")
+    say(f"{pairs}: {plural(bench_pairs(files, pairs, on_bad_row=words['on_bad_row']), 'comparison')}")
 
 
 def _compare(*, model: str, first: str, second: str | None, prompt: str | None, json: bool) -> None:
-    stop_at_once()
     from tiebreak.choosing import compare
 
     if prompt is not None and second is None:
         raise UserError("compare: --prompt goes with two answers, A and B")
     compared = compare(model, first, second, prompt=prompt)
-    print(compared.model_dump_json(indent=2) if json else compared)
+    say(compared.model_dump_json(indent=2) if json else compared)
 
 
 def _best_of(*, model: str, candidates: str, out: Path) -> None:
-    stop_at_once()
     from tiebreak.choosing import best_of
 
     chosen = best_of(model, candidates, out=out)
     candidates = plural(sum(len(choice.scores) for choice in chosen), "candidate")
-    print(f"{out}: the best of {candidates} for {plural(len(chosen), 'prompt')}")
+    say(f"{out}: the best of {candidates} for {plural(len(chosen), 'prompt')}")
 
 
 def _decide(*, out: Path, **words: Any) -> None:
     from tiebreak.decisions.decide import decide
 
-    print(decide(out=out, **words))
-    print(f"decisions: {out / 'decisions.csv'}")
+    say(decide(out=out, **words))
+    say(f"decisions: {out / 'decisions.csv'}")
 
 
 def _export(*, run: str, **words: Any) -> None:
-    stop_at_once()
     from tiebreak.export.export import export_judge
 
-    print(export_judge(run, **words))
+    say(export_judge(run, **words))
 
 
 def _leaderboard(*, out: Path, **words: Any) -> None:
     from tiebreak.decisions.leaderboard import leaderboard
 
-    print(leaderboard(out=out, **words))
-    print(f"leaderboard: {out / 'index.html'}")
+    say(leaderboard(out=out, **words))
+    say(f"leaderboard: {out / 'index.html'}")
 
 
 def _env() -> None:
     from tiebreak.pipeline.environment import describe_environment
 
-    print(describe_environment())
+    say(describe_environment())
 
 
 USES: dict[str, Callable[..., None]] = {

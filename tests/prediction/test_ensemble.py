@@ -164,7 +164,8 @@ def test_a_prediction_is_not_overwritten_by_its_own_ensemble(world, tmp_path, ca
     folder = world[0]
     files = [str(folder / "good.csv"), str(folder / "bad.csv")]
     assert main(["ensemble", *files, "--out", files[1]]) == 2
-    assert "is one of the predictions" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert files[1] in told and "which this command reads" in told
     assert main(["ensemble", files[0], "--out", str(tmp_path / "o.csv")]) == 2
     assert "at least two predictions (got 1)" in capsys.readouterr().err
 

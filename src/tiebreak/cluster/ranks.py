@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tiebreak.errors import UserError
 from tiebreak.process import share_cores
 from tiebreak.storage import explain
+from tiebreak.terminal import complain
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,8 @@ def find_ranks() -> Ranks:
             named = f"a Slurm step of {ranks.world} tasks"
         else:
             return Ranks()
-        int(env.get("MASTER_PORT", 0))
+        if not 0 <= int(env.get("MASTER_PORT", 0)) < 1 << 16:
+            raise ValueError(f"MASTER_PORT={env['MASTER_PORT']} is no port")
     except (KeyError, ValueError) as error:
         raise UserError(
             f"the launcher's environment is incomplete or no number ({error}): start with torchrun, deepspeed or srun"
@@ -145,7 +147,7 @@ def print_error(error: UserError) -> int:
     rank = own_rank()
     if rank:
         time.sleep(OTHER_RANKS_WAIT_S)
-    print(f"tiebreak: error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
+    complain(f"tiebreak: error{f' (rank {rank})' if rank else ''}: {error}")
     return 2
 
 
@@ -182,7 +184,7 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
             _end(print_error(told))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
-            print(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}", file=sys.stderr)
+            complain(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}")
             _end(1)
         traceback.print_exc()
         _end(1)

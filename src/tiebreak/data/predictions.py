@@ -15,6 +15,7 @@ import numpy as np
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
+from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,20 @@ def _count_decimals(number: float) -> int:
 def write_predictions(path: str | Path, ids: Iterable[str], probabilities: np.ndarray) -> None:
     """Write a Kaggle submission: the decimals written for each row sum to exactly one."""
     write_table(Path(path), in_chunks(ids, probabilities))
+
+
+def refuse_table(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse to write predictions over an input, or over a table that holds none.
+
+    Raises:
+        UserError: naming it.
+    """
+    refuse_over(path, inputs)
+    if path.is_file():
+        with open(path, "rb") as file:
+            first = file.readline(1_000).decode(errors="replace").strip()
+        if first and first != ",".join(COLUMNS):
+            raise UserError(f"{path} is there and holds no predictions: move it away, or choose another --out")
 
 
 def in_chunks(ids: Iterable[str], probabilities: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:

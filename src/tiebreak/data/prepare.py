@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.data.encode import encode_batches, fit_template, token_manifest
 from tiebreak.data.templates import Template
-from tiebreak.data.tokens import MANIFEST, SKIPPED, Tokens, token_schema
+from tiebreak.data.tokens import MANIFEST, SKIPPED, TokenManifest, Tokens, token_schema
+from tiebreak.errors import UserError
 from tiebreak.files import TEMPORARY, new_folder, sha256
 from tiebreak.leases import held
-from tiebreak.manifests import write_manifest
+from tiebreak.manifests import read_manifest, write_manifest
 from tiebreak.storage import make_folder
 from tiebreak.tables.containers import check_path
 from tiebreak.tables.table import OnBadRow, Table, read_table
@@ -62,15 +63,34 @@ def prepare(
     """
     rules = (on_bad_row, need_labels, keep_ids)
     folder = cache_folder() / "tokens" / cache_key(files, tokenizer, template, settings, *rules)
-    while not (folder / MANIFEST).is_file():
+    while (tokens := _open_whole(folder)) is None:
         make_folder(folder.parent)
         with held(folder.with_suffix(".lock"), LOCK_STALE_S) as is_held:
             if not is_held:
                 time.sleep(POLL_S)
-            elif not (folder / MANIFEST).is_file():
+            elif (tokens := _open_whole(folder)) is None:
                 table = read_table(files, *rules)
+                if cache_key(files, tokenizer, template, settings, *rules) != folder.name:
+                    names = ", ".join(map(str, files))
+                    raise UserError(f"{names}: changed while it was read; run the same command again")
                 _write_tokens(folder, table, tokenizer, template, settings)
-    return Tokens.read(folder)
+    return tokens
+
+
+def _open_whole(folder: Path) -> Tokens | None:
+    """The entry of the cache, its files checked by their hashes; None if it is absent or damaged, and to be made."""
+    if not folder.is_dir():
+        return None
+    try:
+        for name, digest in read_manifest(folder / MANIFEST, TokenManifest).files.items():
+            if sha256(folder / name) != digest:
+                raise ValueError(f"{name} has changed")
+        tokens = Tokens.read(folder)
+        _ = tokens.problems
+        return tokens
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.info(f"note: {folder} is not whole ({error}): these tokens are made anew")
+        return None
 
 
 def cache_key(
@@ -109,7 +129,7 @@ def _write_tokens(
     frame = fit_template(tokenizer, template, settings)
     for litter in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):  # of a builder that was killed
         shutil.rmtree(litter, ignore_errors=True)
-    if folder.exists():  # an entry of an earlier version, which has another manifest
+    if folder.is_dir():  # damaged, or of an earlier version, which has another manifest
         shutil.rmtree(folder)
     with new_folder(folder, existing="keep") as temporary:
         building = temporary / "building"  # `datasets` refuses to save a table beside the file it is read from
@@ -125,6 +145,8 @@ def _write_tokens(
         with open(temporary / SKIPPED, "w", encoding="utf-8", errors="backslashreplace") as lines:
             for problem in table.problems:
                 lines.write(json.dumps(asdict(problem), default=str) + "\n")
-        write_manifest(temporary / MANIFEST, token_manifest(frame, settings, table.counts))
+        hashes = {path.name: sha256(path) for path in temporary.iterdir()}
+        manifest = token_manifest(frame, settings, table.counts).model_copy(update={"files": hashes})
+        write_manifest(temporary / MANIFEST, manifest)
     rows, seconds = len(table.pairs), time.monotonic() - started
     log.info("%s rows tokenised in %.1f s, %.1f%% of them truncated", f"{rows:,}", seconds, 100 * truncated / rows)

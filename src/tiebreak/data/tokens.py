@@ -35,6 +35,8 @@ class TokenManifest(Manifest):
     """Groups of numeric features beside the tokens."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Unusual encodings of the source tables that were handled, by kind."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the other files of the entry; earlier versions kept none."""
 
 
 def token_schema() -> "pa.Schema":

@@ -3,6 +3,7 @@
 from tiebreak.evaluation.schema import Estimate, ReportSection
 from tiebreak.evaluation.wording import number, percent, span
 from tiebreak.plurals import plural
+from tiebreak.terminal import one_line
 
 VERSION = 1
 
@@ -52,13 +53,14 @@ class Board(ReportSection):
 
     def __str__(self) -> str:
         """A table for the terminal."""
-        width = max(len("model"), *(len(s.model) for s in self.standings))
+        names = [one_line(s.model) for s in self.standings]
+        width = max(len("model"), *map(len, names))
         corrected = self.standings[0].by_judge is not None
         lines = [self.lede(), ""]
         head = f"{'rank':>4}  {'model':{width}}  {'rating':>6}  {'95 % interval':>16}  {'wins':>6}  {'rows':>9}"
         lines.append(head + ("  by the judge alone" if corrected else ""))
-        for s in self.standings:
-            line = f"{s.rank:>4}  {s.model:{width}}  {number(s.rating, 0):>6}  {span(s.rating, 0):>16}"
+        for s, name in zip(self.standings, names, strict=True):
+            line = f"{s.rank:>4}  {name:{width}}  {number(s.rating, 0):>6}  {span(s.rating, 0):>16}"
             line += f"  {percent(s.win_rate, 1):>6}  {s.rows:>9,}"
             lines.append(line + (f"  {number(s.by_judge, 0):>18}" if corrected else ""))
         if self.effects:

@@ -15,9 +15,10 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import row_losses, scores
 from tiebreak.files import write_json
+from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
-from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.pipeline.stages import Stage, run_stage, with_records
 from tiebreak.preflight.early import refuse_training
 from tiebreak.recipe_files import FOLDERS, find_recipe, read_recipe_file, validate
 from tiebreak.sample.generator import sample_file
@@ -97,6 +98,7 @@ def run_ablation(
         StageFailed: a training or a prediction did not finish.
     """
     parse_fold(fold)
+    refuse_foreign(out)
     variants = {
         name: variant.model_copy(update={"set": [*variant.set, *changes]})
         for name, variant in load_ablation(name_or_path).variants.items()
@@ -113,9 +115,10 @@ def run_ablation(
     for index, (name, variant) in enumerate(variants.items()):
         folder = out / f"{index}-{folder_name(name)}"
         done = folder / HELD_OUT / "predictions.csv"
-        run_stage(Stage(name, commands.train(variant, folder, fold), folder / RESULTS, gpu=True), launch)
+        train = Stage(name, commands.train(variant, folder, fold), folder / RESULTS, gpu=True)
         words = commands.predict_fold(folder, fold, done.parent)
-        run_stage(Stage(f"{name}, {HELD_OUT}", words, done, gpu=True), launch)
+        for stage in with_records([train, Stage(f"{name}, {HELD_OUT}", words, done, (name,), gpu=True)], out):
+            run_stage(stage, launch)
         ids, probabilities = read_predictions(done)
         truth = np.array([labels[row_id] for row_id in ids])
         if not rows:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from tiebreak.pipeline import stage_record
 from tiebreak.pipeline.stages import Stage, failure
 from tiebreak.pipeline.warm import ForkedCommand, warm_up
 from tiebreak.preemption import STOP_SIGNALS
@@ -34,6 +35,7 @@ class Running:
     process: ForkedCommand
     output: IO[bytes]
     cores: list[int]
+    made_of: stage_record.StageRecord
 
 
 def can_run_beside(beside: int, launch: str) -> bool:
@@ -64,13 +66,7 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
         return False
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[k :: min(beside, len(cores))] for k in range(min(beside, len(cores)))]
-    waiting, done = [], set()
-    for stage in stages:
-        if stage.done.is_file():
-            log.info(f"done already: {stage.name}")
-            done.add(stage.name)
-        else:
-            waiting.append(stage)
+    waiting, done = list(stages), set[str]()
     running: list[Running] = []
 
     def forward(number: int, frame: object) -> None:
@@ -89,7 +85,11 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
             ready = [] if interrupted.is_set() else [one for one in waiting if done.issuperset(one.needs)]
             for stage in ready[: len(shares)]:
                 waiting.remove(stage)
-                running.append(_start(stage, shares.pop()))
+                if stage.is_done():
+                    log.info(f"done already: {stage.name}")
+                    done.add(stage.name)
+                else:
+                    running.append(_start(stage, shares.pop()))
             ended = next((one for one in running if one.process.poll() is not None), None)
             if ended is None:
                 time.sleep(POLL_S)
@@ -113,8 +113,10 @@ def run_beside(stages: Sequence[Stage], beside: int) -> bool:
 
 def _start(stage: Stage, cores: list[int]) -> Running:
     log.info(f"begun: {stage.name}")
+    made_of = stage.made_of()
+    stage_record.begin(made_of, stage.done, stage.record)
     output = tempfile.TemporaryFile()  # noqa: SIM115
-    return Running(stage, ForkedCommand(stage.arguments, output.fileno(), cores), output, cores)
+    return Running(stage, ForkedCommand(stage.arguments, output.fileno(), cores), output, cores, made_of)
 
 
 def _end(ended: Running) -> None:
@@ -123,6 +125,7 @@ def _end(ended: Running) -> None:
     _show(ended)
     if code != 0 or not ended.stage.done.is_file():
         raise failure(ended.stage, code)
+    stage_record.end(ended.made_of, ended.stage.done, ended.stage.record)
 
 
 def _show(ended: Running) -> None:

@@ -11,9 +11,10 @@ from tiebreak.data.predictions import read_predictions, write_predictions
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import scores
 from tiebreak.files import write_json
+from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline.commands import StageCommands
 from tiebreak.pipeline.recipe import Trained
-from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.pipeline.stages import Stage, run_stage, with_records
 from tiebreak.plurals import plural
 from tiebreak.preflight.early import refuse_training
 from tiebreak.sample.generator import sample_file
@@ -94,6 +95,7 @@ def cross_validate(
     """
     if folds < 2:
         raise UserError(f"--folds {folds}: give at least 2")
+    refuse_foreign(out)
     settings = load_recipe(recipe, changes, base)
     refuse_training(settings, data=data, engine=engine, ds=ds)
     files = tuple(data) or (sample_file(settings.data),)
@@ -139,7 +141,8 @@ def fold_stages(
         train = Stage(name, commands.train(trained, folder, fold), folder / "metrics.json", needs, gpu=True)
         words = commands.predict_fold(folder, fold, folder / OUT_OF_FOLD, swap)
         done = folder / OUT_OF_FOLD / "predictions.csv"
-        stages.append(FoldStages(train, Stage(f"{name}/{OUT_OF_FOLD}", words, done, (name,), gpu=True)))
+        predict = Stage(f"{name}/{OUT_OF_FOLD}", words, done, (name,), gpu=True)
+        stages.append(FoldStages(*with_records([train, predict], out)))
     return stages
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tiebreak.cluster.machine import host_memory
 from tiebreak.config import cache_folder
+from tiebreak.process import is_secret
 
 PACKAGES = (
     *("tiebreak", "torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "flash-attn", "datasets"),
@@ -26,9 +27,14 @@ def describe_environment() -> str:
     facts["slurm"] = _slurm()
     facts["cache"] = str(cache_folder())
     variables = sorted(name for name in os.environ if name.startswith(("TIEBREAK_", "HF_HUB_OFFLINE", "CUDA_VISIBLE")))
-    facts["variables"] = ", ".join(f"{name}={os.environ[name]}" for name in variables) or "none"
+    facts["variables"] = ", ".join(f"{name}={_shown(name)}" for name in variables) or "none"
     width = max(map(len, facts)) + 2
     return "\n".join(f"{name:{width}}{fact}" for name, fact in facts.items())
+
+
+def _shown(name: str) -> str:
+    """A variable's value; not that of one whose name tells a secret."""
+    return "(set)" if is_secret(name) else os.environ[name]
 
 
 def _version(package: str) -> str:

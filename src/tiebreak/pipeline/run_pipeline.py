@@ -10,12 +10,13 @@ from pydantic import Field
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
+from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline.beside import can_run_beside, run_beside
 from tiebreak.pipeline.commands import StageCommands, predict_tables
 from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
-from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage
-from tiebreak.pipeline.summary import Summary, conclude, read_summary
+from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage, with_records
+from tiebreak.pipeline.summary import Summary, conclude
 from tiebreak.preflight.early import refuse_absent
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import has_labels
@@ -90,6 +91,7 @@ def open_pipeline(
         )
     if extra and not data:
         raise UserError("--extra goes with --data: the embedded sample's recipe has extra_rows of its own")
+    refuse_foreign(out, RECORD)
     refuse_absent([*data, *extra, *([test] if test else []), *([ds] if ds else [])])
     settings = PipelineSettings(
         recipe, load_pipeline(recipe), out, tuple(data), tuple(extra), test, on_bad_row, engine, ds
@@ -115,11 +117,11 @@ def run_pipeline(settings: PipelineSettings, launch: str = "") -> Summary:
         StageFailed: a stage did not finish; the same call goes on from there.
     """
     claim_folder(settings)
-    *stages, last = plan_stages(settings)
+    *stages, _ = plan_stages(settings)
     if not (can_run_beside(settings.recipe.beside, launch) and run_beside(stages, settings.recipe.beside)):
         for stage in stages:
             run_stage(stage, launch)
-    return read_summary(last.done) if last.done.is_file() else conclude(settings.out, settings.recipe.teachers)
+    return conclude(settings.out, settings.recipe.teachers)
 
 
 def run_one_stage(settings: PipelineSettings, name: str) -> Summary | None:
@@ -186,7 +188,7 @@ def plan_stages(settings: PipelineSettings) -> list[Stage]:
         words = commands.train(recipe.student, out / name, teachers=sources[name], extra=extra)
         stages.append(Stage(name, words, out / name / "metrics.json", needs, gpu=True))
         stages.append(predict(name, stages[-1:], TEST, [tables.test]))
-    return [*stages, *final_stages(settings, tables.test, list(students))]
+    return with_records([*stages, *final_stages(settings, tables.test, list(students))], out)
 
 
 class Tables(NamedTuple):

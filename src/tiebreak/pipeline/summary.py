@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.evaluation.wording import NAMES
-from tiebreak.files import write_atomically, write_json
+from tiebreak.files import leave_json, write_atomically
 from tiebreak.prediction.merge import rows_per_second
 
 SYSTEMS = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
@@ -109,14 +109,8 @@ def conclude(out: Path, teachers: Iterable[str]) -> Summary:
     if "bayes" in baselines:
         rows["bayes"] = _scores(baselines["bayes"])
     summary = Summary(scored.get("rows"), rows)
-    write_json(out / "metrics.json", {"test_rows": summary.test_rows, "rows": rows})
+    leave_json(out / "metrics.json", {"test_rows": summary.test_rows, "rows": rows})
     return summary
-
-
-def read_summary(path: Path) -> Summary:
-    """Read what `conclude` wrote."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return Summary(stored["test_rows"], stored["rows"])
 
 
 def _scores(scored: dict[str, Any] | None) -> dict[str, float]:

@@ -14,12 +14,14 @@ from tiebreak.evaluation.holdout import SplitBy
 from tiebreak.evaluation.metrics import grouped_error, row_losses
 from tiebreak.evaluation.split_tables import SplitTables, default_fold, split_tables
 from tiebreak.files import write_json
+from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline.commands import StageCommands, predict_tables
 from tiebreak.pipeline.recipe import Trained
-from tiebreak.pipeline.stages import Stage, run_stage
+from tiebreak.pipeline.stages import Stage, run_stage, with_records
 from tiebreak.preflight.early import refuse_absent, refuse_training
 from tiebreak.sample.generator import sample_file
 from tiebreak.tables.table import OnBadRow, read_table
+from tiebreak.terminal import say
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def validate_on_unseen(
     """
     if folds < 2:
         raise UserError(f"--folds {folds}: give at least 2")
+    refuse_foreign(out)
     settings = load_recipe(recipe, changes, base)
     refuse_training(settings, data=data, engine=engine, ds=ds)
     files, trained = tuple(data) or (sample_file(settings.data),), Trained(recipe=recipe, set=list(changes), model=base)
@@ -142,17 +145,19 @@ def split_for_pipeline(
         raise UserError("--split takes the test table from --data: give --data, and no --test")
     refuse_absent(data)
     tables = split_tables(data, out / "split", by, fold or default_fold(by), on_bad_row=on_bad_row)
-    print(tables.manifest)
+    say(tables.manifest)
     return [tables.train], tables.test
 
 
 def _run(words: StageCommands, trained: Trained, tables: SplitTables, folder: Path, swap: bool, launch: str) -> Path:
     """Train a judge and predict the split's test table; the predictions' path."""
     train = [*words.train(trained, folder), "--valid", str(tables.held_out)]
-    run_stage(Stage(folder.name, train, folder / "metrics.json", gpu=True), launch)
     predict = predict_tables([folder], [tables.test], folder / "test", swap)
     done = folder / "test" / "predictions.csv"
-    run_stage(Stage(f"{folder.name}/test", predict, done, gpu=True), launch)
+    trained_first = Stage(folder.name, train, folder / "metrics.json", gpu=True)
+    predicted = Stage(f"{folder.name}/test", predict, done, (folder.name,), gpu=True)
+    for stage in with_records([trained_first, predicted], folder.parent):
+        run_stage(stage, launch)
     return done
 
 

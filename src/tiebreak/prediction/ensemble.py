@@ -25,10 +25,13 @@ from tiebreak.evaluation.blend import (
 )
 from tiebreak.evaluation.inputs import name_files, read_labelled, split_name
 from tiebreak.evaluation.metrics import log_loss
+from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, Section, write_manifest
+from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import OnBadRow
+from tiebreak.terminal import one_line
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class EnsembleManifest(Manifest):
     """The way to blend that was used."""
     files: dict[str, str]
     """The predictions, by name."""
+    hashes: dict[str, str] | None = None
+    """SHA-256 of each of them; earlier versions kept none."""
     weights: dict[str, float]
     """By name; they sum to one."""
     calibration: CalibrationRecord | None = None
@@ -122,15 +127,16 @@ def ensemble(
     files = [split_name(str(text)) for text in predictions]
     names = name_files(files)
     ids, judges = align([path for _, path in files])
+    path = out_file(Path(out), format)
+    record_path = path.with_name(f"{path.name}.json")
+    for written in (path, record_path):
+        refuse_over(written, [*(file for _, file in files), *([fit] if fit else [])])
     if fit:
         fitted = choose_blend(names, ids, judges, Path(fit), calibrate, space, on_bad_row)
         blend = fitted.blend
     else:
         fitted, blend = None, Blend(given_weights(weights, len(names)), space)
         log.info(f"{'equal' if not weights else 'given'} weights: {_describe(names, blend.weights)}")
-    path = out_file(Path(out), format)
-    if path.exists() and any(path.samefile(file) for _, file in files):
-        raise UserError(f"--out {path}: that is one of the predictions; choose another file")
     probabilities = blend.of(judges)
     write_table(path, in_chunks(ids, probabilities), format)
     record = EnsembleManifest(
@@ -140,11 +146,11 @@ def ensemble(
         cross_fitted_log_loss=fitted.scores if fitted else None,
         used=fitted.used if fitted else None,
         files={name: str(file) for name, (_, file) in zip(names, files, strict=True)},
+        hashes={name: sha256(file) for name, (_, file) in zip(names, files, strict=True)},
         weights=dict(zip(names, blend.weights.tolist(), strict=True)),
     )
     if blend.scale is not None and blend.shift is not None:
         record.calibration = CalibrationRecord(scale=blend.scale.tolist(), shift=blend.shift.tolist())
-    record_path = path.with_name(f"{path.name}.json")
     write_manifest(record_path, record)
     return Ensemble(path, record_path, record, ids, probabilities)
 
@@ -168,10 +174,9 @@ def align(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
             lines = [f"{path} and {paths[0]} are not predictions of the same rows:"]
             for absent, where in ((missing, path), (extra, paths[0])):
                 if absent:
+                    shown = ", ".join(map(one_line, absent[:MAX_SHOWN_IDS]))
                     more = ", ..." if len(absent) > MAX_SHOWN_IDS else ""
-                    lines.append(
-                        f"{plural(len(absent), 'id')} not in {where}: {', '.join(absent[:MAX_SHOWN_IDS])}{more}"
-                    )
+                    lines.append(f"{plural(len(absent), 'id')} not in {where}: {shown}{more}")
             raise UserError("\n  ".join(lines))
         judges.append(probabilities[[place[row_id] for row_id in ids]])
     return ids, np.stack(judges)

@@ -30,6 +30,7 @@ from tiebreak.evaluation.baselines import compare_with_baselines
 from tiebreak.files import TEMPORARY, as_paths, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
+from tiebreak.outputs import refuse_foreign
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import Degenerate, degenerate_outputs
 from tiebreak.prediction.finished import BadParts
@@ -123,6 +124,7 @@ def predict(
     given = read_labels(Path(labels)) if labels not in (None, "auto") else None
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
     tables, out = as_paths(data), Path(out)
+    refuse_foreign(out, "prediction.json")
     request = PredictionRequest(as_paths(models), tables, out, fold, swap, degenerate, changes, on_bad_row, runtime)
     if enabled():
         check_prediction(request.models, request.data, changes, ranks)
@@ -221,11 +223,11 @@ def same_prediction(one: PredictionManifest, other: PredictionManifest) -> bool:
     return one.identity == other.identity and outputs[0] == outputs[1]
 
 
-def stamp(out: Path) -> str | None:
+def stamp(out: Path) -> bytes | None:
     """Return what the last merge left in the folder, as it stands; None before the first."""
     try:
-        return (out / MERGE_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        return (out / MERGE_FILE).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
         return None
 
 
@@ -233,7 +235,7 @@ def merge_once(
     out: Path,
     queues: Sequence[PartQueue],
     predictions: Sequence["ModelPrediction"],
-    before: str | None,
+    before: bytes | None,
     keep_probabilities: bool = False,
 ) -> MergedPrediction | None:
     """Merge, or wait until another process has; return None if there are parts to compute again.

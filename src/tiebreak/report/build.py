@@ -12,6 +12,7 @@ from tiebreak.evaluation.measure import measure
 from tiebreak.evaluation.schema import Report
 from tiebreak.files import as_paths, write_atomically
 from tiebreak.labels import CLASS_NAMES
+from tiebreak.outputs import refuse_foreign
 from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
 from tiebreak.report.page import write_page
@@ -63,6 +64,7 @@ def write_report(
         raise UserError(f"--resamples {resamples}: an interval needs at least {LEAST_RESAMPLES}")
     if model is not None and len(given) != 1:
         raise UserError(f"--model: give exactly one prediction, the model's own (got {len(given)})")
+    refuse_foreign(out, "index.html")
     histories = [read_history(folder) for folder in as_paths(runs)]
     measured, rows = _nothing_measured(resamples, seed), None
     if labels is not None and given:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.outputs import refuse_over
 from tiebreak.storage import make_folder
 from tiebreak.tables.cells import encode_json_cell
 from tiebreak.tables.rows import Pair
@@ -33,6 +34,7 @@ def attack(files: list[Path], path: Path) -> int:
     """
     if path.suffix != ".csv":
         raise UserError(f"{path}: an attacked table is written as .csv")
+    refuse_over(path, files)
     pairs = read_table(files, keep_ids=True).pairs
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -10,7 +10,9 @@ from pathlib import Path
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
+from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
+from tiebreak.storage import make_folder
 from tiebreak.tables.cells import encode_json_cell
 from tiebreak.tables.rows import Pair, Problem
 from tiebreak.tables.table import OnBadRow, accept, describe_problems, read_rows
@@ -41,7 +43,8 @@ def convert(files: Sequence[Path], out: Path, columns: Sequence[str] = (), on_ba
     seen: dict[str, Path] = {}
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    refuse_over(out, files)
+    make_folder(out.parent)
     with open_atomically(out) as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")

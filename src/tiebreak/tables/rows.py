@@ -18,6 +18,7 @@ from tiebreak.tables.cells import (
 )
 from tiebreak.tables.containers import Cells, NotUTF8
 from tiebreak.tables.winner import read_label
+from tiebreak.terminal import one_line
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
@@ -63,7 +64,7 @@ class Problem:
 
     def __str__(self) -> str:
         who = f" (id {self.id})" if self.id else ""
-        return replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}")
+        return one_line(replace_lone_surrogates(f"{self.file}, row {self.row}{who}: {self.reason}"))
 
 
 @dataclass(frozen=True)

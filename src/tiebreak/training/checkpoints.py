@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -144,24 +145,58 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint, and a sentence for each newer one that was passed over."""
+    """Return the newest whole checkpoint whose best one is whole too, and a sentence for each newer one passed over.
+
+    Where no best one is left, that of the newest whole checkpoint is forgotten: the best of what follows is taken.
+    """
     passed: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    without_best: Path | None = None
+    for path in sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True):
         fault = _fault(path)
-        if fault is None:
+        best = None if fault else load_cursor(path).best_step
+        if fault is None and (best is None or (other := folder_of(folder, best)) == path or _fault(other) is None):
             return path, passed
+        if fault is None:
+            without_best = without_best or path
+            fault = f"its best checkpoint, step {best}, is damaged or gone"
         passed.append(f"{path.name} was passed over: {fault}")
-    return None, passed
+    if without_best is None:
+        return None, passed
+    return without_best, [f"{without_best.name}: the best checkpoint before it is damaged or gone, and forgotten"]
+
+
+def set_aside(folder: Path, chosen: Path | None) -> None:
+    """Move checkpoints newer than the chosen one out of the way of their replacements, as `damaged-...`."""
+    for path in folder.glob("step-*"):
+        if chosen is None or path.name > chosen.name:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def load_cursor(path: Path) -> Cursor:
-    """Read where the run stood at a checkpoint."""
-    return Cursor(**json.loads((path / CURSOR).read_text(encoding="utf-8")))
+    """Read where the run stood at a checkpoint.
+
+    Raises:
+        ValueError: it cannot be read, or is of another step.
+    """
+    cursor = TypeAdapter(Cursor).validate_python(json.loads((path / CURSOR).read_text(encoding="utf-8")))
+    if folder_of(path.parent, cursor.step) != path:
+        raise ValueError(f"{CURSOR} is of step {cursor.step}")
+    return cursor
 
 
 def load_weights(path: Path, engine: Engine) -> None:
-    """Set the engine's trained weights; every rank must call this."""
+    """Set the engine's trained weights; every rank must call this.
+
+    Raises:
+        UserError: a checkpoint of another model.
+    """
     with _opened(path, WEIGHTS) as weights:
+        names = engine.trainable().keys()
+        if names != set(weights):
+            odd = sorted(names ^ set(weights))[:3]
+            raise UserError(f"{path} is a checkpoint of another model (it differs in {', '.join(odd)}): move it away")
         engine.load_weights(weights)
 
 
@@ -211,7 +246,13 @@ def _fault(path: Path) -> str | None:
     """Say why a checkpoint cannot be used; None if it is whole."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not {CURSOR, WEIGHTS, OPTIMIZER} <= {
+            name if name == CURSOR else name.partition("-")[0] for name in manifest
+        }:
+            return f"{MANIFEST} does not name its files"
         wrong = [name for name, digest in manifest.items() if sha256(path / name) != digest]
-    except (OSError, ValueError) as error:
-        return f"unreadable ({error})"
+        if not wrong:
+            load_cursor(path)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"unreadable ({' '.join(str(error).split())[:200]})"
     return f"{', '.join(wrong)} differs from its manifest" if wrong else None

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import secrets
 import sys
 import time
@@ -120,9 +121,16 @@ class RunLog:
 def _forget_after(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will do again."""
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        write_atomically(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """The step that a line is of; beyond all steps where it is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return math.inf
 
 
 def _start_wandb(folder: Path, recipe: Recipe) -> Any:

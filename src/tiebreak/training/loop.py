@@ -21,6 +21,7 @@ from tiebreak.engines.base import Engine
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import scores, softmax
 from tiebreak.preemption import Stopped, StopRequest
+from tiebreak.terminal import one_line
 from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
 from tiebreak.training.log import RunLog
@@ -214,7 +215,7 @@ def raise_non_finite(
     newest, _ = find_checkpoint(job.saver.folder)
     raise UserError(
         f"step {index + 1}: the loss is {loss}, the gradient norm {norm}; nothing of this step was saved. "
-        + (f"Rows of the micro-batches at fault: {', '.join(ids[:SHOWN_IDS])}. " if ids else "")
+        + (f"Rows of the micro-batches at fault: {', '.join(map(one_line, ids[:SHOWN_IDS]))}. " if ids else "")
         + f"Newest checkpoint: {newest or 'none'}. Look at these rows, or lower train.lr and start anew"
     )
 

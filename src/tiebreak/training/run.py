@@ -26,11 +26,12 @@ from tiebreak.models.heads import FeatureHead
 from tiebreak.models.loading import build_model, choose_precision, find_model_type
 from tiebreak.models.preference import PreferenceModel, count_parameters
 from tiebreak.models.tokenizer import load_tokenizer
+from tiebreak.outputs import refuse_foreign
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
 from tiebreak.pretrained.base_files import read_config
 from tiebreak.tables.table import OnBadRow
-from tiebreak.training.checkpoints import Cursor, Saver, load_cursor, load_optimizer, load_weights
+from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Run, finish
 from tiebreak.training.log import RunLog
@@ -159,8 +160,10 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume auto needs --out, the run folder to resume")
-    if out is not None and not resume:
-        refuse_used(out)
+    if out is not None:
+        refuse_foreign(out, "recipe.yaml")
+        if not resume:
+            refuse_used(out)
     prepared = prepare(
         recipe,
         data=data,
@@ -293,6 +296,8 @@ def open_run(
     elif resume:
         notes.append("no checkpoint to resume from: this run starts at the first step")
     cursor = Cursor() if checkpoint is None else load_cursor(checkpoint)
+    if cursor.best_step is not None and not folder_of(folder / CHECKPOINTS, cursor.best_step).is_dir():
+        cursor.best_step, cursor.best_loss = None, math.inf
     if ranks.first:
         notes += keep_problems(folder, prepared.split.problems)
     with RunLog(folder, recipe, prepared.plan.steps, ranks.first, cursor.step, on_step) as run_log:

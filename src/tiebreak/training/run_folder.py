@@ -22,7 +22,7 @@ from tiebreak.files import sweep, write_atomically, write_json
 from tiebreak.manifests import read_manifest, write_manifest
 from tiebreak.recipe_files import read_recipe_file
 from tiebreak.storage import explain, make_folder
-from tiebreak.training.checkpoints import find_checkpoint
+from tiebreak.training.checkpoints import find_checkpoint, set_aside
 from tiebreak.training.claim import Claim, take_over
 
 CHECKPOINTS, ROWS = "checkpoints", "rows.json"
@@ -83,6 +83,10 @@ def _open_folder(
     stored = folder / "recipe.yaml"
     now = recipe.model_dump(mode="json")
     if not stored.is_file():
+        if any((folder / CHECKPOINTS).glob("step-*")):
+            raise UserError(
+                f"{folder} holds checkpoints of a run, but no {stored.name}: choose another --out, or empty it"
+            )
         make_folder(folder)
         write_manifest(folder / ROWS, rows)
         write_atomically(stored, yaml.safe_dump(now, sort_keys=False))
@@ -99,7 +103,12 @@ def _open_folder(
         for name, value in fields.items()
         if then.get(section, {}).get(name) != value and f"{section}.{name}" not in FREE_TO_CHANGE
     ]
-    earlier = read_manifest(folder / ROWS, RowsManifest)
+    try:
+        earlier = read_manifest(folder / ROWS, RowsManifest)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder / ROWS} is gone, so which rows this run has is not known: choose another --out"
+        ) from None
     before, after = (manifest.model_dump(exclude={"version"}) for manifest in (earlier, rows))
     if None not in (before["base"], after["base"]) and before["base"] != after["base"]:
         changed.append(f"model.base: {recipe.model.base} had another configuration or other weights then")
@@ -114,7 +123,9 @@ def _open_folder(
         )
     claim = take_over(folder)
     sweep(folder, folder / CHECKPOINTS)
-    return claim, *find_checkpoint(folder / CHECKPOINTS)
+    found, passed = find_checkpoint(folder / CHECKPOINTS)
+    set_aside(folder / CHECKPOINTS, found)
+    return claim, found, passed
 
 
 def _how_to_go_on(folder: Path, recipe: Recipe) -> str:

@@ -1,0 +1,117 @@
+"""What a stage was made of: its words, its tables and recipes and what the stages before it left, all by their hashes.
+
+A stage is done if its last file is there, is the one that the stage left, and was made of what is there now. Else its
+command runs again: it goes on, begins anew, or says what is another than before.
+"""
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from tiebreak.errors import UserError
+from tiebreak.files import sha256
+from tiebreak.manifests import Manifest, read_manifest, write_manifest
+from tiebreak.pretrained.base_files import CONFIG, hash_base
+from tiebreak.storage import make_folder
+
+FOLDER = "stages"
+
+log = logging.getLogger(__name__)
+
+
+class StageRecord(Manifest):
+    """`stages/NAME.json` of a chain's folder."""
+
+    arguments: list[str]
+    """Words of the command."""
+    inputs: dict[str, str]
+    """Hash of each file or base that the words name, and of each stage's last file that it waits for."""
+    before: str | None = None
+    """Hash of a last file that was there already, made of something else: not what this stage leaves."""
+    sha256: str | None = None
+    """Of the file that the stage writes last, as soon as somebody has seen it."""
+
+
+def record_path(out: Path, name: str) -> Path:
+    """Where the record of a stage lies in its chain's folder."""
+    return out / FOLDER / f"{''.join(letter if letter.isalnum() or letter in '.-_' else '~' for letter in name)}.json"
+
+
+def make_record(arguments: Iterable[str], waited_for: Iterable[Path], done: Path) -> StageRecord:
+    """The record of a stage as it would be made now; `done`, its last file, is none of its inputs."""
+    words = list(arguments)
+    paths = [path for path in (*map(Path, words), *waited_for) if path != done]
+    files = {str(path): digest for path in paths if (digest := _digest(path)) is not None}
+    return StageRecord(arguments=words, inputs=files)
+
+
+def is_done(name: str, done: Path, now: StageRecord, path: Path | None) -> bool:
+    """Whether a stage has left its last file, and that is whole and made of what is there now.
+
+    Args:
+        name: of the stage.
+        done: the file that it writes last.
+        now: of what it would be made now.
+        path: of its record; None, or no file there, as in chains of earlier versions, trusts the last file.
+    """
+    if not done.is_file() or _lacks_model(done):
+        return False
+    try:
+        stored = None if path is None else read_manifest(path, StageRecord)
+    except FileNotFoundError:
+        stored = None
+    except (UserError, OSError) as error:
+        log.info(f"{name}: {error}; the stage runs again, and sees whether it is done")
+        return False
+    if stored is None or path is None:
+        return True
+    found = sha256(done)
+    others = [key for key in sorted({*stored.inputs, *now.inputs}) if stored.inputs.get(key) != now.inputs.get(key)]
+    others += ["its options"] * (stored.arguments != now.arguments)
+    if others or found == stored.before:
+        log.info(f"{name}: {done} was made of something else ({', '.join(others) or 'see above'}): it runs again")
+        return False
+    if stored.sha256 is None:
+        write_manifest(path, stored.model_copy(update={"sha256": found}))
+    elif stored.sha256 != found:
+        log.info(f"{name}: {done} is not as the stage left it: it runs again")
+        return False
+    return True
+
+
+def begin(now: StageRecord, done: Path, path: Path | None) -> None:
+    """Keep what a stage is about to be made of; a last file that is there is not its own."""
+    if path is not None:
+        make_folder(path.parent)
+        before = sha256(done) if done.is_file() else None
+        write_manifest(path, now.model_copy(update={"before": before}))
+
+
+def end(now: StageRecord, done: Path, path: Path | None) -> None:
+    """Keep what a stage has left."""
+    if path is not None:
+        make_folder(path.parent)
+        write_manifest(path, now.model_copy(update={"sha256": sha256(done)}))
+
+
+def _lacks_model(done: Path) -> bool:
+    """Whether this is the last file of a training whose model is gone."""
+    run = done.parent
+    return done.name == "metrics.json" and (run / "recipe.yaml").is_file() and not (run / "model").is_dir()
+
+
+def _digest(path: Path) -> str | None:
+    """Hash of a file, or of a plain model's folder; None for other words."""
+    try:
+        if path.is_file():
+            state = path.stat()
+            return _sha256_of(path, state.st_mtime_ns, state.st_size)
+        return hash_base(path) if (path / CONFIG).is_file() else None
+    except (UserError, OSError, ValueError):  # words that are no paths
+        return None
+
+
+@cache
+def _sha256_of(path: Path, modified: int, size: int) -> str:
+    return sha256(path)

@@ -1,0 +1,104 @@
+"""Inject faults into small runs, and see what the user is told and whether the same command ends as if undisturbed.
+
+    python tests/hostile/faults.py                   # all, some minutes
+    python tests/hostile/faults.py --only disk       # those with `disk` in their name
+    python tests/hostile/faults.py --short           # a sample of each kind
+
+Prints one line for each fault that went wrong, and the tally. Exit code 0 only where every fault was told or survived,
+and no result was lost.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fault_harness import Fault, Verdict, judge, warm
+
+SHORT_COMMANDS = ("train", "predict", "check", "baseline", "ensemble", "report")
+SHORT = (
+    "disk full/train", "read-only/predict", "ENOENT of the root/report", "EDQUOT while writing/baseline",
+    "output over input/check", "output over another/baseline", "path, link loop/check", "path, endless/predict",
+    "cache, read-only/predict", "ranks, RANK beyond/predict", "environment, no HOME/check", "encoding, ascii/report",
+    "closed streams (0, 1, 2)/predict", "stdout full/check", "broken pipe/train", "limit, files of 1 kB/predict",
+    "SIGTERM/0 process/train", "SIGKILL/1/predict", "lease of the future/part, another machine/predict",
+    "clock stands still/predict", "damaged, half/run/log.jsonl/train", "token cache, half/state.json/predict",
+    "stale/17 other_judge/predict", "leftovers, checkpoints_alone/train", "terminal, ids/check", "secrets/train",
+)  # fmt: skip
+"""A fault of each kind, of the commands above."""
+
+
+def all_faults(home: Path) -> list[Fault]:
+    import faults_of_folders
+    import faults_of_places
+    import faults_of_processes
+    import faults_of_surroundings
+    import faults_of_text
+
+    modules = (faults_of_places, faults_of_surroundings, faults_of_text, faults_of_processes)
+    return [fault for module in modules for fault in module.faults()] + faults_of_folders.faults(home)
+
+
+def tally(verdicts: list[Verdict]) -> str:
+    count = lambda name: sum(getattr(verdict, name) for verdict in verdicts)  # noqa: E731
+    return (
+        f"injected {len(verdicts)}, told {count('told')}, survived {count('survived')}, "
+        f"equal results {count('equal')}, lost {count('lost')}, tracebacks {count('traceback')}, "
+        f"hangs {count('hang')}, "
+        f"otherwise wrong {sum(bool(v.wrong) and not (v.lost or v.traceback or v.hang) for v in verdicts)}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="NAME", help="a pattern in faults' names")
+    parser.add_argument("--short", action="store_true", help="a sample of each kind")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--show", action="store_true", help="what each command printed")
+    parser.add_argument("--home", type=Path, help="keep all folders here; inputs that are there are used again")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warm.import_all()
+    import fault_commands
+
+    home = (options.home or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
+    calm = home / "calm"
+    if not calm.is_dir():
+        fault_commands.build(home, SHORT_COMMANDS if options.short else fault_commands.COMMANDS)
+    chosen = [fault for fault in all_faults(home) if re.search(options.only, fault.name)]
+    if options.short:
+        chosen = [fault for fault in chosen if fault.name in SHORT]
+    if options.list:
+        print("\n".join(fault.name for fault in chosen))
+        return 0
+    verdicts, began = [], time.monotonic()
+    for fault in chosen:
+        place = fault_commands.place_for(fault, home)
+        words, results = fault_commands.COMMANDS[fault.command]
+        verdict = judge(fault, place, words, calm, results)
+        verdicts.append(verdict)
+        if verdict.wrong or options.show:
+            print(f"{'ok   ' if verdict.fine else 'WRONG'} {fault.name}: {'; '.join(verdict.wrong)}", flush=True)
+            for result in verdict.results:
+                tail = result.text if options.show else result.text[-700:]
+                print(
+                    "".join(f"        {line}\n" for line in [f"[{result.code}]", *tail.splitlines()[-12:]]), flush=True
+                )
+        if os.path.ismount(disk := place / "disk"):
+            subprocess.run(["umount", "-l", str(disk)], check=False)
+        if verdict.fine:
+            shutil.rmtree(place.folder, ignore_errors=True)
+    print(f"faults: {tally(verdicts)} ({time.monotonic() - began:.0f} s)")
+    if options.home is None:
+        shutil.rmtree(home, ignore_errors=True)
+    return 0 if all(verdict.fine for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
