@@ -15,7 +15,7 @@ from tiebreak.options import build_parser, check_command
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.preemption import stop_at_once
-from tiebreak.process import configure_logging, prepare_process, use_cpu_in_deepspeed
+from tiebreak.process import check_interpreter, configure_logging, prepare_process, use_cpu_in_deepspeed
 from tiebreak.storage import explain, make_folder
 from tiebreak.terminal import complain, finish_streams, prepare_streams, say
 from tiebreak.uses import USES
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         stop_at_once()
+        check_interpreter()
         check_command(words)
         options = build_parser().parse_args(words)
         prepare_process()

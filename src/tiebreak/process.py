@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, TextIO
 
+from tiebreak.errors import UserError
 from tiebreak.terminal import complain, silence, visible
 
 DEFAULTS = {
@@ -33,6 +34,16 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH")
 def is_secret(name: str) -> bool:
     """Whether an environment variable of this name holds what no file and no terminal may show."""
     return any(word in name.upper() for word in SECRET_WORDS)
+
+
+def check_interpreter() -> None:
+    """Refuse a Python without docstrings, of which transformers makes its classes.
+
+    Raises:
+        UserError: it was started so.
+    """
+    if sys.flags.optimize > 1:
+        raise UserError("PYTHONOPTIMIZE=2 (python -OO) takes away what transformers needs: unset it, or set it to 1")
 
 
 def prepare_process() -> None:

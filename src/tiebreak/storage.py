@@ -28,6 +28,8 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     code = error.errno
     if code is None and isinstance(error, shutil.Error):  # a list of (from, to, reason)
         code = next((int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))), None)
+    if code == errno.ENOENT and path is None and (gone := _gone_folder(error.filename)) is not None:
+        return UserError(f"{gone} is gone: was it removed while this command ran? Run the same command again")
     if code is None or (path is None and code not in (*FULL, *FORBIDDEN, *NAMES, *GONE)):
         return None
     where = path if path is not None else Path(os.fsdecode(error.filename)) if error.filename else None
@@ -67,6 +69,14 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "tiebreak"
     except RuntimeError:
         raise UserError("this user has no home folder for a cache: set TIEBREAK_CACHE to a folder") from None
+
+
+def _gone_folder(name: object) -> Path | None:
+    """The folder of a file that is not there any more itself; None where the folder is there."""
+    if not isinstance(name, (str, bytes)):
+        return None
+    folder = Path(os.fsdecode(name)).parent
+    return None if folder.exists() else folder
 
 
 def _is_unreadable(path: Path) -> bool:

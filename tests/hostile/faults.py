@@ -59,6 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="NAME", help="a pattern in faults' names")
     parser.add_argument("--short", action="store_true", help="a sample of each kind")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of those, only each N-th")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--show", action="store_true", help="what each command printed")
     parser.add_argument("--home", type=Path, help="keep all folders here; inputs that are there are used again")
@@ -74,6 +75,7 @@ def main() -> int:
     chosen = [fault for fault in all_faults(home) if re.search(options.only, fault.name)]
     if options.short:
         chosen = [fault for fault in chosen if fault.name in SHORT]
+    chosen = chosen[:: options.every]
     if options.list:
         print("\n".join(fault.name for fault in chosen))
         return 0

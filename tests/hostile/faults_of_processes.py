@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fault_commands import COMMANDS, OUTPUT
 from fault_harness import DONE, INTERRUPTED, MISTAKE, STOPPED, Fault, Place, Result, variables
+from faults_of_folders import start_over_if_told
 
 RUNS = ("train", "predict", "distill", "folds", "ladder", "pipeline", "report", "baseline")
 CHAINS = ("folds", "ladder", "pipeline")
@@ -259,7 +260,7 @@ def faults() -> list[Fault]:
         )
         if command in OUTPUT:
             first = OUTPUT[command].split("/")[0]
-            for k, pattern in enumerate((f"{first}", f"{first}/*.json", f"{first}/*/*")):
+            for k, pattern in enumerate((first, f"{first}/*", f"{first}/*/*")):
                 found.append(
                     Fault(
                         f"output removed/{k}/{command}",
@@ -267,7 +268,7 @@ def faults() -> list[Fault]:
                         codes=(DONE, MISTAKE, 1),
                         during=partial(until, seen=has(pattern), act=partial(remove, name=first)),
                         compare=True,
-                        check=None,
+                        heal=partial(start_over_if_told, command=command),
                     )
                 )
     for command in ("train", "predict"):

@@ -52,7 +52,6 @@ COLD: dict[str, dict[str, str | None]] = {
     "PYTHONIOENCODING=ascii": {"PYTHONIOENCODING": "ascii"},
     "PYTHONIOENCODING=cp932": {"PYTHONIOENCODING": "cp932"},
     "PYTHONIOENCODING=latin-1": {"PYTHONIOENCODING": "latin-1"},
-    "PYTHONIOENCODING=utf-16": {"PYTHONIOENCODING": "utf-16"},
     "LC_ALL=C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "PYTHONWARNINGS=error": {"PYTHONWARNINGS": "error"},
     "PYTHONUNBUFFERED": {"PYTHONUNBUFFERED": "1"},
@@ -129,9 +128,15 @@ def faults() -> list[Fault]:
         for kind, changes in COLD.items():
             if command in ("train", "report", "baseline", "check"):
                 found.append(
-                    Fault(f"interpreter, {kind}/{command}", command, environment=changes, codes=(DONE,), cold=True)
+                    Fault(
+                        f"interpreter, {kind}/{command}",
+                        command,
+                        environment=changes,
+                        codes=(MISTAKE,) if kind == "PYTHONOPTIMIZE=2" else (DONE,),
+                        cold=True,
+                    )
                 )
-        for encoding in ("ascii", "cp932", "latin-1", "utf-16"):
+        for encoding in ("ascii", "cp932", "latin-1"):
             found.append(
                 Fault(
                     f"encoding, {encoding}/{command}", command, inside=partial(encode, encoding=encoding), codes=(DONE,)

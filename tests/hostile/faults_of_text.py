@@ -85,7 +85,7 @@ def evil_file_name(place: Place) -> None:
     shutil.copy(place / "e.csv", place / f"e{NAME}")
 
 
-NAME = "<img src=x onerror=alert(1)>\x1b[2J\nFORGED [x](http:evil) | a.csv"
+NAME = "<img src=x onerror=alert(1)> [x](http:evil) ` | a.csv"
 MACHINE = ("/tmp/", "/root", "/home", "/work")
 
 

@@ -84,3 +84,14 @@ def test_a_head_that_only_this_package_loads_is_said_so():
 @pytest.mark.parametrize("name", ["README.md", "tiebreak.json"])
 def test_the_card_stands_in_the_model_folder(judged, name):
     assert (judged.run / "model" / name).is_file()
+
+
+def test_a_card_that_is_published_names_no_place_and_holds_no_markup():
+    from tiebreak.report.markdown import as_code, as_text, without_place, without_places
+
+    assert without_places("fold (/root/runs/oof) saw rows of /work/a/t.csv; see https://a/b, a/b") == (
+        "fold (oof) saw rows of t.csv; see https://a/b, a/b"
+    )
+    assert without_place("/work/models/gemma") == "gemma" and without_place("google/gemma-2-9b") == "google/gemma-2-9b"
+    assert as_text("<b>x</b> [y](z)\n# q") == "&lt;b&gt;x&lt;/b&gt; \\[y\\](z)\\\\n\\# q"
+    assert as_code("a`<b>\nc") == "`a'<b>\\nc`"

@@ -15,8 +15,9 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
-from tiebreak.preemption import STOP_SIGNALS
+from tiebreak.preemption import STOP_SIGNALS, stop_at_once
 from tiebreak.process import import_bitsandbytes
+from tiebreak.terminal import complain
 
 HEAVY = (
     *("tiebreak.training.run", "tiebreak.prediction.predict", "tiebreak.prediction.models"),
@@ -42,15 +43,19 @@ class ForkedCommand:
     def __init__(self, words: Sequence[str], output: int | None = None, cores: Collection[int] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that arrives in what Python runs after a fork would be lost there.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *STOP_SIGNALS))
         self.pid = os.fork()
         self._code: int | None = None
-        if self.pid == 0:
+        if self.pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        else:
             if output is not None:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
             if cores is not None:
                 os.sched_setaffinity(0, cores)
-            _exit(_run(words))
+            _exit(_run(words, mask))
 
     def send_signal(self, number: int) -> None:
         """Signal the child, if it has not been waited for."""
@@ -96,22 +101,25 @@ def _can_fork() -> bool:
     return others <= pools and not sys.modules["torch"].cuda.is_initialized()
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str], mask: Collection[int]) -> int:
     """In the child: the command's exit code, with the signal handlers of a new process."""
     import numpy as np
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    stop_at_once()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     np.random.seed()
     sys.argv = ["tiebreak", *words]
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         runpy.run_module("tiebreak", run_name="__main__")
     except SystemExit as ended:
         if ended.code is None or isinstance(ended.code, int):
             return ended.code or 0
         print(ended.code, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        complain("tiebreak: interrupted")
+        return 130
     except BaseException:
         traceback.print_exc()
         return 1

@@ -15,7 +15,9 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
+from tiebreak.report.markdown import as_code, as_text, without_place, without_places
 from tiebreak.structured import read_yaml
+from tiebreak.terminal import one_line
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +68,18 @@ def render_card(
     split = {None: "", "none": " No rows were held out."}.get(environment.get("valid"), "")
     if environment.get("fold"):
         split = f" Held out: fold {environment['fold']}, grouped by prompt."
-    files = "\n".join(f"- `{Path(name).name}`" for name in environment["data"])
+    files = "\n".join(f"- {as_code(Path(name).name)}" for name in environment["data"])
     teachers = describe_teachers(environment)
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
-    settings = yaml.safe_dump({key: recipe[key] for key in ("model", "data", "train")}, sort_keys=False).strip()
+    settings = yaml.safe_dump(_settings(recipe), sort_keys=False).strip().replace("```", "'''")
     return f"""---
 {_front_matter(recipe, scores)}
 ---
 
-# {recipe["name"]}
+# {as_text(recipe["name"])}
 
 A judge that predicts which of two chatbot answers people prefer: class 0 is answer A, 1 is answer B, 2 a tie.
-{kind} `{model["base"]}`, trained with `{model["method"]}` by tiebreak.
+{kind} {as_code(without_place(model["base"]))}, trained with {as_code(model["method"])} by tiebreak.
 
 ## Usage
 
@@ -113,6 +115,15 @@ Best of {metrics["steps"]:,} steps: step {metrics["best_step"]:,}. Made with {ve
 """
 
 
+def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are shown, without the places of this machine that they name."""
+    shown = {section: dict(recipe[section]) for section in ("model", "data", "train")}
+    shown["model"]["base"] = without_place(shown["model"]["base"])
+    if paraphrases := shown["data"].get("paraphrases"):
+        shown["data"]["paraphrases"] = [Path(name).name for name in paraphrases]
+    return shown
+
+
 def _front_matter(recipe: dict[str, Any], scores: dict[str, dict[str, float]]) -> str:
     """The card's YAML as the hub reads it."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -134,7 +145,7 @@ def _front_matter(recipe: dict[str, Any], scores: dict[str, dict[str, float]]) -
         if scores
     ]
     data = ModelCardData(
-        model_name=recipe["name"],
+        model_name=one_line(recipe["name"]),
         base_model=model["base"] if on_hub else None,
         library_name="peft" if adapters else "transformers",
         pipeline_tag="text-classification",
@@ -169,11 +180,11 @@ def describe_teachers(environment: dict[str, Any]) -> str:
     """The paragraphs on a student's teachers and on rows they were trained on; empty without teachers."""
     if not environment.get("teachers"):
         return ""
-    lines = ["", "", f"Distilled from {', '.join(entry['name'] for entry in environment['teachers'])}."]
+    lines = ["", "", f"Distilled from {', '.join(as_text(entry['name']) for entry in environment['teachers'])}."]
     if extra := environment.get("rows_extra"):
         lines[-1] += f" {extra:,} more rows were learnt from the teachers alone."
     for leak in environment["in_sample"]:
-        lines += ["", f"**In-sample (`--allow-in-sample`):** {leak}."]
+        lines += ["", f"**In-sample (`--allow-in-sample`):** {as_text(without_places(leak))}."]
     if seen := environment["held_out_rows_seen_by_teachers"]:
         lines += ["", f"The teachers were trained on the prompts of {seen:,} of the held-out rows."]
     return "\n".join(lines)
@@ -216,7 +227,7 @@ def render_bias(report: Report) -> str:
     position, verbosity, repetition = judge.position, judge.verbosity, judge.repetition
     own = judge.self_enhancement and judge.self_enhancement.own_excess
     lines = [
-        f"On {report.rows:,} rows of `{report.labels}` ({report.prompts:,} prompts), with 95 % intervals:",
+        f"On {report.rows:,} rows of {as_code(report.labels)} ({report.prompts:,} prompts), with 95 % intervals:",
         "",
         "| | judge | people |",
         "|---|---|---|",

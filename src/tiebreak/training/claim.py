@@ -5,7 +5,6 @@ puts its token into its folder when it starts, and checks that it is still there
 visible: whoever came later has the folder.
 """
 
-import json
 import os
 import secrets
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tiebreak.errors import UserError
 from tiebreak.files import write_json
+from tiebreak.structured import read_json
 
 CLAIM = "claim.json"
 
@@ -31,11 +31,17 @@ class Claim:
         Raises:
             UserError: naming the other.
         """
-        holder = json.loads((self.folder / CLAIM).read_text(encoding="utf-8"))
-        if holder["token"] != self.token:
+        try:
+            holder = read_json(self.folder / CLAIM)
+        except OSError:
             raise UserError(
-                f"{self.folder} was taken over by a later run (process {holder['pid']} on {holder['host']}, since "
-                f"{holder['since']}): this one writes nothing more"
+                f"{self.folder} was removed, or emptied, while this run wrote to it: choose another --out, or empty it "
+                "and run the same command again"
+            ) from None
+        if holder.get("token") != self.token:
+            raise UserError(
+                f"{self.folder} was taken over by a later run (process {holder.get('pid')} on {holder.get('host')}, "
+                f"since {holder.get('since')}): this one writes nothing more"
             )
 
 
