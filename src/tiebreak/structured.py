@@ -128,7 +128,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, not a JSON object {{...}}")
+        raise UserError(
+            f"{path}: not readable as JSON with fields: it holds {type(content).__name__}, not an object {{...}}"
+        )
     return content
 
 

@@ -67,7 +67,7 @@ for label, change in {
         )
     },
 }.items():
-    PART.add("config.json", label, judge(change), "m", heavy=True)
+    PART.add("config.json", label, judge(change), "m", check=same_as_world, heavy=True)
 PART.add("config.json", "of another judge's family", judge(lambda f: config(model_type="llama")(f)), "m", heavy=True)
 for label, change in {
     "nested deep": written("config.json", '{"a":' * 100_000),
@@ -123,11 +123,18 @@ def pickled(folder: Path) -> None:
 for kind, make in {"judge": judge, "base": base}.items():
     PART.add("pickles", kind, make(pickled), "safetensors", heavy=True)
 PART.add("pickles", "adapters", adapter(lambda f: (pickled(f), (f / "pytorch_model.bin").rename(f / "adapter_model.bin"))), "safetensors", heavy=True)  # fmt: skip
+for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "trained_prompts.npy"):
+    PART.add("a byte changed", name, judge(lambda f, n=name: flip(f / n, 0.6), sealed=True), "m", heavy=True)
+for name in ("added_tokens.json", "generation_config.json", "more.safetensors"):
+    PART.add("a file that has come", name, judge(written(name, "{}"), sealed=True), name, heavy=True)
 PART.add("pickles", "beside whole weights", judge(lambda f: (f / "pytorch_model.bin").write_bytes(b"\x80\x04.")), check=same_as_world, heavy=True)  # fmt: skip
 
+PART.add(
+    "weights", "two tensors swapped", judge(tensors(lambda held: held.update(swap(held))), sealed=True), "m", heavy=True
+)
 for at in (0.001, 0.01, 0.2, 0.5, 0.8, 0.999):
-    PART.add("a byte changed", f"weights at {at}", judge(lambda f, a=at: flip(f / "model.safetensors", a)), "m", heavy=True)  # fmt: skip
-    PART.add("a byte changed", f"adapters at {at}", adapter(lambda f, a=at: flip(f / "adapter_model.safetensors", a)), "m", heavy=True)  # fmt: skip
+    PART.add("a byte changed", f"weights at {at}", judge(lambda f, a=at: flip(f / "model.safetensors", a), sealed=True), "m", heavy=True)  # fmt: skip
+    PART.add("a byte changed", f"adapters at {at}", adapter(lambda f, a=at: flip(f / "adapter_model.safetensors", a), sealed=True), "m", heavy=True)  # fmt: skip
 for share in (0.0, 0.005, 0.5, 0.9999):
     PART.add("weights cut", str(share), judge(lambda f, s=share: cut(f / "model.safetensors", s)), "m", heavy=True)
     PART.add("weights cut", f"base: {share}", base(lambda f, s=share: cut(f / "model.safetensors", s)), "m", heavy=True)
@@ -146,7 +153,7 @@ for label, change in {
     "a folder": lambda f: (removed("model.safetensors")(f), (f / "model.safetensors").mkdir()),
     "an empty table of tensors": header(lambda told: {}),
     "names of null bytes": header(lambda told: {f"{k}\x00": v for k, v in told.items() if k != "__metadata__"}),
-    "two tensors swapped": tensors(lambda held: held.update(swap(held))),
+
     "a tensor of other width": tensors(lambda held: held.update({k: v[:, :-1].copy() for k, v in held.items() if v.ndim == 2 and "word" in k})),
     "nan everywhere": tensors(lambda held: [v.fill(float("nan")) for v in held.values()] and None),
     "integers for floats": tensors(lambda held: held.update({k: v.astype("int32") for k, v in held.items()})),

@@ -206,7 +206,8 @@ def run_all(cases: Sequence[Case], world: World, scratch: Path, jobs: int) -> li
 def build_world(folder: Path) -> World:
     """Tables, two tiny judges and their predictions, unless they are there."""
     world = World(folder)
-    if (folder / "done").is_file():
+    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    if (folder / "done").is_file() and (folder / "done").read_text() == made_by:
         return world
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -218,11 +219,12 @@ def build_world(folder: Path) -> World:
         ["train", "--recipe", "demo-llama2", "--data", "t.csv", "--out", "lora", "--valid", "none", *short],
         "predict --model judge --data test.csv --out pred".split(),
         "predict --model judge --data t.csv --out own".split(),
+        "predict --model lora --data test.csv --out lpred".split(),
         "attack --data t.csv --out attacked.csv".split(),
     ]
     for command in commands:
         done = execute(command, folder, 400.0, None, TIEBREAK_CACHE=str(folder / "cache"))
         if done.code:
             raise RuntimeError(f"{command}: exit code {done.code}\n{done.err[-2000:]}")
-    (folder / "done").touch()
+    (folder / "done").write_text(made_by)
     return world

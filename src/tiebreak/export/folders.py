@@ -17,6 +17,7 @@ from tiebreak.export.receipt import ExportManifest
 from tiebreak.files import write_atomically
 from tiebreak.manifests import write_manifest
 from tiebreak.models.folder import MANIFEST_FILE, PROMPTS_FILE, ModelManifest, hash_tokenizer, judge_recipe
+from tiebreak.models.guard import seal
 from tiebreak.models.loading import has_own_head, load_model
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.prediction.onnx_model import GRAPH_FILE
@@ -106,7 +107,8 @@ def _write_rest(
     stored = manifest.model_copy(update={"recipe": recipe.model_dump(mode="json")})
     stored.template = manifest.text_template(manifest.make_recipe())
     stored.tokenizer = hash_tokenizer(folder)
-    write_manifest(folder / MANIFEST_FILE, stored)
     if (Path(record.source) / PROMPTS_FILE).is_file():
         shutil.copy(Path(record.source) / PROMPTS_FILE, folder)
+    stored.files = seal(folder)
+    write_manifest(folder / MANIFEST_FILE, stored)
     write_atomically(folder / "README.md", readme(record, stored, tokenizer))

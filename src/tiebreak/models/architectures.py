@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.compatibility import FAMILIES
+from tiebreak.models.guard import check_config
 from tiebreak.pretrained.base_files import CONFIG, read_config
 from tiebreak.pretrained.from_onnx import DEBERTA_V3
 
@@ -77,6 +78,7 @@ def find_architecture(base: str) -> dict[str, Any] | None:
     if not (Path(base) / CONFIG).is_file():
         return ARCHITECTURES.get(base)
     fields = read_config(Path(base))
+    check_config(Path(base) / CONFIG, fields)
     return complete(fields) if fields.get("model_type") in COUNTED else None
 
 

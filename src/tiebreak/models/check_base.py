@@ -7,6 +7,7 @@ from tiebreak.compatibility import FAMILIES, UNTESTED
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import COUNTED, complete
+from tiebreak.models.guard import check_folder
 from tiebreak.pretrained.base_files import read_config, read_headers, stored_quantization
 
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DDP or DeepSpeed", "base_model.model.": "peft"}
@@ -27,6 +28,7 @@ def check_base(folder: Path, recipe: Recipe | None = None) -> list[str]:
     Raises:
         UserError: no judge can be made of it; says why.
     """
+    check_folder(folder)
     fields = read_config(folder)
     notes = check_model_type(str(fields.get("model_type")), str(folder))
     if recipe is not None:

@@ -5,11 +5,13 @@ Nothing here imports torch at module level.
 
 import hashlib
 import io
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from pydantic import field_validator
 
 from tiebreak import __version__
 from tiebreak.arrays import BadArrays, read_npy
@@ -20,6 +22,7 @@ from tiebreak.files import new_folder, sha256, write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
 from tiebreak.models.bases import BaseRecord, find_record, look_around, record_base, settle_quantization, with_model
+from tiebreak.models.guard import check_folder, hash_once, seal, verify
 from tiebreak.pretrained.base_files import refuse_pointers
 from tiebreak.process import saving_unwrapped
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 MANIFEST_FILE, PROMPTS_FILE = "tiebreak.json", "trained_prompts.npy"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 Loaded = TypeVar("Loaded")
+SUM_TOLERANCE, LONGEST_TEMPLATE, LONGEST_REASON = 1e-3, 20_000, 300
 
 
 class TrainedPrompts(Section):
@@ -60,10 +64,33 @@ class ModelManifest(Manifest):
     base: BaseRecord | None = None
     """The base that it was trained over; None in folders of earlier versions."""
     trained: TrainedPrompts | None = None
+    files: dict[str, str] | None = None
+    """SHA-256 of each file that predictions depend on, by name; None in folders of earlier versions."""
     in_sample: tuple[str, ...] = ()
     """What --allow-in-sample allowed: every result repeats it."""
     merged: list[str] | None = None
     """The folders whose adapters were averaged."""
+
+    @field_validator("classes")
+    @classmethod
+    def _are_ours(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if classes != CLASSES:
+            raise ValueError(f"should be {', '.join(CLASSES)}, in this order")
+        return classes
+
+    @field_validator("baselines")
+    @classmethod
+    def _have_a_prior(cls, baselines: dict[str, Any]) -> dict[str, Any]:
+        if "prior" in baselines:
+            class_shares(baselines)
+        return baselines
+
+    @field_validator("template")
+    @classmethod
+    def _is_short(cls, template: Template | None) -> Template | None:
+        if template is not None and len(repr(template)) > LONGEST_TEMPLATE:
+            raise ValueError(f"should have at most {LONGEST_TEMPLATE:,} characters")
+        return template
 
     def make_recipe(self, changes: Sequence[str] = ()) -> Recipe:
         """The recipe, with `key.path=value` changes.
@@ -81,6 +108,19 @@ class ModelManifest(Manifest):
         """
         stored = recipe.model.template == self.make_recipe().model.template
         return self.template if self.template is not None and stored else TEMPLATES[recipe.model.template]
+
+
+def class_shares(baselines: Mapping[str, Any]) -> list[float]:
+    """The prior of a judge's baselines: the prediction for a row that cannot be read.
+
+    Raises:
+        ValueError: it is absent, or no probabilities.
+    """
+    prior: Any = baselines.get("prior")
+    numbers = isinstance(prior, list) and len(prior) == len(CLASSES) and all(isinstance(p, float | int) for p in prior)
+    if not numbers or min(prior) < 0 or not abs(sum(prior) - 1) < SUM_TOLERANCE:
+        raise ValueError(f"prior should be three probabilities that sum to one, not {reprlib.repr(prior)}")
+    return list(map(float, prior))
 
 
 def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
@@ -130,7 +170,18 @@ def refuse_other_base(folder: Path, base: str) -> None:
 def fingerprint(folder: Path) -> str:
     """A hash of the folder's weights and manifest: what its predictions depend on."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.onnx*"), folder / MANIFEST_FILE])
-    return hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
+    return hashlib.sha256("".join(hash_once(path) for path in files).encode()).hexdigest()
+
+
+def check_judge(folder: Path) -> None:
+    """Check a judge's files before one of them is loaded; a folder without a manifest is not looked at.
+
+    Raises:
+        UserError: a file that was changed since the judge was saved, that lies elsewhere or is of another form.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        verify(folder, read_manifest(folder / MANIFEST_FILE, ModelManifest).files)
+        check_folder(folder)
 
 
 def hash_tokenizer(folder: Path) -> str:
@@ -210,8 +261,9 @@ def save_model(
             content = buffer.getvalue()
             write_atomically(temporary / PROMPTS_FILE, content)
             manifest.trained = TrainedPrompts(prompts=len(prompts), sha256=hashlib.sha256(content).hexdigest())
-        write_manifest(temporary / MANIFEST_FILE, manifest)
         _check_tensors(temporary)
+        manifest.files = seal(temporary)
+        write_manifest(temporary / MANIFEST_FILE, manifest)
 
 
 def _check_tensors(folder: Path) -> None:
@@ -226,15 +278,19 @@ def _check_tensors(folder: Path) -> None:
 
 def load_or_refuse(base: str, load: Callable[[], Loaded]) -> Loaded:
     """Run a loader; raise UserError where the model or tokenizer is not there or not whole."""
-    from safetensors import SafetensorError
-
     try:
         return load()
-    except (OSError, ValueError, SafetensorError) as error:
-        if Path(base).is_dir():
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise what they like, tokenizers a bare Exception
+        if "OutOfMemory" in type(error).__name__:
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        local = Path(base).is_dir()
+        if local:
             refuse_pointers(Path(base))
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model {base}: not loadable ({reason}); give a local folder or a hub name") from error
+        what = "fetch the folder again" if local else "give a local folder or a hub name"
+        raise UserError(f"model {base}: not loadable ({reason[:LONGEST_REASON]}); {what}") from error
 
 
 def usage(manifest: ModelManifest) -> str | None:

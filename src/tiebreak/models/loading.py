@@ -15,14 +15,19 @@ from tiebreak.config import ModelSettings, Recipe
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
+from tiebreak.models.adapters import add_adapters as add_adapters
+from tiebreak.models.adapters import linear_layers as linear_layers
+from tiebreak.models.adapters import load_adapters
 from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.bases import resolve_base
 from tiebreak.models.check_base import check_base, check_model_type
 from tiebreak.models.demo import FAMILIES as DEMO_BASES
-from tiebreak.models.folder import MANIFEST_FILE, load_or_refuse, refuse_other_base
+from tiebreak.models.folder import MANIFEST_FILE, check_judge, load_or_refuse, refuse_other_base
+from tiebreak.models.guard import check_adapter
 from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of, renew_head
 from tiebreak.models.last_layer import return_pooled_tokens_only
+from tiebreak.models.meta import refuse_larger
 from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.models.tokenizer import load_saved_tokenizer
@@ -50,7 +55,7 @@ def find_model_type(base: str) -> str:
     from transformers import AutoConfig
 
     quieten_transformers()
-    return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(where)).model_type)
+    return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(where, trust_remote_code=False)).model_type)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -95,13 +100,14 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
     Raises:
         UserError: weights that are absent, damaged or of another shape.
     """
-    settings, tokenizer = recipe.model, load_saved_tokenizer(folder)
+    settings = recipe.model
+    check_judge(folder)
+    tokenizer = load_saved_tokenizer(folder)
     if settings.method != "full":
+        check_adapter(folder, recipe)
         base, attention = _load_base(recipe, tokenizer, device, precision)
-        from peft import PeftModel  # after bitsandbytes
-
         refuse_other_base(folder, settings.base)
-        network = load_or_refuse(str(folder), lambda: PeftModel.from_pretrained(base, folder))
+        network = load_adapters(base, folder)
     else:
         quieten_transformers()
         config, attention, _ = configure(str(folder), settings, tokenizer, device)
@@ -126,6 +132,7 @@ def _load_base(
         import_bitsandbytes()  # peft does
     if Path(base).is_dir():
         check_base(Path(base), recipe)
+        check_judge(Path(base))
     config, attention, classes = configure(base, settings, tokenizer, device)
     ours = classes == CLASSES or settings.base in DEMO_BASES  # whose random heads are of three classes without names
     classifier = load_classifier(
@@ -158,7 +165,7 @@ def configure(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config: PreTrainedConfig = load_or_refuse(base, lambda: AutoConfig.from_pretrained(base))
+    config: PreTrainedConfig = load_or_refuse(base, lambda: AutoConfig.from_pretrained(base, trust_remote_code=False))
     check_model_type(config.model_type, base)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers")
@@ -225,6 +232,8 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification
 
+    if Path(base).is_dir():
+        refuse_larger(base, config)
     classifier, loaded = load_or_refuse(
         base,
         lambda: AutoModelForSequenceClassification.from_pretrained(
@@ -232,6 +241,7 @@ def load_classifier(
             config=config,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=False,
             dtype=torch.float32 if settings.method == "full" else precision,
             attn_implementation=attention.implementation,
             **quantization(settings, device, precision, config.model_type),
@@ -281,29 +291,6 @@ def keep_layers(classifier: Any, kept: list[int]) -> None:
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[index] for index in kept]
     config.num_hidden_layers = len(kept)
-
-
-def add_adapters(classifier: Any, settings: ModelSettings) -> Any:
-    """The classifier with fresh LoRA adapters, and its heads trained whole."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    lora = settings.lora
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # fractions are fine
-        lora_dropout=lora.dropout,
-        target_modules=linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
-        modules_to_save=list(heads_of(classifier)),
-    )
-    return get_peft_model(classifier, config)
-
-
-def linear_layers(classifier: Any) -> str:
-    """A pattern that matches every linear layer of the backbone, and of nothing else; its pooler is a head."""
-    prefix, modules = classifier.base_model_prefix, backbone_of(classifier).named_modules()
-    names = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
-    return rf"(.*\.)?{prefix}\.(?!pooler\.).*\.({'|'.join(sorted(names))})"
 
 
 def freeze(judge: PreferenceModel, what: str | int) -> None:

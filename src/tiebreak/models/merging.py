@@ -1,6 +1,5 @@
 """Adapters of k folds averaged into one, and merged into their base on request."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -14,7 +13,15 @@ from tiebreak.data.templates import Template
 from tiebreak.errors import UserError
 from tiebreak.files import new_folder, write_json
 from tiebreak.manifests import write_manifest
-from tiebreak.models.folder import MANIFEST_FILE, ModelManifest, find_model_folder, judge_recipe, save_model
+from tiebreak.models.folder import (
+    MANIFEST_FILE,
+    ModelManifest,
+    check_judge,
+    find_model_folder,
+    judge_recipe,
+    save_model,
+)
+from tiebreak.models.guard import check_adapter, seal
 from tiebreak.models.loading import load_model
 from tiebreak.models.tokenizer import load_saved_tokenizer
 
@@ -44,9 +51,12 @@ def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", int
     for folder, _ in found:
         if not (folder / WEIGHTS).is_file():
             raise UserError(f"{folder}: not an adapter: {WEIGHTS} is missing")
-    config = json.loads((found[0][0] / CONFIG).read_text(encoding="utf-8"))
+    for folder, _ in found:
+        check_judge(folder)
+    configs = [check_adapter(folder, manifest.make_recipe()) for folder, manifest in found]
+    config = configs[0]
     weights = [load_file(folder / WEIGHTS) for folder, _ in found]
-    _check_alike(found, weights, config)
+    _check_alike(found, weights, configs)
     merged, count = average(weights, how), len(folders)
     if how == "updates":
         config |= {field: config[field] * count for field in SCALE_FIELDS}
@@ -59,6 +69,7 @@ def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", int
         shutil.copytree(found[0][0], adapter, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
         save_file(merged, adapter / WEIGHTS, metadata={"format": "pt"})
         write_json(adapter / CONFIG, config)
+        manifest.files = seal(adapter)
         write_manifest(adapter / MANIFEST_FILE, manifest)
         if into_base:
             _merge_into_base(adapter, manifest)
@@ -70,13 +81,15 @@ def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", int
 
 
 def _check_alike(
-    found: Sequence[tuple[Path, ModelManifest]], weights: Sequence[dict[str, torch.Tensor]], config: dict[str, Any]
+    found: Sequence[tuple[Path, ModelManifest]],
+    weights: Sequence[dict[str, torch.Tensor]],
+    configs: Sequence[dict[str, Any]],
 ) -> None:
     """Refuse adapters of another shape, scale, base or template than the first."""
     first, manifest = found[0]
     shapes = {name: tensor.shape for name, tensor in weights[0].items()}
-    for (folder, other), tensors in zip(found[1:], weights[1:], strict=True):
-        theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = configs[0]
+    for (folder, other), tensors, theirs in zip(found[1:], weights[1:], configs[1:], strict=True):
         same = {name: tensor.shape for name, tensor in tensors.items()} == shapes
         if not same or any(theirs[field] != config[field] for field in SCALE_FIELDS):
             raise UserError(f"{folder}: its adapter has another shape or scale than that of {first}")

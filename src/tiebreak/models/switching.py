@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from tiebreak.config import Recipe
-from tiebreak.models.folder import load_or_refuse
+from tiebreak.models.adapters import refuse_incomplete
+from tiebreak.models.folder import check_judge, load_or_refuse
+from tiebreak.models.guard import check_adapter
 from tiebreak.models.loading import load_model
 from tiebreak.models.preference import PreferenceModel
 
@@ -46,7 +48,7 @@ class LoadedModels:
             self._base, self._loaded = base, {folder: "default"}
         else:
             if folder not in self._loaded:
-                self._loaded[folder] = add_adapter(self._judge, folder)
+                self._loaded[folder] = add_adapter(self._judge, folder, recipe)
                 log.info("%s: adapter loaded onto the base already in memory", folder)
             self._judge.network.set_adapter(self._loaded[folder])
         self._active = folder
@@ -59,9 +61,12 @@ def base_of(recipe: Recipe, precision: torch.dtype) -> str:
     return json.dumps([settings, recipe.data.features, str(precision)])
 
 
-def add_adapter(judge: PreferenceModel, folder: Path) -> str:
+def add_adapter(judge: PreferenceModel, folder: Path, recipe: Recipe) -> str:
     """Load one more adapter beside those that a model has, and return its name."""
     name = f"adapter_{len(judge.network.peft_config)}"
+    check_judge(folder)
+    check_adapter(folder, recipe)
     load_or_refuse(str(folder), lambda: judge.network.load_adapter(str(folder), adapter_name=name))
+    refuse_incomplete(judge.network, folder, name)
     judge.eval()
     return name

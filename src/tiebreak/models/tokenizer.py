@@ -187,7 +187,9 @@ def _load(where: str, name: str) -> "PreTrainedTokenizerBase":
 
     refuse_absent(Path(where))
     quieten_transformers()
-    tokenizer: PreTrainedTokenizerBase = load_or_refuse(name, lambda: AutoTokenizer.from_pretrained(where))
+    tokenizer: PreTrainedTokenizerBase = load_or_refuse(
+        name, lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    )
     if not tokenizer.is_fast:
         raise UserError(f"{name}: its tokenizer is not a fast one; put a tokenizer.json into the folder")
     return tokenizer

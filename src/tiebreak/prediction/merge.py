@@ -22,6 +22,7 @@ from tiebreak.files import write_atomically
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import describe_degenerate
 from tiebreak.prediction.finished import MAX_SHOWN, FinishedPrediction, read_finished
+from tiebreak.prediction.parts import Failure
 
 FAILED_FILE = "failed.csv"
 
@@ -99,6 +100,15 @@ def merge(folder: Path | str, format: TableFormat = "kaggle", *, keep_probabilit
     return _merge_model(read_finished(folder), format, keep, kept)
 
 
+def refuse_nothing(finished: FinishedPrediction) -> None:
+    """Raise UserError if every row that could be read has logits that are not finite: the fault is the model's."""
+    failed = np.delete(finished.logits.failed, finished.manifest.unreadable)
+    if len(failed) and (failed == Failure.NOT_FINITE).all():
+        which = f"{finished.folder}: the logits of {finished.manifest.model} are finite for none of"
+        what = "its weights are damaged; copy the model folder again, or train again"
+        raise UserError(f"{which} {plural(len(failed), 'row')}: {what}")
+
+
 def _merge_model(
     finished: FinishedPrediction,
     format: TableFormat,
@@ -114,6 +124,7 @@ def _merge_model(
         kept: probabilities (n, 3) for the result, filled by `take`.
     """
     folder, manifest, values = finished.folder, finished.manifest, finished.logits.values
+    refuse_nothing(finished)
     ids, cost, start = finished.ids(), AdaptiveCost(), 0
     with _tables(folder, format, manifest.both_orders) as (path, write):
         for orders in finished.iter_orders():

@@ -9,7 +9,15 @@ from tiebreak.config import DataSettings, Recipe
 from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifest, read_prediction_manifest
 from tiebreak.data.predictions import FORMATS
 from tiebreak.errors import UserError
-from tiebreak.models.folder import ModelManifest, find_model_folder, fingerprint, judge_recipe
+from tiebreak.models.folder import (
+    MANIFEST_FILE,
+    ModelManifest,
+    check_judge,
+    class_shares,
+    find_model_folder,
+    fingerprint,
+    judge_recipe,
+)
 from tiebreak.plurals import plural
 from tiebreak.prediction.degenerate import Degenerate, describe_source
 from tiebreak.prediction.onnx_model import GRAPH_FILE
@@ -73,6 +81,12 @@ def open_models(request: PredictionRequest) -> list[OpenedModel]:
             raise UserError(
                 f"{folder} {onnx if request.runtime == 'onnx' else 'is an ONNX export: add --runtime onnx'}"
             )
+    for folder, stored in opened:
+        check_judge(folder)
+        try:
+            class_shares(stored.baselines)
+        except ValueError as error:
+            raise UserError(f"{folder / MANIFEST_FILE}: {error}: copy the folder again") from None
     recipes = [judge_recipe(stored, request.changes) for _, stored in opened]
     names = name_models([folder for folder, _ in opened])
     prints = [fingerprint(folder) for folder, _ in opened]

@@ -5,12 +5,15 @@ No weight is loaded and torch is not imported. Every reader of config.json and o
 
 import hashlib
 import json
+import re
+import reprlib
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tiebreak.errors import UserError
+from tiebreak.structured import parse_json, read_json
 
 CONFIG, INDEX, WHOLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 POINTER = b"version https://git-lfs"
@@ -30,14 +33,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{folder}: not a model folder, no config.json in it: correct --model")
+    return _fetched_json(path)
+
+
+def _fetched_json(path: Path) -> dict[str, Any]:
     refuse_pointer(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}): fetch it again") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not readable as JSON with fields: fetch it again")
-    return fields
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: damaged, fetch it again") from None
 
 
 def refuse_pointer(path: Path) -> None:
@@ -79,12 +83,16 @@ def weight_files(folder: Path) -> dict[str, set[str]] | None:
     """
     indexed: dict[str, set[str]] = {}
     if (folder / INDEX).is_file():
-        refuse_pointer(folder / INDEX)
-        try:
-            for tensor, name in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items():
-                indexed.setdefault(name, set()).add(tensor)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{folder / INDEX}: damaged: fetch the folder again") from None
+        named = _fetched_json(folder / INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise UserError(f"{folder / INDEX}: names no weights: fetch the folder again")
+        for tensor, name in named.items():
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+                raise UserError(
+                    f"{folder / INDEX}: names {reprlib.repr(name)}, which is no safetensors file of this folder: fetch "
+                    "the folder again"
+                )
+            indexed.setdefault(name, set()).add(tensor)
     elif (folder / WHOLE).is_file():
         indexed[WHOLE] = set()
     elif pickled := sorted(folder.glob("*.bin")):
@@ -115,7 +123,7 @@ def read_header(path: Path) -> tuple[Header, int]:
     """The dtype, shape and offsets of each tensor of a whole safetensors file, and where its data begin."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header: Header = json.loads(file.read(length))
+        header: Header = parse_json(file.read(length).decode())
     header.pop("__metadata__", None)
     return header, 8 + length
 
