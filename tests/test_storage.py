@@ -14,7 +14,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import new_folder, open_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.preflight.room import check_cache, check_disk
-from tiebreak.storage import cache_folder, explain, make_folder
+from tiebreak.storage import cache_folder, explain, explain_shortage, make_folder
 from tiebreak.tables.table import read_table
 
 NOWHERE = "/proc/nowhere"
@@ -126,3 +126,11 @@ def test_the_preflight_writes_and_removes_a_file(read_only, tmp_path, monkeypatc
     assert check_cache()[0].verdict == "note"
     monkeypatch.setenv("TIEBREAK_CACHE", str(tmp_path / "new"))
     assert check_cache() == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_went_and_memory_that_ran_out_are_told(tmp_path):
+    told = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "file")))
+    assert str(tmp_path / "gone") in str(told)
+    assert "memory" in str(explain_shortage(MemoryError()))
+    assert "ulimit -u" in str(explain_shortage(RuntimeError("can't start new thread")))
+    assert explain_shortage(RuntimeError("an error of ours")) is None

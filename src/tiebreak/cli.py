@@ -14,9 +14,9 @@ from tiebreak.files import write_atomically
 from tiebreak.options import build_parser, check_command
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
-from tiebreak.preemption import stop_at_once
+from tiebreak.preemption import stop_at_once, was_interrupted
 from tiebreak.process import check_interpreter, configure_logging, prepare_process, use_cpu_in_deepspeed
-from tiebreak.storage import explain, make_folder
+from tiebreak.storage import explain, explain_shortage, make_folder
 from tiebreak.terminal import complain, finish_streams, prepare_streams, say
 from tiebreak.uses import USES
 
@@ -48,8 +48,12 @@ def _run(words: list[str]) -> int:
         if ended.code is None or isinstance(ended.code, int):
             raise SystemExit(finish_streams(ended.code or 0)) from None
         raise
-    except OSError as error:
-        if (told := explain(error)) is None:
+    except BaseException as error:
+        if was_interrupted():
+            complain("tiebreak: interrupted")
+            return 130
+        told = explain(error) if isinstance(error, OSError) else explain_shortage(error)
+        if told is None:
             raise
         return print_error(told)
 

@@ -14,6 +14,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Slurm and launchers send these. Batch files send USR2: NCCL may catch USR1 (facebookincubator/submitit#1697)."""
 
 
+_interrupted = threading.Event()
+
+
 class Stopped(SystemExit):
     """Ends the process with exit code 75: what was reached is saved, and the same command goes on."""
 
@@ -25,8 +28,20 @@ def stop_at_once() -> None:
     """End the process with exit code 75 at any stop signal: for the time in which there is nothing to save."""
     if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
         return
+    _interrupted.clear()
     for number in STOP_SIGNALS:
         signal.signal(number, _end)
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def was_interrupted() -> bool:
+    """Whether Ctrl-C came: a library may have made another error of it."""
+    return _interrupted.is_set()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def _end(number: int, frame: FrameType | None) -> None:

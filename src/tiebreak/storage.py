@@ -45,6 +45,21 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     return UserError(f"{name} cannot be written: {reason}; {_elsewhere(where)}")
 
 
+def explain_shortage(error: BaseException) -> UserError | None:
+    """Say that memory, threads or a disk ran out, by whatever error a library tells it; None for other errors."""
+    text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):  # as libraries in Rust say it
+        return explain(OSError(int(number[1]), os.strerror(int(number[1]))))
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return UserError(
+            "memory ran out: give the command more (ulimit -v, the job's limit), or have it do less at once: a smaller "
+            "table, train.tokens_per_micro_batch or predict.tokens_per_block"
+        )
+    if "can't start new thread" in text or "ThreadPoolBuildError" in text:
+        return UserError("no more threads can be started: raise the limit of processes (ulimit -u), or end others")
+    return None
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, where they are not there yet.
 

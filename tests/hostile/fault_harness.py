@@ -86,7 +86,8 @@ class Fault:
         environment: variables; None takes one away. cold: whether a new interpreter is needed.
         ranks: processes, as torchrun starts them. options: of that interpreter.
         check: what else must hold after the first run; returns what is wrong, or nothing.
-        compare: whether the second run must end with the undisturbed result.
+        compare: whether the second run must end with the undisturbed result; exact: byte for byte, else it must only
+            be there, as after another number of ranks.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Fault:
     shell: str = ""
     check: Callable[[Place, Result], str] | None = None
     compare: bool = True
+    exact: bool = True
     limit_s: float = LIMIT_S
 
 
@@ -251,7 +253,7 @@ def judge(fault: Fault, place: Place, own: Sequence[str], calm: Path, results: S
     if fault.check is not None and (found := fault.check(place, first)):
         verdict.lost = True
         verdict.wrong.append(found)
-    same = differences(place.folder, calm, results)
+    same = differences(place.folder, calm, results, fault.exact)
     if first.code == DONE and fault.compare:
         verdict.survived = not same
         if same:
@@ -263,7 +265,7 @@ def judge(fault: Fault, place: Place, own: Sequence[str], calm: Path, results: S
     elif fault.compare:
         second = run(fault, place, fault.again if fault.again is not None else words, faulty=False)
         verdict.results.append(second)
-        same = differences(place.folder, calm, results)
+        same = differences(place.folder, calm, results, fault.exact)
         verdict.equal = second.code == DONE and not same
         if not verdict.equal:
             verdict.lost = True
@@ -273,13 +275,13 @@ def judge(fault: Fault, place: Place, own: Sequence[str], calm: Path, results: S
     return verdict
 
 
-def differences(folder: Path, calm: Path, results: Sequence[str]) -> str:
+def differences(folder: Path, calm: Path, results: Sequence[str], exact: bool = True) -> str:
     """Which results are not those of the undisturbed run, byte for byte; empty where all are."""
     told = []
     for name in results:
         ours, theirs = folder / name, calm / name
         if not ours.is_file():
             told.append(f"{name} is absent")
-        elif ours.read_bytes() != theirs.read_bytes():
+        elif exact and ours.read_bytes() != theirs.read_bytes():
             told.append(f"{name} differs")
     return ", ".join(told)

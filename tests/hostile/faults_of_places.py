@@ -236,7 +236,7 @@ def faults() -> list[Fault]:
         for kind, options in (("disk full", f"size={SMALL}"), ("read-only", f"ro,size={ROOMY}")):
 
             def heal(place: Place, first: str = first) -> None:
-                remount(place, f"rw,size={ROOMY}")
+                remount(place, f"rw,size={ROOMY},nr_inodes=0")
                 (place / first).symlink_to(place / "disk" / first)
                 (place / f"{first}.json").symlink_to(place / "disk" / f"{first}.json")
 
@@ -244,7 +244,7 @@ def faults() -> list[Fault]:
                 (MISTAKE, 1, DONE) if kind == "disk full" and command in ("pipeline", "folds", "ladder") else (MISTAKE,)
             )
             if kind == "disk full" and command in SMALL_OUTPUTS:
-                options = "size=4k"
+                options = "size=4k,nr_inodes=1"
             found.append(
                 Fault(f"{kind}/{command}", command, words, begin=partial(mount, options=options), heal=heal,
                       codes=codes if kind == "disk full" else (MISTAKE,), says=CANNOT)
@@ -262,7 +262,7 @@ def faults() -> list[Fault]:
         for code in (errno.EDQUOT, errno.EIO, errno.EROFS):
             found.append(
                 Fault(f"{errno.errorcode[code]} while writing/{command}", command, inside=Quota(code, 0),
-                      codes=(MISTAKE, 1) if command in ("pipeline", "folds", "ladder") else (MISTAKE,))
+                      codes=(DONE, MISTAKE) if command == "sample" else (MISTAKE,))  # which streams its rows
             )  # fmt: skip
     for name, words in READERS.items():
         for kind, path in PATHS.items():

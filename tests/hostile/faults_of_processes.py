@@ -279,6 +279,7 @@ def faults() -> list[Fault]:
                         f"a rank dies, {name}/{k}/{command}",
                         command,
                         ranks=2,
+                        exact=command != "train",
                         codes=(DONE, 1, 2, STOPPED),
                         during=partial(
                             after, seconds=chance.uniform(0.1, 1.5), act=partial(kill_a_rank, number=number)

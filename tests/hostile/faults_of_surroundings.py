@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from fault_commands import COMMANDS
+from fault_commands import COMMANDS, OUTPUT
 from fault_harness import DONE, MISTAKE, Fault, Place, Result
 
 QUICK = ("train", "predict", "report", "baseline", "check", "folds", "ensemble")
@@ -216,7 +216,44 @@ def faults() -> list[Fault]:
                 check=result_is_there(command),
             )
         )
-    found += pipes()
+    found += [*pipes(), *odd_names()]
+    return found
+
+
+def odd_names() -> list[Fault]:
+    """Tables and outputs whose names are not UTF-8, or odd in other ways."""
+    found = []
+    for kind, name in (
+        ("not UTF-8", os.fsdecode(b"\xff\xe9")),
+        ("spaces", " a  b "),
+        ("a dash", "-x"),
+        ("signs", "a=b,c;d&e"),
+    ):
+        for command in (*QUICK, "pipeline", "decide", "export", "ladder"):
+
+            def begin(place: Place, name: str = name) -> None:
+                for table in ("t.csv", "e.csv"):
+                    (place / f"{name}{table}").write_bytes((place / table).read_bytes())
+
+            words = [f"./{name}{word}" if word in ("t.csv", "e.csv") else word for word in COMMANDS[command][0]]
+            if "--out" in words:
+                words[words.index("--out") + 1] = f"./{name}{OUTPUT[command]}"
+
+            def check(place: Place, result: Result, name: str = name, command: str = command) -> str:
+                absent = [one for one in COMMANDS[command][1] if not (place / f"{name}{one}").is_file()]
+                return f"no {absent[0]}" if absent else ""
+
+            found.append(
+                Fault(
+                    f"odd names, {kind}/{command}",
+                    command,
+                    words,
+                    begin=begin,
+                    codes=(DONE,),
+                    check=check,
+                    compare=False,
+                )
+            )
     return found
 
 

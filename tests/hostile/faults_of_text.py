@@ -118,6 +118,28 @@ def page_is_clean(place: Place, result: Result) -> str:
     return no_raw_text(place, result)
 
 
+def wandb_faults() -> list[Fault]:
+    """Weights & Biases without a key, without a network, and with secrets around it."""
+    train = COMMANDS["train"][0]
+    cold = {"cold": True, "limit_s": 180, "says": "log.wandb=offline"}
+    nowhere = {"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    online, offline = ([*train, "--set", f"log.wandb={mode}"] for mode in ("online", "offline"))
+    return [
+        Fault("wandb, no key/train", "train", online, environment={"WANDB_API_KEY": None}, again=train, **cold),
+        Fault("wandb, no network/train", "train", online, environment=nowhere, again=train, **cold),
+        Fault(
+            "secrets, wandb/train",
+            "train",
+            offline,
+            environment=dict(SECRETS),
+            codes=(DONE,),
+            check=secrets_stay,
+            cold=True,
+            limit_s=180,
+        ),
+    ]
+
+
 def faults() -> list[Fault]:
     found = []
     for command in (
@@ -174,6 +196,7 @@ def faults() -> list[Fault]:
             "secrets/env", "check", ["env"], environment=dict(SECRETS), codes=(DONE,), check=secrets_stay, compare=False
         )
     )
+    found += wandb_faults()
     absolute = ["train", "--recipe", "demo-deberta", "--data", "{home}/inputs/t.csv", "--out", "run", *SET]
 
     def with_home(place: Place) -> None:

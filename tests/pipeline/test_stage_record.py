@@ -2,7 +2,9 @@
 
 import pytest
 
+from tiebreak.errors import UserError
 from tiebreak.pipeline.stage_record import begin, end, is_done, make_record
+from tiebreak.pipeline.stages import read_launcher
 
 
 @pytest.fixture
@@ -55,3 +57,9 @@ def test_chains_of_earlier_versions_have_no_records(stage):
     _, done, path, now = stage
     path.unlink()
     assert is_done("s", done, now(), path)
+
+
+@pytest.mark.parametrize("launch", ["'torchrun", "nosuchcommand --x"])
+def test_a_launcher_that_cannot_be_started_is_told(launch):
+    with pytest.raises(UserError, match="--launch"):
+        read_launcher(launch)

@@ -130,3 +130,19 @@ def test_half_written_files_of_a_killed_run_are_swept(train, tmp_path):
     (out / ".tmp-metrics.json-17").write_text("{")
     assert train(out, "--resume", "auto") == 0
     assert not list(out.rglob(".tmp-*"))
+
+
+def test_a_damaged_checkpoint_is_out_of_the_way_and_a_damaged_best_one_is_not_taken(train, tmp_path):
+    out = tmp_path / "run"
+    assert train(out, "--set", "train.keep=9") == 0
+    whole = out / "checkpoints"
+    newest = find_checkpoint(whole)[0]
+    best = checkpoints.load_cursor(newest).best_step
+    (checkpoints.folder_of(whole, best) / "cursor.json").write_text("[]")
+    found, passed = find_checkpoint(whole)
+    assert found is not None and found.name < checkpoints.folder_of(whole, best).name and passed
+    checkpoints.set_aside(whole, found)
+    assert not checkpoints.folder_of(whole, best).exists() and list(whole.glob("damaged-step-*"))
+    for path in whole.glob("step-*"):
+        (path / "manifest.json").write_text("{}")
+    assert find_checkpoint(whole)[0] is None

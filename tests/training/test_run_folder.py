@@ -37,3 +37,16 @@ def test_a_damaged_recipe_is_named(tmp_path, content):
     (tmp_path / "run" / "recipe.yaml").write_text(content)
     with pytest.raises(UserError, match=r"recipe\.yaml"):
         begin(tmp_path / "run")
+
+
+def test_checkpoints_of_a_run_that_nothing_tells_of_are_not_gone_on_with(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
+    with pytest.raises(UserError, match="checkpoints"):
+        begin(tmp_path / "run")
+
+
+def test_a_folder_that_is_removed_under_its_run_is_told(tmp_path):
+    claim, _, _ = begin(tmp_path / "run")
+    (tmp_path / "run" / "claim.json").unlink()
+    with pytest.raises(UserError, match="removed"):
+        claim.check()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiebreak.errors import UserError
 from tiebreak.process import share_cores
-from tiebreak.storage import explain
+from tiebreak.storage import explain, explain_shortage
 from tiebreak.terminal import complain
 
 if TYPE_CHECKING:
@@ -179,20 +179,27 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
     except BaseException as error:
         if ranks.world == 1:
             raise
-        told = explain(error) if isinstance(error, OSError) else error
+        told = (explain(error) if isinstance(error, OSError) else explain_shortage(error)) or error
         if isinstance(told, UserError):
             _end(print_error(told))
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            reason = str(error).splitlines()[0]
-            complain(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {reason}")
+            _say_gone(ranks, error)
             _end(1)
         traceback.print_exc()
         _end(1)
     if ranks.world > 1:
-        dist.barrier()
+        try:
+            dist.barrier()
+        except RuntimeError as error:  # the work is done here, and perhaps not there
+            _say_gone(ranks, error)
+            _end(1)
         _end(code)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _say_gone(ranks: Ranks, error: BaseException) -> None:
+    complain(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {str(error).splitlines()[0]}")
 
 
 def _end(code: int) -> NoReturn:

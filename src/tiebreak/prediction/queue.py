@@ -76,7 +76,12 @@ class PartQueue:
                 return False
             part = self._compute([self.blocks[block] for block in self.parts[index]])
             if not part_path(self.folder, index).is_file():  # else our lease expired, and another was faster
-                write_part(self.folder, index, part, self.provenance)
+                try:
+                    write_part(self.folder, index, part, self.provenance)
+                except FileNotFoundError:
+                    if not self.folder.is_dir():
+                        raise
+                    return True  # so late that what we were writing was swept; the next look at the folder tells
             self.done.add(index)
         return True
 

@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.terminal import one_line
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +110,18 @@ class RunLog:
         if self._file is not None:
             self._file.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            with suppress(Exception):
+                self._wandb.finish()
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
         if self._wandb is not None:
-            self._wandb.log(record, step=record["step"])
+            try:
+                self._wandb.log(record, step=record["step"])
+            except Exception as error:  # a run never fails for want of its copy elsewhere
+                log.warning(f"wandb: {error}; the run goes on without, log.jsonl has every step")
+                self._wandb = None
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -143,13 +149,17 @@ def _start_wandb(folder: Path, recipe: Recipe) -> Any:
     id_file = folder / "wandb_id"
     if not id_file.is_file():
         id_file.write_text(secrets.token_hex(4), encoding="utf-8")
-    return wandb.init(
-        project=recipe.log.project,
-        id=id_file.read_text(encoding="utf-8"),
-        resume="allow",
-        mode=recipe.log.wandb,
-        dir=folder,
-        name=folder.name,
-        config=recipe.model_dump(),
-        settings=wandb.Settings(quiet=True),
-    )
+    try:
+        return wandb.init(
+            project=recipe.log.project,
+            id=id_file.read_text(encoding="utf-8", errors="replace").strip() or None,
+            resume="allow",
+            mode=recipe.log.wandb,
+            dir=folder,
+            name=folder.name,
+            config=recipe.model_dump(),
+            settings=wandb.Settings(quiet=True, save_code=False),
+        )
+    except Exception as error:  # whatever wandb, its service or the network raise
+        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise UserError(f"wandb cannot begin ({reason}): --set log.wandb=offline needs no key and no network") from None
