@@ -111,3 +111,16 @@ def test_many_who_take_over_one_expired_lease_are_one(tmp_path):
         for thread in threads:
             thread.join()
         assert not path.exists()
+
+
+def test_a_file_server_whose_clock_stands_still_keeps_no_lease_for_ever(tmp_path, monkeypatch):
+    path = tmp_path / "x.lease"
+    path.write_text(json.dumps({"machine": "another", "pid": 1, "started": "5", "token": "x"}))
+    stamp = path.stat().st_mtime
+    monkeypatch.setattr(leases, "folder_time", lambda folder: stamp)
+    assert not has_expired(path, 0.2)
+    time.sleep(0.25)
+    assert has_expired(path, 0.2)
+    path.write_text(json.dumps({"machine": "another", "pid": 1, "started": "5", "token": "y"}))
+    os.utime(path, (stamp, stamp))
+    assert not has_expired(path, 0.2), "somebody else has it since"

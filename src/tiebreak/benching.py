@@ -14,6 +14,7 @@ from tiebreak.decisions.calibration_rows import trained_prompts
 from tiebreak.errors import UserError
 from tiebreak.evaluation.inputs import split_name
 from tiebreak.files import as_paths, write_atomically
+from tiebreak.manifests import as_json
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
@@ -200,4 +201,4 @@ def _write(out: Path, record: BenchRecord, rows: Sequence[Sequence[str]]) -> Non
     csv.writer(text, lineterminator="\n").writerows([["suite", "place", "subset", "trained_similarity"], *rows])
     make_folder(out)
     write_atomically(out / "items.csv", text.getvalue())
-    write_atomically(out / "bench.json", record.model_dump_json(indent=2) + "\n")
+    write_atomically(out / "bench.json", as_json(record))

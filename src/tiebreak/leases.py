@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ from tiebreak.files import TEMPORARY
 SUFFIX = ".lease"
 BEATS = 4
 """Number of times that a lease is touched before it would expire."""
+
+
+_seen: dict[Path, tuple[object, float]] = {}
+"""Leases of others that this process has met: their state, and since when it has been so, by its own clock."""
 
 
 @contextmanager
@@ -73,7 +78,23 @@ def has_expired(path: Path, seconds: float, now: float | None = None) -> bool:
             return True
     except (ValueError, KeyError, TypeError):
         pass  # being written just now, or by a process that was killed meanwhile
-    return abs(age) > seconds  # a stamp of the future is that of a clock which was set back
+    if abs(age) > seconds:  # a stamp of the future is that of a clock which was set back
+        return True
+    return _unchanged_s(path) > seconds  # by this process's own clock, where the file server's stands still
+
+
+def _unchanged_s(path: Path) -> float:
+    """Seconds for which this process has seen a file with the same stamp and content; 0 at first sight."""
+    try:
+        state = (path.stat().st_mtime_ns, _read(path))
+    except OSError:
+        return 0.0
+    now = time.monotonic()
+    before, since = _seen.get(path, (None, now))
+    if before != state:
+        since = now
+    _seen[path] = (state, since)
+    return now - since
 
 
 def folder_time(folder: Path) -> float:
@@ -104,7 +125,8 @@ def _replace(path: Path, seen: str, mine: str, seconds: float) -> bool:
     guard = path.with_name(f"{TEMPORARY}{path.name}-{hashlib.sha256(seen.encode()).hexdigest()[:16]}")
     if not _make(guard, mine):
         with contextlib.suppress(FileNotFoundError):
-            if abs(folder_time(path.parent) - guard.stat().st_mtime) > seconds:
+            age = abs(folder_time(path.parent) - guard.stat().st_mtime)
+            if age > seconds or _unchanged_s(guard) > seconds:
                 guard.unlink()  # of a process killed here; the next process makes it anew
         return False
     if _read(path) != seen:

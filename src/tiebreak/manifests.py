@@ -56,8 +56,12 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest whole or not at all; fields without a value are left out."""
+    write_atomically(path, as_json(manifest, exclude_none=True))
+
+
+def as_json(model: BaseModel, exclude_none: bool = False) -> str:
+    """A model as indented JSON, a line feed at its end."""
     try:
-        content = manifest.model_dump_json(indent=2, exclude_none=True)
+        return model.model_dump_json(indent=2, exclude_none=exclude_none) + "\n"
     except ValueError:  # names of files that are not UTF-8, which pydantic's own writer refuses
-        content = json.dumps(manifest.model_dump(exclude_none=True), indent=2)
-    write_atomically(path, content + "\n")
+        return json.dumps(model.model_dump(mode="python", exclude_none=exclude_none), indent=2, default=str) + "\n"

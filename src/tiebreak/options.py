@@ -1,6 +1,7 @@
 """The options of every `tiebreak` command."""
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,9 @@ def check_command(words: list[str]) -> None:
         raise UserError(f"there is an empty word after {words[places[0] - 1]}: is a variable of the shell not set?")
     if words[0] != "compare" and (odd := next((word for word in words if one_line(word) != word), None)):
         raise UserError(f"{one_line(odd)[:SHOWN]!r} holds a line feed or another control character: rename it")
+    for option, word in pairwise(words):
+        if option in ("--out", "--model") and word.encode(errors="ignore").decode() != word:
+            raise UserError(f"{option}: a name that is not UTF-8, to which safetensors and tokenizers cannot write")
     if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")

@@ -279,6 +279,7 @@ def faults() -> list[Fault]:
                         f"a rank dies, {name}/{k}/{command}",
                         command,
                         ranks=2,
+                        limit_s=120,
                         exact=command != "train",
                         codes=(DONE, 1, 2, STOPPED),
                         during=partial(

@@ -225,6 +225,7 @@ def odd_names() -> list[Fault]:
     found = []
     for kind, name in (
         ("not UTF-8", os.fsdecode(b"\xff\xe9")),
+        ("out not UTF-8", os.fsdecode(b"\xff\xe9")),
         ("spaces", " a  b "),
         ("a dash", "-x"),
         ("signs", "a=b,c;d&e"),
@@ -236,10 +237,12 @@ def odd_names() -> list[Fault]:
                     (place / f"{name}{table}").write_bytes((place / table).read_bytes())
 
             words = [f"./{name}{word}" if word in ("t.csv", "e.csv") else word for word in COMMANDS[command][0]]
-            if "--out" in words:
+            if "--out" in words and kind != "not UTF-8":
                 words[words.index("--out") + 1] = f"./{name}{OUTPUT[command]}"
 
-            def check(place: Place, result: Result, name: str = name, command: str = command) -> str:
+            before = "" if kind == "not UTF-8" else name
+
+            def check(place: Place, result: Result, name: str = before, command: str = command) -> str:
                 absent = [one for one in COMMANDS[command][1] if not (place / f"{name}{one}").is_file()]
                 return f"no {absent[0]}" if absent else ""
 
@@ -249,8 +252,10 @@ def odd_names() -> list[Fault]:
                     command,
                     words,
                     begin=begin,
-                    codes=(DONE,),
-                    check=check,
+                    codes=(MISTAKE,)
+                    if kind == "out not UTF-8" or (kind, command) == ("signs", "pipeline")
+                    else (DONE,),
+                    check=None if kind == "out not UTF-8" or (kind, command) == ("signs", "pipeline") else check,
                     compare=False,
                 )
             )

@@ -106,6 +106,7 @@ def card_is_clean(place: Place, result: Result) -> str:
                 line for line in text.splitlines() if any(path in line for path in (*MACHINE, str(place.folder)))
             )
             return f"the card holds a path of this machine: {line[:200]}"
+        text = re.sub(r"`[^`\n]*`", "", text)
         if "<img" in text or "onerror=alert" in re.sub(r"`[^`]*`", "", text) or "](http:evil)" in text:
             return "the card holds HTML or a link of a file's name"
     return ""

@@ -112,7 +112,7 @@ def cache_key(
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for path in map(Path, files):
         check_path(path)
-        digest.update(f"\n{path.name} {sha256(path)}\n".encode())
+        digest.update(f"\n{path.name} {sha256(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
 
 

@@ -19,6 +19,7 @@ from tiebreak.evaluation.schema import Selective
 from tiebreak.evaluation.selective import measure_selective
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASS_NAMES
+from tiebreak.manifests import as_json
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import OnBadRow
 
@@ -245,7 +246,7 @@ def _write(out: Path, decisions: Decisions, curves: list[Selective | None]) -> N
     ]
     head = ["judge", "coverage", "confidence", "agreement", "agreement_low", "agreement_high"]
     write_atomically(out / "risk_coverage.csv", _csv(head, points))
-    write_atomically(out / "decision.json", decisions.record.model_dump_json(indent=2) + "\n")
+    write_atomically(out / "decision.json", as_json(decisions.record))
     write_atomically(out / "decisions.csv", text)
 
 

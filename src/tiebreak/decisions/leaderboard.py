@@ -14,6 +14,7 @@ from tiebreak.decisions.standings import Board, Effect, Standing
 from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Estimate
 from tiebreak.files import as_paths, write_atomically
+from tiebreak.manifests import as_json
 from tiebreak.plurals import plural
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import OnBadRow
@@ -179,5 +180,5 @@ def _write(out: Path, board: Board) -> None:
         by_judge = "" if s.by_judge is None else f"{s.by_judge:.3f}"
         writer.writerow([s.rank, s.model, *ends, f"{s.win_rate:.6f}", s.rows, by_judge])
     write_atomically(out / "leaderboard.csv", text.getvalue())
-    write_atomically(out / "leaderboard.json", board.model_dump_json(indent=2) + "\n")
+    write_atomically(out / "leaderboard.json", as_json(board))
     write_leaderboard_page(out, board)

@@ -34,22 +34,27 @@ class StageCommands:
         """Train a model in the run folder `out`, or go on with it; `fold` is K/N, and teachers make it a student, which
         also learns the rows of the `extra` tables from them."""
         start = ["distill", "--teachers", *teachers] if teachers else ["train"]
-        engine = ["--ds", str(self.ds)] if self.ds else ["--engine", self.engine]
+        engine = ["--ds", as_word(self.ds)] if self.ds else ["--engine", self.engine]
         words = [*start, *trained.words, *engine, *self._rows(), *_option("--fold", fold), *_paths("--extra", extra)]
-        return [*words, "--out", str(out), "--resume", "auto"]
+        return [*words, "--out", as_word(out), "--resume", "auto"]
 
     def predict_fold(self, run: Path, fold: str, out: Path, swap: bool = False) -> list[str]:
         """Predict the rows that the run's training held out."""
-        words = ["predict", "--model", str(run), *self._rows(), "--fold", fold]
-        return [*words, *_swap(swap), "--out", str(out)]
+        words = ["predict", "--model", as_word(run), *self._rows(), "--fold", fold]
+        return [*words, *_swap(swap), "--out", as_word(out)]
 
     def _rows(self) -> list[str]:
-        return ["--data", *map(str, self.data), "--on-bad-row", self.on_bad_row]
+        return ["--data", *map(as_word, self.data), "--on-bad-row", self.on_bad_row]
+
+
+def as_word(path: Path) -> str:
+    """A path as a word of a command, which is no option whatever its name."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def predict_tables(models: Sequence[Path], tables: Sequence[Path], out: Path, swap: bool) -> list[str]:
     """Predict whole tables by the average of the models."""
-    return ["predict", *_paths("--model", models), *_paths("--data", tables), *_swap(swap), "--out", str(out)]
+    return ["predict", *_paths("--model", models), *_paths("--data", tables), *_swap(swap), "--out", as_word(out)]
 
 
 def _swap(swap: bool) -> list[str]:
@@ -61,4 +66,4 @@ def _option(name: str, value: str) -> list[str]:
 
 
 def _paths(name: str, paths: Sequence[Path]) -> list[str]:
-    return [name, *map(str, paths)] if paths else []
+    return [name, *map(as_word, paths)] if paths else []

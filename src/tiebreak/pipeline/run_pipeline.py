@@ -12,7 +12,7 @@ from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
 from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline.beside import can_run_beside, run_beside
-from tiebreak.pipeline.commands import StageCommands, predict_tables
+from tiebreak.pipeline.commands import StageCommands, as_word, predict_tables
 from tiebreak.pipeline.cross_validation import fold_stages
 from tiebreak.pipeline.recipe import Pipeline, load_pipeline
 from tiebreak.pipeline.stages import Stage, check_needs, exec_stage, run_stage, with_records
@@ -208,14 +208,14 @@ def table_stages(settings: PipelineSettings) -> tuple[list[Stage], Tables]:
         files = {name: out / f"{name}.csv" for name, rows in sizes.items() if rows}
         for index, (name, file) in enumerate(files.items()):
             words = ["sample", "--rows", str(sizes[name]), "--seed", str(sample.seed + index)]
-            words += ["--profile", sample.profile, "--out", str(file)]
+            words += ["--profile", sample.profile, "--out", as_word(file)]
             stages.append(Stage(f"tables/{name}", words, file))
         tables = Tables((files["train"],), (files["extra"],) if sample.extra_rows else (), files["test"])
     else:
         tables = Tables(settings.data, settings.extra, settings.test)
     done = out / "check.txt"
-    words = ["check", *map(str, tables.data), "--test", str(tables.test), "--on-bad-row", settings.on_bad_row]
-    words += ["--out", str(done)]
+    words = ["check", *map(as_word, tables.data), "--test", as_word(tables.test), "--on-bad-row", settings.on_bad_row]
+    words += ["--out", as_word(done)]
     return [*stages, Stage("tables/check", words, done, tuple(stage.name for stage in stages))], tables
 
 
@@ -226,16 +226,16 @@ def final_stages(settings: PipelineSettings, test: Path, students: list[str]) ->
     names = tuple(f"{name}/{TEST}" for name in predicted)
     if len(teachers) > 1:
         file = out / AVERAGE / "predictions.csv"
-        words = ["ensemble", *(str(predicted[name]) for name in teachers), "--out", str(file)]
+        words = ["ensemble", *(as_word(predicted[name]) for name in teachers), "--out", as_word(file)]
         stages.append(Stage(AVERAGE, words, file, names[: len(teachers)]))
         predicted[AVERAGE], names = file, (*names, AVERAGE)
     if settings.test is None or has_labels(settings.test):
         judges = [f"{name}={path}" for name, path in predicted.items()]
-        words = ["report", *judges, "--labels", str(test), "--out", str(out / "report")]
-        words += ["--on-bad-row", settings.on_bad_row, "--runs", *(str(out / name) for name in students)]
+        words = ["report", *judges, "--labels", as_word(test), "--out", as_word(out / "report")]
+        words += ["--on-bad-row", settings.on_bad_row, "--runs", *(as_word(out / name) for name in students)]
         stages.append(Stage("report", words, out / "report" / "index.html", names))
         names = ("report",)
-    given = ["--data", *map(str, settings.data), "--test", str(settings.test)] if settings.test else []
-    given += ["--extra", *map(str, settings.extra)] if settings.extra else []
-    words = ["pipeline", "--recipe", settings.name, *given, "--on-bad-row", settings.on_bad_row, "--out", str(out)]
+    given = ["--data", *map(as_word, settings.data), "--test", as_word(settings.test)] if settings.test else []
+    given += ["--extra", *map(as_word, settings.extra)] if settings.extra else []
+    words = ["pipeline", "--recipe", settings.name, *given, "--on-bad-row", settings.on_bad_row, "--out", as_word(out)]
     return [*stages, Stage(CONCLUDE, [*words, "--stage", CONCLUDE], out / RESULTS, names)]

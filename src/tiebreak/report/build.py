@@ -12,6 +12,7 @@ from tiebreak.evaluation.measure import measure
 from tiebreak.evaluation.schema import Report
 from tiebreak.files import as_paths, write_atomically
 from tiebreak.labels import CLASS_NAMES
+from tiebreak.manifests import as_json
 from tiebreak.outputs import refuse_foreign
 from tiebreak.report.curves import NAME as CURVES
 from tiebreak.report.curves import History, make_plots, plot_curves, read_history, summarise
@@ -107,5 +108,5 @@ def _write_files(out: Path, report: Report, histories: list[History], rows: Labe
     if rows is not None and rows.problems:
         lines = [json.dumps({"file": p.file, "row": p.row, "id": p.id, "reason": p.reason}) for p in rows.problems]
         write_atomically(out / "skipped_rows.jsonl", "\n".join(lines) + "\n")
-    write_atomically(out / "metrics.json", report.model_dump_json(indent=2) + "\n")
+    write_atomically(out / "metrics.json", as_json(report))
     write_page(out / "index.html", report, plots, out / "plots", rows.pairs if rows else None)
