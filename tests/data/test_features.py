@@ -1,10 +1,22 @@
 """Features: known values of small texts, signs under a swap, and the column beside the tokens."""
 
+import random
+import re
+import time
+
 import numpy as np
 import pytest
 
 from tiebreak.config import DataSettings, load_recipe
-from tiebreak.data.features import NAMES, compare_lengths, extract_features, reading_ease, swap_signs
+from tiebreak.data.features import (
+    LIST_ITEM,
+    NAMES,
+    SENTENCE,
+    compare_lengths,
+    extract_features,
+    reading_ease,
+    swap_signs,
+)
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
@@ -89,3 +101,56 @@ def test_a_group_twice_or_unknown_is_refused():
         load_recipe("demo-deberta", ["data.features=[turns,turns]"])
     with pytest.raises(UserError, match=r"data.features.0: Input should be 'length', 'style'"):
         load_recipe("demo-deberta", ["data.features=[weight]"])
+
+
+RUNS = [
+    " ",
+    "\n",
+    "\n ",
+    "\r",
+    ".",
+    "!",
+    "#",
+    "-",
+    "- ",
+    "1",
+    "1.",
+    "*",
+    "`",
+    "a",
+    "ae",
+    "e\u0301",
+    "[",
+    "<",
+    "'",
+    "_",
+    "\u2028",
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=repr)
+def test_the_work_grows_in_proportion_to_a_text(run):
+    text = (run * 100_000)[:100_000]
+    for answer in (text, text + "x", "x" + text + "x"):
+        pair = Pair("1", ["q"], [answer], ["b"])
+        began = time.process_time()
+        extract_features([pair], ["length", "style", "readability", "turns"])
+        assert time.process_time() - began < 5  # a square of the length takes minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [("- a\n- b", 2), ("\n\n- a\n\n\n  2) b", 2), ("a - b\n-c\n*\n\u2022 d", 2), ("\r\n\t- a", 1), ("-\n-\n- ", 3)],
+)
+def test_list_items_are_counted_by_line(text, items):
+    old = re.compile(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s")
+    assert len(LIST_ITEM.findall(text)) == len(old.findall(text)) == items
+
+
+def test_sentences_are_counted_as_before():
+    rng = random.Random(3)
+    old_item, old_end = re.compile(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s"), re.compile(r"[.!?]+(?:\s|$)")
+    for _ in range(3_000):
+        text = "".join(rng.choices(".!? \n\r\t-*1)a\u2028", k=rng.randrange(30)))
+        assert len(SENTENCE.findall(text)) == len(old_end.findall(text)), repr(text)
+        assert len(LIST_ITEM.findall(text)) == len(old_item.findall(text)), repr(text)

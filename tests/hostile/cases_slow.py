@@ -48,7 +48,7 @@ def whole(piece: str) -> str:
     return (piece * (MILLION // len(piece) + 1))[:MILLION]
 
 
-def table(folder: Path, text: str, count: int = 12, plain: bool = False) -> None:
+def table(folder: Path, text: str, count: int = 36, plain: bool = False) -> None:
     """Rows of short texts, one of which is long in prompt and both answers."""
     cell = (lambda value: value) if plain else (lambda value: json.dumps([value]))
     with open(folder / "x.csv", "w", encoding="utf-8", newline="") as file:
@@ -56,7 +56,7 @@ def table(folder: Path, text: str, count: int = 12, plain: bool = False) -> None
         writer.writerow(["id", "model_a", "model_b", "prompt", "response_a", "response_b", "winner"])
         for number in range(count):
             cells = [text, text[1:], text] if number == 3 else [f"question {number}", "yes " * number, "no"]
-            writer.writerow([number, f"m{number % 3}", f"m{number % 3 + 1}", *map(cell, cells), ["model_a", "model_b", "tie"][number % 3]])  # fmt: skip
+            writer.writerow([number, f"m{number % 3}", f"m{(number + 1) % 3}", *map(cell, cells), ["model_a", "model_b"][number // 3 % 2]])  # fmt: skip
 
 
 def long(text: str, *words: str, plain: bool = False) -> Make:
@@ -66,7 +66,7 @@ def long(text: str, *words: str, plain: bool = False) -> Make:
             if (world.folder / name).exists():
                 (folder / name).symlink_to(world.folder / name)
         if "x.pred" in words:
-            lines = [f"{number},0.2,0.3,0.5" for number in range(12)]
+            lines = [f"{number},0.2,0.3,0.5" for number in range(36)]
             (folder / "x.pred.csv").write_text(
                 "\n".join(["id,winner_model_a,winner_model_b,winner_tie", *lines]) + "\n"
             )
@@ -75,7 +75,7 @@ def long(text: str, *words: str, plain: bool = False) -> Make:
     return make
 
 
-REPORT = ["report", "x.pred", "--labels", "x.csv", "--out", "r", "--resamples", "20"]
+REPORT = ["report", "x.pred", "--labels", "x.csv", "--out", "r", "--resamples", "100"]
 STYLE = ["leaderboard", "--data", "x.csv", "--out", "l", "--control", "length,style,readability,position"]
 
 
@@ -89,12 +89,12 @@ def listed(folder: Path, _: object) -> None:
 
 for label, piece in {**TEXTS, "random text": RANDOM}.items():
     text = piece if piece is RANDOM else whole(piece)
-    PART.add("check", label, long(text, "check", "x.csv"), "x.csv", check=prints("12"))
+    PART.add("check", label, long(text, "check", "x.csv"), "x.csv", check=prints("36"))
     PART.add("features", label, long(text, *STYLE), "x.csv", check=listed)
     if label in ("blanks", "line ends", "numbered", "fences", "sorry", "random text", "tags", "letters", "ands"):
         PART.add("report", label, long(text, *REPORT), "x.csv", check=reported)
         PART.add("baseline", label, long(text, "baseline", "x.csv", "--folds", "2"), "x.csv", check=prints("prior"))
-        PART.add("plain cells", label, long(text, "convert", "x.csv", "--out", "o.csv", plain=True), "x.csv", check=rows("o.csv", 12))  # fmt: skip
+        PART.add("plain cells", label, long(text, "convert", "x.csv", "--out", "o.csv", plain=True), "x.csv", check=rows("o.csv", 36))  # fmt: skip
     if label in ("letters", "blanks", "emoji", "random text", "marks that combine"):
         words = ["predict", "--model", "judge", "--data", "x.csv", "--out", "p"]
         PART.add("predict", label, long(text, *words), "x.csv", check=predicted("p/predictions.csv", "x.csv"), heavy=True)  # fmt: skip

@@ -151,7 +151,8 @@ def _judge(case: Case, folder: Path, words: list[object], before: dict[str, str]
     if not case.says:
         return "silent wrong", f"refused: {last}"
     message = outcome.message
-    if absent := [word for word in case.says if word.casefold() not in message.casefold()]:
+    said = f"{message}\n{outcome.out}" if words[0] == "check" else message  # which prints what it finds
+    if absent := [word for word in case.says if word.casefold() not in said.casefold()]:
         return "unclear", f"does not say {absent}: {message[:400]!r}"
     if len(message) > LONGEST_MESSAGE or any(not c.isprintable() and c != "\n" for c in message):
         return "unclear", f"{len(message)} characters: {message[:200]!r}"
@@ -178,13 +179,15 @@ def _was_folder(path: Path, before: dict[str, str]) -> bool:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """A hash of each regular file below a folder, by name."""
+    """A hash of each file below a folder, and where links lead, by name."""
     found = {}
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root, name)
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 26:
-                key = path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
+            key = path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
+            if path.is_symlink():
+                found[key] = os.readlink(path)
+            elif path.is_file() and path.stat().st_size < 1 << 26:
                 found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

@@ -23,8 +23,9 @@ NAMES = {
 """Features of each group; those of SYMMETRIC do not change with the order of the answers."""
 SYMMETRIC = {"|log ratio|", "|sqrt difference|", "turns", "prompt"}
 
-WORD, VOWELS, SENTENCE = re.compile(r"\w+"), re.compile(r"[aeiouy]+"), re.compile(r"[.!?]+(?:\s|$)")
-LIST_ITEM, HEADING = re.compile(r"(?m)^\s*(?:[-*•]|\d+[.)])\s"), re.compile(r"(?m)^#+\s")
+WORD, VOWELS, SENTENCE = re.compile(r"\w+"), re.compile(r"[aeiouy]+"), re.compile(r"(?<![.!?])[.!?]+(?:\s|$)")
+LIST_ITEM, HEADING = re.compile(r"(?m)^[^\S\n]*(?:[-*•]|\d+[.)])\s"), re.compile(r"(?m)^#+\s")
+"""Each is tried once for a run of blanks or marks: else work would grow with the square of its length."""
 REFUSAL = re.compile(r"(?i)\b(?:sorry|apologi[sz]e|cannot|can't|unable|as an ai)\b")
 FIRST_PERSON = re.compile(r"\bI\b")
 EASE = (-100.0, 200.0)

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tiebreak.errors import UserError
+from tiebreak.structured import read_json
 from tiebreak.tables.cells import LONE_SURROGATE, replace_lone_surrogates
-from tiebreak.tables.first_bytes import open_text, recognise_file
+from tiebreak.tables.first_bytes import FAULTS, LONGEST_LINE, iter_lines, open_text, recognise_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +23,7 @@ SNIFFED_ROWS = 100
 DELIMITERS = ",;\t"
 SHOWN_CHARACTERS = 200
 JSON_CHUNK = 1 << 20
+_SPACE = re.compile(r"\s*")
 
 Cells = Mapping[str, object]
 """One row's raw values by column name."""
@@ -73,13 +75,17 @@ def shards_of(folder: Path) -> list[Path]:
         UserError: none, or files of several kinds; names what is there.
     """
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
-        raise UserError(f"{folder}: holds the splits {', '.join(map(str, splits))}; name one of these folders")
+        splits = read_json(folder / "dataset_dict.json").get("splits")
+        names = ", ".join(map(str, splits)) if isinstance(splits, list) else "in its folders"
+        raise UserError(f"{folder}: holds the splits {printable(names)}; name one of these folders")
     by_kind: dict[str, list[Path]] = {}
     state = folder / "state.json"
     if state.is_file():
-        named = json.loads(state.read_text(encoding="utf-8")).get("_data_files", [])
-        by_kind[".arrow"] = [folder / Path(str(entry["filename"])).name for entry in named]
+        named = read_json(state).get("_data_files")
+        files = [entry.get("filename") for entry in named if isinstance(entry, dict)] if isinstance(named, list) else []
+        if not files or not all(isinstance(name, str) and name and "\0" not in name for name in files):
+            raise UserError(f"{state}: names no files of a table; save the data set again, or name one file")
+        by_kind[".arrow"] = [folder / Path(str(name)).name for name in files]
     else:
         for path in sorted(folder.iterdir()):
             kind = "".join(suffix for suffix in path.suffixes[-2:] if suffix in SUFFIXES)
@@ -125,11 +131,12 @@ def _file_rows(path: Path) -> tuple[list[str], RawRows]:
 
 
 def _csv_rows(path: Path) -> tuple[list[str], RawRows]:
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST_LINE)
     handle = open_text(path)
-    header = handle.readline()
+    text = iter_lines(path, handle)
+    header = next(text, "")
     delimiter = max(DELIMITERS, key=header.count) if header.count(",") < 3 else ","
-    reader = csv.reader(itertools.chain([header], handle), strict=True, delimiter=delimiter)
+    reader = csv.reader(itertools.chain([header], text), strict=True, delimiter=delimiter)
 
     def lines() -> Iterator[list[str]]:
         while True:
@@ -141,8 +148,6 @@ def _csv_rows(path: Path) -> tuple[list[str], RawRows]:
                 raise UserError(
                     f"{path}, line {reader.line_num}: broken CSV ({error}); check the quotes there"
                 ) from None
-            except (OSError, EOFError) as error:
-                raise UserError(f"{path}: broken after line {reader.line_num} ({error}); fetch it again") from None
 
     def rows(columns: list[str]) -> RawRows:
         with handle:
@@ -205,6 +210,7 @@ def _batched_rows(
         number = 0
         try:
             for batch in batches(file):
+                batch.validate(full=True)  # Arrow trusts offsets, and reads wherever they point
                 for start in range(0, batch.num_rows, 1024):
                     for cells in batch.slice(start, 1024).to_pylist():
                         number += 1
@@ -217,9 +223,8 @@ def _batched_rows(
 
 def _json_rows(path: Path) -> tuple[list[str], RawRows]:
     """JSON Lines, or one array of objects."""
-    handle = open_text(path)
-    first = next((line for line in handle if line.strip()), "")
-    handle.close()
+    with open_text(path) as handle:
+        first = next((line for line in _pieces(path, handle) if line.strip()), "")
     is_array = first.lstrip().startswith("[")
     stream = _array_rows(path) if is_array else _line_rows(path)
     head = list(itertools.islice(stream, SNIFFED_ROWS))
@@ -232,11 +237,17 @@ def _json_rows(path: Path) -> tuple[list[str], RawRows]:
 
 
 def _line_rows(path: Path) -> RawRows:
+    with open_text(path) as handle:
+        for number, line in enumerate((line for line in iter_lines(path, handle) if line.strip()), 1):
+            yield number, _json_cells(line)
+
+
+def _pieces(path: Path, handle: TextIO) -> Iterator[str]:
+    """Yield a text in pieces, as its first line may be all of it; none is too long to look at."""
     try:
-        with open_text(path) as handle:
-            for number, line in enumerate((line for line in handle if line.strip()), 1):
-                yield number, _json_cells(line)
-    except (OSError, EOFError) as error:
+        while piece := handle.readline(JSON_CHUNK):
+            yield piece
+    except FAULTS as error:
         raise UserError(f"{path}: broken ({error}); fetch it again") from None
 
 
@@ -244,22 +255,50 @@ def _array_rows(path: Path) -> RawRows:
     """Elements of one JSON array, read a piece at a time so that memory does not grow with the file."""
     decoder = json.JSONDecoder(parse_int=str, parse_float=str)
     with open_text(path) as handle:
-        buffer, number = handle.read(JSON_CHUNK).lstrip()[1:], 0
-        while True:
-            buffer = buffer.lstrip().removeprefix(",").lstrip()
+        buffer, place, number, ended = "", 0, 0, False
+
+        def more() -> bool:
+            """Read on, at least as much as is left over, so that no text is looked at more than twice on average."""
+            nonlocal buffer, place, ended
             try:
-                if buffer.startswith("]"):
-                    return
-                value, end = decoder.raw_decode(buffer)
+                piece = handle.read(max(JSON_CHUNK, len(buffer) - place))
+            except FAULTS as error:
+                raise UserError(f"{path}: broken after element {number} ({error}); fetch it again") from None
+            if len(buffer) - place > LONGEST_LINE:
+                raise UserError(
+                    f"{path}: element {number + 1} has more than {LONGEST_LINE:,} characters; is it another file?"
+                )
+            buffer, place, ended = buffer[place:] + piece, 0, not piece
+            return not ended
+
+        def skip() -> str:
+            """Go to the next character that is no space, and return it; nothing at the end."""
+            nonlocal place
+            while True:
+                place = _SPACE.match(buffer, place).end()  # type: ignore[union-attr]
+                if place < len(buffer):
+                    return buffer[place]
+                if not more():
+                    return ""
+
+        skip()
+        place += 1  # behind the bracket
+        separated = True
+        while (mark := skip()) != "]":
+            try:
+                if not separated:
+                    if mark != ",":
+                        raise json.JSONDecodeError("a comma or the end of the array is wanted", buffer, place)
+                    place, separated = place + 1, True
+                    continue
+                value, end = decoder.raw_decode(buffer, place)
             except (json.JSONDecodeError, RecursionError) as error:
-                if piece := handle.read(max(JSON_CHUNK, len(buffer))):
-                    buffer += piece
+                if separated and isinstance(error, json.JSONDecodeError) and more():
                     continue
                 message = getattr(error, "msg", "nested too deeply")
                 raise UserError(f"{path}: broken JSON after element {number} ({message}); is it cut short?") from None
-            number += 1
+            place, separated, number = end, False, number + 1
             yield number, value if isinstance(value, dict) else "not a JSON object"
-            buffer = buffer[end:]
 
 
 def _json_cells(line: str) -> Cells | str:

@@ -45,31 +45,28 @@ def read_conversation(value: object, counts: Counter[str]) -> tuple[Turns, Turns
             raise CellError("text instead of a conversation, a list of messages with role and content") from None
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise CellError(f"{type(messages).__name__} instead of a conversation, a list of messages")
-    prompt: Turns = []
-    answers: Turns = []
+    rounds: list[tuple[Turns, Turns]] = []
     last = ""
     for message in messages:
         role = str(message.get("role", message.get("from"))).lower()
         text = _text_of(message.get("content", message.get("value")), counts)
         if role in USER:
-            if last == "user":
-                prompt[-1] = _joined(prompt[-1], text)
-            else:
-                prompt.append(text)
-                answers.append(None)
+            if last != "user":
+                rounds.append(([], []))
+            rounds[-1][0].append(text)
             last = "user"
         elif role in ASSISTANT:
-            if not prompt:
+            if not rounds:
                 raise CellError("a conversation that begins with an answer")
-            answers[-1] = _joined(answers[-1], text) if last == "assistant" else text
+            rounds[-1][1].append(text)
             last = "assistant"
         elif role in ("system", "developer", "tool"):
             counts[f"{role} messages left out"] += 1
         else:
             raise CellError(f"a message of role {role[:20]!r}")
-    if not prompt:
+    if not rounds:
         raise CellError("a conversation without a question")
-    return prompt, answers
+    return [_joined(asked) for asked, _ in rounds], [_joined(answered) for _, answered in rounds]
 
 
 def read_dialogue(text: str) -> tuple[Turns, Turns]:
@@ -86,8 +83,10 @@ def read_dialogue(text: str) -> tuple[Turns, Turns]:
     return read_conversation(messages, Counter())
 
 
-def _joined(first: str | None, second: str | None) -> str | None:
-    return second if first is None else first if second is None else f"{first}\n\n{second}"
+def _joined(texts: Turns) -> str | None:
+    """Messages of one speaker in a row, as one text; None if there is none."""
+    there = [text for text in texts if text is not None]
+    return "\n\n".join(there) if there else None
 
 
 def _text_of(content: object, counts: Counter[str]) -> str | None:

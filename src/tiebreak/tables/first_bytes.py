@@ -2,13 +2,20 @@
 
 import gzip
 import io
+import itertools
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO, cast
 
 from tiebreak.errors import UserError
 
 PEEKED = 512
+LONGEST_LINE = 1 << 26
+"""Characters of a line, and so of a cell: no text of a conversation is as long."""
+FAULTS = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+"""What reading a damaged, encrypted or strange archive may raise."""
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 KINDS = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", GZIP: "gzip", ZSTD: "zstd", ZIP: "zip"}
 FOREIGN = {
@@ -54,6 +61,27 @@ def open_text(path: Path) -> TextIO:
     return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
+def iter_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a table's text, none of which takes more memory than `LONGEST_LINE`.
+
+    Raises:
+        UserError: a longer one, or a damaged archive; names the line.
+    """
+    for number in itertools.count(1):
+        try:
+            line = file.readline(LONGEST_LINE)
+        except FAULTS as error:
+            raise UserError(f"{path}: broken after line {number - 1} ({error}); fetch it again") from None
+        if not line:
+            return
+        if len(line) >= LONGEST_LINE:
+            raise UserError(
+                f"{path}, line {number}: more than {LONGEST_LINE:,} characters without an end, which no table has; is "
+                "it another file?"
+            )
+        yield line
+
+
 def _refuse_foreign(path: Path, head: bytes) -> None:
     beginning = head.lstrip().lower()
     for magic, what in FOREIGN.items():
@@ -65,7 +93,7 @@ def _peek(path: Path) -> bytes:
     try:
         with _open_bytes(path) as file:
             return file.read(PEEKED)
-    except (OSError, EOFError) as error:
+    except FAULTS as error:
         raise UserError(f"{path}: a damaged archive ({error}); fetch it again") from None
 
 

@@ -111,3 +111,5 @@ def check_columns(table: OpenTable) -> None:
             f"{table.path}: missing column {', '.join(missing)}; the file has {shown}{hint}. tiebreak convert "
             "--columns maps columns of other names; docs/tables.md lists the layouts that are known"
         )
+    if odd := next((name for name in columns if any(c < " " or c == "\x7f" for c in name)), None):
+        raise UserError(f"{table.path}: the column {printable(odd)!r} has control characters in its name; rename it")

@@ -22,6 +22,7 @@ from tiebreak.terminal import one_line
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 REQUIRED = ("id", *TEXT_COLUMNS)
+LONGEST_ID = 1_000
 UNREADABLE_LABELS = "labels that cannot be read"
 JSON_IN_PLAIN = "JSON arrays among the plain texts of "
 _FLOAT_ID = re.compile(r"[+-]?\d+\.0")
@@ -166,6 +167,10 @@ def read_id(value: object, float_ids: bool = False) -> str:
         raise CellError("no id")
     if LONE_SURROGATE.search(row_id):
         raise CellError("the id has bytes that are not UTF-8")
+    if len(row_id) > LONGEST_ID:
+        raise CellError(f"the id has {len(row_id):,} characters, and ids have at most {LONGEST_ID:,}")
+    if any(c < " " or c == "\x7f" for c in row_id):
+        raise CellError(f"the id {row_id[:40]!r} has control characters")
     return row_id.removesuffix(".0") if float_ids else row_id
 
 

@@ -74,6 +74,6 @@ def _read_one_hot(cells: Mapping[str, object]) -> int | None:
     if not any(values):
         return None
     if any(value not in ONE | ZERO for value in values) or sum(value in ONE for value in values) != 1:
-        shown = replace_lone_surrogates(", ".join(values))
+        shown = replace_lone_surrogates(", ".join(value[:40] for value in values))
         raise CellError(f"the winner columns are {shown}; exactly one must be 1 and the others 0")
     return next(label for label, value in enumerate(values) if value in ONE)
