@@ -21,7 +21,10 @@ read -ra on_gpus <<<"${GPU_STAGES:-}"
 read -ra on_cpus <<<"--nodes=1 --ntasks-per-node=1 --gpus-per-node=0 ${CPU_STAGES:-}"
 
 # The queue first: what leaves it meanwhile is done in the list.
-queue=$(squeue --noheader --user="$(id -un)" --format='%i %j')
+queue=$(squeue --noheader --user="$(id -un)" --format='%i %j') || {
+  echo "pipeline.sh: Slurm does not answer (see above). Without a cluster, tiebreak pipeline runs the same chain." >&2
+  exit 2
+}
 stages=$("${PYTHON:-.venv/bin/python}" -m tiebreak pipeline "${options[@]}" --stages)
 # queued JOB_NAME: the id of a job that an earlier call submitted and Slurm has not done with
 queued() {
@@ -31,7 +34,7 @@ queued() {
 declare -A job=()
 new=0
 while IFS=$'\t' read -r name needs kind state; do
-  if [[ $state == "done" ]]; then continue; fi
+  if [[ $state != todo ]]; then continue; fi # done, or a note beside the list
   label=${name//\//.} after=''
   job[$name]=$(queued "$label")
   if [[ ${job[$name]} ]]; then continue; fi
@@ -51,7 +54,7 @@ while IFS=$'\t' read -r name needs kind state; do
   fi
 done <<<"$stages"
 
-count=$(wc -l <<<"$stages")
+count=$(grep -cP '\t(done|todo)$' <<<"$stages")
 if [[ $dry ]]; then echo "$new of $count stages would be submitted"; exit; fi
 echo "$new of $count stages submitted, ${#job[@]} not done yet"
 if ((${#job[@]})); then

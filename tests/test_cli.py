@@ -3,6 +3,7 @@
 import importlib.metadata
 import resource
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,11 @@ def test_mistakes_are_told_before_torch_is_imported(run, tmp_path, sample):
     answers = dict(part.split("\n", 1) for part in told.split(">> ")[1:])
     for words, fact in mistakes:
         assert fact in answers[words], answers[words]
+
+
+def test_a_module_of_the_user_s_in_the_working_folder_is_not_taken_for_python_s(tmp_path, run):
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    code = f"import os, sys; os.chdir({str(tmp_path)!r}); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    source = str(Path(__file__).parents[1] / "src")
+    done = run(sys.executable, "-c", code, "-m", "tiebreak", "check", "absent.csv", code=2, PYTHONPATH=source)
+    assert "absent.csv" in done.stderr and "wrong module" not in done.stderr

@@ -1,7 +1,23 @@
 """`python -m tiebreak` and `torchrun -m tiebreak`: the command, under any launcher."""
 
-import signal
+import os
 import sys
+
+
+def leave_working_folder() -> None:
+    """Import nothing from the folder that the command runs in: a user's random.py there is none of ours.
+
+    `python -m` puts that folder first. It stays where it is the one that holds this package. Processes that this one
+    starts do likewise.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        here = os.getcwd()
+    except OSError:  # removed meanwhile
+        here = ""
+    if package != here:
+        sys.path[:] = [folder for folder in sys.path if folder not in ("", here)]
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def start(words: list[str] | None = None) -> int:
@@ -10,6 +26,8 @@ def start(words: list[str] | None = None) -> int:
     Args:
         words: of the command; those of this process if none are given.
     """
+    import signal
+
     try:
         from tiebreak.cli import main
 
@@ -22,4 +40,5 @@ def start(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    leave_working_folder()
     sys.exit(start())

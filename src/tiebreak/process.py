@@ -37,11 +37,15 @@ def is_secret(name: str) -> bool:
 
 
 def check_interpreter() -> None:
-    """Refuse a Python without docstrings, of which transformers makes its classes.
+    """Refuse a Python without docstrings, of which transformers makes its classes, and a folder that is gone.
 
     Raises:
-        UserError: it was started so.
+        UserError: it was started so, or there.
     """
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working folder is gone: change to one that is there (cd)") from None
     if sys.flags.optimize > 1:
         raise UserError("PYTHONOPTIMIZE=2 (python -OO) takes away what transformers needs: unset it, or set it to 1")
 

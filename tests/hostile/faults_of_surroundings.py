@@ -53,14 +53,14 @@ COLD: dict[str, dict[str, str | None]] = {
     "PYTHONIOENCODING=cp932": {"PYTHONIOENCODING": "cp932"},
     "PYTHONIOENCODING=latin-1": {"PYTHONIOENCODING": "latin-1"},
     "LC_ALL=C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "PYTHONWARNINGS=error": {"PYTHONWARNINGS": "error"},
     "PYTHONUNBUFFERED": {"PYTHONUNBUFFERED": "1"},
     "PYTHONDONTWRITEBYTECODE": {"PYTHONDONTWRITEBYTECODE": "1"},
     "PYTHONSAFEPATH": {"PYTHONSAFEPATH": "1"},
     "OMP_NUM_THREADS=x": {"OMP_NUM_THREADS": "x"},
     "HOME of a file": {"HOME": "/etc/passwd", "XDG_CACHE_HOME": "/etc/passwd", "HF_HOME": "/etc/passwd"},
 }
-SHADOWS = ("random", "csv", "json", "types", "logging", "torch", "numpy", "yaml", "tiebreak", "sitecustomize", "string")
+SHADOWS = ("random", "csv", "json", "logging", "torch", "numpy", "yaml", "string", "signal", "argparse", "dataclasses")
+"""Not those that Python itself imports before it comes to us, as types.py, nor tiebreak.py."""
 
 
 def shadow(place: Place, name: str) -> None:
@@ -198,7 +198,7 @@ def faults() -> list[Fault]:
                 )
             )
     for name in SHADOWS:
-        for command in ("check", "train", "folds") if name in ("random", "csv", "tiebreak") else ("check",):
+        for command in ("check", "train", "folds") if name in ("random", "csv") else ("check",):
             found.append(
                 Fault(
                     f"a user's {name}.py/{command}", command, begin=partial(shadow, name=name), cold=True, codes=(DONE,)
@@ -214,6 +214,16 @@ def faults() -> list[Fault]:
                 codes=(DONE, MISTAKE, 1),
                 says="",
                 check=result_is_there(command),
+            )
+        )
+    for command in ("check", "predict", "train"):
+        found.append(
+            Fault(
+                f"working folder is gone/{command}",
+                command,
+                cold=True,
+                shell='mkdir gone && cd gone && rmdir ../gone && "$@"',
+                codes=(MISTAKE,),
             )
         )
     found += [*pipes(), *odd_names()]

@@ -1,5 +1,6 @@
 """An ablation: variants of a judge trained and scored on the same held-out rows, each compared with the one before."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,8 +174,14 @@ def check_same_rows(recipes: dict[str, Recipe]) -> Recipe:
 
 def read_effort(folder: Path) -> dict[str, float]:
     """A run's best step and the minutes that its steps took."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    seconds = {record["step"]: record["seconds"] for record in records if "loss" in record}
+    seconds: dict[int, float] = {}
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):  # a damaged line costs its time
+            record = json.loads(line)
+            if "loss" in record:
+                seconds[int(record["step"])] = float(record["seconds"])
     best = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["best_step"]
     return {"best_step": best, "minutes": sum(seconds.values()) / 60}
 

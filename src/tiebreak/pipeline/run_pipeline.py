@@ -11,6 +11,7 @@ from tiebreak.errors import UserError
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
 from tiebreak.outputs import refuse_foreign
+from tiebreak.pipeline import stage_record
 from tiebreak.pipeline.beside import can_run_beside, run_beside
 from tiebreak.pipeline.commands import StageCommands, as_word, predict_tables
 from tiebreak.pipeline.cross_validation import fold_stages
@@ -117,11 +118,18 @@ def run_pipeline(settings: PipelineSettings, launch: str = "") -> Summary:
         StageFailed: a stage did not finish; the same call goes on from there.
     """
     claim_folder(settings)
-    *stages, _ = plan_stages(settings)
+    *stages, last = plan_stages(settings)
     if not (can_run_beside(settings.recipe.beside, launch) and run_beside(stages, settings.recipe.beside)):
         for stage in stages:
             run_stage(stage, launch)
-    return conclude(settings.out, settings.recipe.teachers)
+    return _end(settings, last)
+
+
+def _end(settings: PipelineSettings, last: Stage) -> Summary:
+    """The last stage, in this process."""
+    summary = conclude(settings.out, settings.recipe.teachers)
+    stage_record.end(last.made_of(), last.done, last.record)
+    return summary
 
 
 def run_one_stage(settings: PipelineSettings, name: str) -> Summary | None:
@@ -135,8 +143,7 @@ def run_one_stage(settings: PipelineSettings, name: str) -> Summary | None:
     if name != CONCLUDE:
         exec_stage(stages, name)
         return None
-    check_needs(stages, CONCLUDE)
-    return conclude(settings.out, settings.recipe.teachers)
+    return _end(settings, check_needs(stages, CONCLUDE))
 
 
 def claim_folder(settings: PipelineSettings) -> None:

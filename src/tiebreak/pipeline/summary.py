@@ -1,6 +1,7 @@
 """What a pipeline ends with: the student's predictions as a submission, and one table of everything that was scored."""
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -10,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiebreak.errors import UserError
 from tiebreak.evaluation.wording import NAMES
 from tiebreak.files import leave_json, write_atomically
 from tiebreak.prediction.merge import rows_per_second
+from tiebreak.structured import read_json
+
+log = logging.getLogger(__name__)
 
 SYSTEMS = {"average": "teachers' average", "from-labels": "student from labels", "student": "student distilled"}
 
@@ -128,7 +133,11 @@ def _size(folder: Path) -> dict[str, float]:
     runs = [path for path in (folder, folder / "fold-0") if (path / "environment.json").is_file()]
     if not runs:
         return {}
-    parameters = json.loads((runs[0] / "environment.json").read_text(encoding="utf-8"))["parameters"]
-    size = {"parameters": parameters, "rows_per_second": rows_per_second(folder / "test")}
-    rows = json.loads((runs[0] / ROWS).read_text(encoding="utf-8"))
-    return size | ({"extra_rows": rows["rows_extra"]} if rows.get("rows_extra") else {})
+    size = {"rows_per_second": rows_per_second(folder / "test")}
+    try:
+        found = {"parameters": read_json(runs[0] / "environment.json").get("parameters")}
+        found["extra_rows"] = read_json(runs[0] / ROWS).get("rows_extra") or None
+    except (OSError, UserError) as error:
+        log.info(f"note: the size of {runs[0]} is left out ({error})")
+        return size
+    return {name: value for name, value in found.items() if isinstance(value, int)} | size
