@@ -63,3 +63,15 @@ def test_chains_of_earlier_versions_have_no_records(stage):
 def test_a_launcher_that_cannot_be_started_is_told(launch):
     with pytest.raises(UserError, match="--launch"):
         read_launcher(launch)
+
+
+def test_a_further_file_that_later_stages_read_must_be_as_it_was_left(stage, tmp_path):
+    _, done, path, now = stage
+    more = tmp_path / "metrics.json"
+    more.write_text("{}")
+    end(now(), done, path, [more])
+    assert is_done("s", done, now(), path, [more])
+    more.write_text("{")
+    assert not is_done("s", done, now(), path, [more])
+    more.unlink()
+    assert not is_done("s", done, now(), path, [more])

@@ -125,7 +125,7 @@ def _end(ended: Running) -> None:
     _show(ended)
     if code != 0 or not ended.stage.done.is_file():
         raise failure(ended.stage, code)
-    stage_record.end(ended.made_of, ended.stage.done, ended.stage.record)
+    stage_record.end(ended.made_of, ended.stage.done, ended.stage.record, ended.stage.also)
 
 
 def _show(ended: Running) -> None:

@@ -240,7 +240,7 @@ def final_stages(settings: PipelineSettings, test: Path, students: list[str]) ->
         judges = [f"{name}={path}" for name, path in predicted.items()]
         words = ["report", *judges, "--labels", as_word(test), "--out", as_word(out / "report")]
         words += ["--on-bad-row", settings.on_bad_row, "--runs", *(as_word(out / name) for name in students)]
-        stages.append(Stage("report", words, out / "report" / "index.html", names))
+        stages.append(Stage("report", words, out / "report" / "index.html", names, also=(out / "report" / RESULTS,)))
         names = ("report",)
     given = ["--data", *map(as_word, settings.data), "--test", as_word(settings.test)] if settings.test else []
     given += ["--extra", *map(as_word, settings.extra)] if settings.extra else []

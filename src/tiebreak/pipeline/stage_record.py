@@ -5,7 +5,7 @@ command runs again: it goes on, begins anew, or says what is another than before
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class StageRecord(Manifest):
     """Hash of a last file that was there already, made of something else: not what this stage leaves."""
     sha256: str | None = None
     """Of the file that the stage writes last, as soon as somebody has seen it."""
+    others: dict[str, str] | None = None
+    """Of further files that it leaves and later stages read."""
 
 
 def record_path(out: Path, name: str) -> Path:
@@ -46,7 +48,7 @@ def make_record(arguments: Iterable[str], waited_for: Iterable[Path], done: Path
     return StageRecord(arguments=words, inputs=files)
 
 
-def is_done(name: str, done: Path, now: StageRecord, path: Path | None) -> bool:
+def is_done(name: str, done: Path, now: StageRecord, path: Path | None, also: Sequence[Path] = ()) -> bool:
     """Whether a stage has left its last file, and that is whole and made of what is there now.
 
     Args:
@@ -54,8 +56,9 @@ def is_done(name: str, done: Path, now: StageRecord, path: Path | None) -> bool:
         done: the file that it writes last.
         now: of what it would be made now.
         path: of its record; None, or no file there, as in chains of earlier versions, trusts the last file.
+        also: further files that it leaves.
     """
-    if not done.is_file() or _lacks_model(done):
+    if not all(file.is_file() for file in (done, *also)) or _lacks_model(done):
         return False
     try:
         stored = None if path is None else read_manifest(path, StageRecord)
@@ -67,14 +70,15 @@ def is_done(name: str, done: Path, now: StageRecord, path: Path | None) -> bool:
     if stored is None or path is None:
         return True
     found = sha256(done)
-    others = [key for key in sorted({*stored.inputs, *now.inputs}) if stored.inputs.get(key) != now.inputs.get(key)]
-    others += ["its options"] * (stored.arguments != now.arguments)
-    if others or found == stored.before:
-        log.info(f"{name}: {done} was made of something else ({', '.join(others) or 'see above'}): it runs again")
+    changed = [key for key in sorted({*stored.inputs, *now.inputs}) if stored.inputs.get(key) != now.inputs.get(key)]
+    changed += ["its options"] * (stored.arguments != now.arguments)
+    if changed or found == stored.before:
+        log.info(f"{name}: {done} was made of something else ({', '.join(changed) or 'see above'}): it runs again")
         return False
+    others = _hashes(also)
     if stored.sha256 is None:
-        write_manifest(path, stored.model_copy(update={"sha256": found}))
-    elif stored.sha256 != found:
+        write_manifest(path, stored.model_copy(update={"sha256": found, "others": others}))
+    elif stored.sha256 != found or stored.others not in (None, others):
         log.info(f"{name}: {done} is not as the stage left it: it runs again")
         return False
     return True
@@ -88,11 +92,15 @@ def begin(now: StageRecord, done: Path, path: Path | None) -> None:
         write_manifest(path, now.model_copy(update={"before": before}))
 
 
-def end(now: StageRecord, done: Path, path: Path | None) -> None:
+def end(now: StageRecord, done: Path, path: Path | None, also: Sequence[Path] = ()) -> None:
     """Keep what a stage has left."""
     if path is not None:
         make_folder(path.parent)
-        write_manifest(path, now.model_copy(update={"sha256": sha256(done)}))
+        write_manifest(path, now.model_copy(update={"sha256": sha256(done), "others": _hashes(also)}))
+
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    return {str(file): sha256(file) for file in files if file.is_file()}
 
 
 def _lacks_model(done: Path) -> bool:

@@ -31,6 +31,7 @@ class Stage:
         done: the file that it writes last.
         needs: names of the stages before it.
         gpu: whether the launcher starts it, on the accelerators.
+        also: further files that it leaves and later stages read.
         waited_for: the last files of those stages.
         record: where it is kept what it was made of; None keeps nothing.
     """
@@ -40,6 +41,7 @@ class Stage:
     done: Path
     needs: tuple[str, ...] = ()
     gpu: bool = False
+    also: tuple[Path, ...] = ()
     waited_for: tuple[Path, ...] = ()
     record: Path | None = None
 
@@ -49,7 +51,7 @@ class Stage:
 
     def is_done(self) -> bool:
         """Whether it need not run: its last file is there, whole, and made of what is there now."""
-        return stage_record.is_done(self.name, self.done, self.made_of(), self.record)
+        return stage_record.is_done(self.name, self.done, self.made_of(), self.record, self.also)
 
 
 def with_records(stages: Sequence[Stage], out: Path) -> list[Stage]:
@@ -103,7 +105,7 @@ def run_stage(stage: Stage, launch: str = "") -> None:
             signal.signal(number, handler)
     if code != 0 or not stage.done.is_file():
         raise failure(stage, code)
-    stage_record.end(made_of, stage.done, stage.record)
+    stage_record.end(made_of, stage.done, stage.record, stage.also)
 
 
 def read_launcher(launch: str) -> list[str]:
