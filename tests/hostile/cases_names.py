@@ -34,7 +34,6 @@ def page(folder: Path, _: Outcome) -> None:
         for markup in (HTML, "<img src=x", "\x1b"):
             assert markup not in text, markup
         assert "log loss" in text or "rating" in text.casefold(), "an empty page"
-        assert "49" not in [cell.strip() for cell in text.split("judge")[:0]]
     for path in folder.glob("l/*.csv"):
         for row in read_rows(path):
             for cell in row.values():
@@ -79,7 +78,8 @@ for label, name in NAMES.items():
     for command in ("report", "leaderboard"):
         PART.add(f"systems in a {command}", label, systems(name, command), "t.csv", check=page)
 for label, name in {"..": "..", ".": ".", "--help": "--help", "a path": "../../x", "absolute": "/tmp/x", "empty": ""}.items():  # fmt: skip
-    PART.add("judges", label, judges(name), "name", check=page)
+    says = {"--help": "help", "": "own"}.get(name, "name")
+    PART.add("judges", label, judges(name), says, check=page)
 
 
 def recipe_named(name: str) -> Make:

@@ -206,8 +206,8 @@ def run_all(cases: Sequence[Case], world: World, scratch: Path, jobs: int) -> li
         return list(pool.map(run, enumerate(cases)))
 
 
-def build_world(folder: Path) -> World:
-    """Tables, two tiny judges and their predictions, unless they are there."""
+def build_world(folder: Path, adapters: bool = True) -> World:
+    """Tables, tiny judges (one of them of adapters, if asked for) and their predictions, unless they are there."""
     world = World(folder)
     made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     if (folder / "done").is_file() and (folder / "done").read_text() == made_by:
@@ -225,7 +225,7 @@ def build_world(folder: Path) -> World:
         "predict --model lora --data test.csv --out lpred".split(),
         "attack --data t.csv --out attacked.csv".split(),
     ]
-    for command in commands:
+    for command in (each for each in commands if adapters or "lora" not in each):
         done = execute(command, folder, 400.0, None, TIEBREAK_CACHE=str(folder / "cache"))
         if done.code:
             raise RuntimeError(f"{command}: exit code {done.code}\n{done.err[-2000:]}")

@@ -169,6 +169,11 @@ def _effects(battles: Battles, fit: Fit) -> list[Effect]:
     ]
 
 
+def no_formula(name: str) -> str:
+    """A name as a spreadsheet shows it: what it would compute gets an apostrophe before it."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def _write(out: Path, board: Board) -> None:
     """Write the folder."""
     make_folder(out / "plots")
@@ -178,7 +183,7 @@ def _write(out: Path, board: Board) -> None:
     for s in board.standings:
         ends = (f"{value:.3f}" for value in (s.rating.value, s.rating.low, s.rating.high))
         by_judge = "" if s.by_judge is None else f"{s.by_judge:.3f}"
-        writer.writerow([s.rank, s.model, *ends, f"{s.win_rate:.6f}", s.rows, by_judge])
+        writer.writerow([s.rank, no_formula(s.model), *ends, f"{s.win_rate:.6f}", s.rows, by_judge])
     write_atomically(out / "leaderboard.csv", text.getvalue())
     write_atomically(out / "leaderboard.json", as_json(board))
     write_leaderboard_page(out, board)

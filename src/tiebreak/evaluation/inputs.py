@@ -165,11 +165,18 @@ def _read_orders(path: Path, rows: LabelledRows, probabilities: np.ndarray) -> n
     return orders
 
 
+LONGEST_NAME = 200
+
+
 def split_name(text: str) -> tuple[str | None, Path]:
     """`PATH` or `NAME=PATH`; names and paths may hold equals signs, so the first path that exists is meant."""
     places = [place for place, character in enumerate(text) if character == "="]
     splits = [(None, Path(text)), *((text[:place], Path(text[place + 1 :])) for place in places if place)]
+    if "\0" in text:
+        raise UserError(f"{text!r}: no path has a null character")
     name, path = next((split for split in splits if split[1].exists()), splits[0])
+    if name is not None and (not name.isprintable() or len(name) > LONGEST_NAME):
+        raise UserError(f"{name[:LONGEST_NAME]!r}: a judge's name is of 1 to {LONGEST_NAME} printable characters")
     if path.is_dir():
         path /= "predictions.csv"
         if not path.is_file():

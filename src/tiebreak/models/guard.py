@@ -64,7 +64,7 @@ def seal(folder: Path) -> dict[str, str]:
 def verify(folder: Path, hashes: Mapping[str, str] | None) -> None:
     """Compare a judge's files with the hashes that its manifest holds.
 
-    Takes as long as reading the folder: half a second a gigabyte, once in a process.
+    Takes as long as hashing the folder: about a second a gigabyte, once in a process.
 
     Args:
         folder: of the judge.

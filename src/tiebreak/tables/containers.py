@@ -203,6 +203,7 @@ def _batched_rows(
     try:
         file = open_file()
         schema = getattr(file, "schema_arrow", None) or file.schema
+        names: list[str] = schema.names
     except faults as error:
         raise damaged(error) from None
 
@@ -218,7 +219,7 @@ def _batched_rows(
         except faults as error:
             raise damaged(error) from None
 
-    return schema.names, rows()
+    return names, rows()
 
 
 def _json_rows(path: Path) -> tuple[list[str], RawRows]:

@@ -14,7 +14,7 @@ from tiebreak.errors import UserError
 PEEKED = 512
 LONGEST_LINE = 1 << 26
 """Characters of a line, and so of a cell: no text of a conversation is as long."""
-FAULTS = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+FAULTS = (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile)
 """What reading a damaged, encrypted or strange archive may raise."""
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 KINDS = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", GZIP: "gzip", ZSTD: "zstd", ZIP: "zip"}
@@ -108,18 +108,23 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
         return io.BufferedReader(_Stream(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
     if magic == ZIP:
-        try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{path}: a damaged zip archive ({error}); fetch it again") from None
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        names = [name for name in names if not name.startswith("__MACOSX/")]
-        if "[Content_Types].xml" in names:
-            raise UserError(f"{path}: an Excel workbook; save it as CSV UTF-8")
-        if len(names) != 1:
-            raise UserError(f"{path}: the archive holds {len(names)} files; unpack it and name one of them")
-        return archive.open(names[0])
+        return _open_zip(path)
     return open(path, "rb")
+
+
+def _open_zip(path: Path) -> IO[bytes]:
+    """The one file of a zip archive."""
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [info.filename for info in archive.infolist() if not info.filename.endswith("/")]
+    except Exception as error:  # zipfile raises what it likes on changed bytes
+        raise UserError(f"{path}: a damaged zip archive ({error}); fetch it again") from None
+    names = [name for name in names if not name.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in names:
+        raise UserError(f"{path}: an Excel workbook; save it as CSV UTF-8")
+    if len(names) != 1:
+        raise UserError(f"{path}: the archive holds {len(names)} files; unpack it and name one of them")
+    return archive.open(names[0])
 
 
 class _Stream(io.RawIOBase):

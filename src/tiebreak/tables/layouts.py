@@ -54,7 +54,7 @@ def find_layout(columns: Sequence[str]) -> Layout | None:
 
 def chosen_is_b(prompt: Sequence[str]) -> bool:
     """On which side a chosen answer stands: by a hash of its prompt, so that no side wins by its place."""
-    return bool(hashlib.blake2b(normalise_prompt(prompt).encode(), digest_size=1).digest()[0] & 1)
+    return bool(hashlib.blake2b(normalise_prompt(prompt).encode(errors="replace"), digest_size=1).digest()[0] & 1)
 
 
 def _arena(cells: Cells, counts: Counts) -> dict[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.tables.cells import CellError
-from tiebreak.tables.containers import RawRows, open_rows, printable
+from tiebreak.tables.containers import NotUTF8, RawRows, open_rows, printable
 from tiebreak.tables.layouts import KAGGLE, Layout, find_layout
 from tiebreak.tables.rows import REQUIRED, TEXT_COLUMNS
 from tiebreak.tables.winner import winner_column
@@ -81,6 +81,9 @@ def _in_kaggle_columns(layout: Layout, rows: RawRows, counts: Counter[str]) -> R
     for number, cells in rows:
         if isinstance(cells, str):
             yield number, cells
+            continue
+        if odd := next((name for name, cell in cells.items() if isinstance(cell, NotUTF8)), None):
+            yield number, f"{printable(odd)}: bytes that are not UTF-8"
             continue
         try:
             read = layout.read(cells, counts)

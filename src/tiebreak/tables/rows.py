@@ -25,6 +25,7 @@ REQUIRED = ("id", *TEXT_COLUMNS)
 LONGEST_ID = 1_000
 UNREADABLE_LABELS = "labels that cannot be read"
 JSON_IN_PLAIN = "JSON arrays among the plain texts of "
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FLOAT_ID = re.compile(r"[+-]?\d+\.0")
 
 Decoder = Callable[[object, Counter[str] | None], list[str | None]]
@@ -214,4 +215,6 @@ def _is_json_of_turns(cell: str) -> bool:
 
 
 def _text(value: object) -> str | None:
-    return replace_lone_surrogates(str(value)) if value not in (None, "") else None
+    """A short text, such as a name, as pages and tables may show it: control characters become U+FFFD."""
+    text = replace_lone_surrogates(str(value)) if value not in (None, "") else ""
+    return _CONTROL.sub("\ufffd", text) or None
