@@ -1,8 +1,10 @@
 """A judge exported: the same judge by onnxruntime, by transformers and merged, or refused."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +223,13 @@ def test_what_cannot_be_exported_is_told(folder, tmp_path):
         assert main(["export", *words, "--out", str(tmp_path / "out"), "--rows", "10"]) == 2
     assert main(["export", str(folder), "--onnx", "--out", str(llama)]) == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["export.json", "tiebreak.json", "tokenizer.json", "model.onnx"])
+@pytest.mark.parametrize("content", [None, b"[]", b"{}"])
+def test_a_damaged_file_of_an_export_is_told(exported, tmp_path, name, content):
+    damaged = Path(shutil.copytree(exported, tmp_path / "damaged"))
+    whole = (damaged / name).read_bytes()
+    (damaged / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match="export again"):
+        LiteJudge(damaged, 1)

@@ -78,3 +78,16 @@ def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp
 def test_layers_that_cannot_be(changes, sentence):
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
         build("demo-deberta", "demo-deberta", *changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["model.freeze=99"], "model.freeze is 99, but the base has 3 layers"),
+        (["model.method=lora", "model.lora.targets=[nowhere]"], "model.lora.targets.*linear layers.*query_proj"),
+    ],
+)
+def test_layers_that_the_base_does_not_have_are_told(changes, told):
+    recipe = load_recipe("demo-deberta", changes)
+    with pytest.raises(UserError, match=told):
+        build_model(recipe, load_tokenizer("demo-deberta", "deberta"), torch.device("cpu"), torch.float32)

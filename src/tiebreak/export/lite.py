@@ -5,7 +5,6 @@
 Template, truncation and features are this package's own code, which the training uses too.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tiebreak.data.fitting import arrange, cut_row, encode_plain, fit_frame
 from tiebreak.data.templates import Template
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, SWAPPED_CLASS
-from tiebreak.prediction.onnx_model import OnnxModel
+from tiebreak.prediction.onnx_model import OnnxModel, read_object
 from tiebreak.tables.pairs import as_pairs
 from tiebreak.tables.rows import Pair
 
@@ -43,14 +42,17 @@ class LiteJudge:
             from tokenizers import Tokenizer
         except ImportError:
             raise UserError("tokenizers is needed: pip install tokenizers") from None
-        self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        stored = read_object(Path(folder) / "tiebreak.json")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+            template = stored["template"]
+            self.template = Template(**{**template, "added": tuple(template["added"])})
+            self.settings = stored["recipe"]["data"]
+            self._names, self._special = self.model.record["special_tokens"], set(self.model.record["special_ids"])
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise UserError(f"{folder}: not loadable ({str(error)[:300]}): copy the folder, or export again") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        stored = json.loads((Path(folder) / "tiebreak.json").read_text(encoding="utf-8"))
-        template = stored["template"]
-        self.template = Template(**{**template, "added": tuple(template["added"])})
-        self.settings = stored["recipe"]["data"]
-        self._names, self._special = self.model.record["special_tokens"], set(self.model.record["special_ids"])
         self._frame = fit_frame(lambda texts: self._encode(texts, False), self.template, self.settings["max_tokens"])
 
     def _encode(self, texts: list[str], split_special: bool) -> list[list[int]]:

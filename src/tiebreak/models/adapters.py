@@ -1,5 +1,6 @@
 """LoRA adapters: made, and loaded whole or not at all."""
 
+import reprlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from tiebreak.pretrained.base_files import read_header
 
 
 def add_adapters(classifier: Any, settings: ModelSettings) -> Any:
-    """The classifier with fresh LoRA adapters, and its heads trained whole."""
+    """The classifier with fresh LoRA adapters, and its heads trained whole.
+
+    Raises:
+        UserError: `model.lora.targets` are not layers that can have an adapter; names those that can.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
     lora = settings.lora
@@ -28,14 +33,24 @@ def add_adapters(classifier: Any, settings: ModelSettings) -> Any:
         target_modules=linear_layers(classifier) if lora.targets == "all-linear" else lora.targets,
         modules_to_save=list(heads_of(classifier)),
     )
-    return get_peft_model(classifier, config)
+    try:
+        return get_peft_model(classifier, config)
+    except ValueError:  # of no layer, or of one that is not linear
+        known = ", ".join(sorted(_linear_names(classifier)))
+        raise UserError(
+            f"model.lora.targets is {reprlib.repr(lora.targets)}, and the base has the layers {known}: name some, or "
+            "all-linear"
+        ) from None
 
 
 def linear_layers(classifier: Any) -> str:
     """A pattern that matches every linear layer of the backbone, and of nothing else; its pooler is a head."""
-    prefix, modules = classifier.base_model_prefix, backbone_of(classifier).named_modules()
-    names = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
-    return rf"(.*\.)?{prefix}\.(?!pooler\.).*\.({'|'.join(sorted(names))})"
+    return rf"(.*\.)?{classifier.base_model_prefix}\.(?!pooler\.).*\.({'|'.join(sorted(_linear_names(classifier)))})"
+
+
+def _linear_names(classifier: Any) -> set[str]:
+    modules = backbone_of(classifier).named_modules()
+    return {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
 
 
 def load_adapters(base: Any, folder: Path) -> Any:

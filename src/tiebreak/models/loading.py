@@ -299,11 +299,16 @@ def freeze(judge: PreferenceModel, what: str | int) -> None:
     Args:
         judge: changed in place.
         what: `none`; `embeddings`; an integer n for the embeddings and the n lowest layers; `backbone`.
+
+    Raises:
+        UserError: more layers than the base has.
     """
     if what == "none":
         return
     frozen = [judge.backbone] if what == "backbone" else [judge.classifier.get_input_embeddings()]
     if isinstance(what, int):
+        if what > (count := len(judge.layers)):
+            raise UserError(f"model.freeze is {what}, but the base has {count} layers: lower it, or take `backbone`")
         frozen += judge.layers[:what]
     heads = {id(parameter) for head in judge.heads.values() for parameter in head.parameters()}
     for module in frozen:

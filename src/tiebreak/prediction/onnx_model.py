@@ -15,6 +15,21 @@ TOKENS_AT_ONCE = 2_048
 """Padded tokens of one run: the products are as fast as in larger ones, and the attention's tables stay small."""
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an export; without the packages that other readers need.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}): copy the folder, or export again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not readable as JSON with fields: copy the folder, or export again")
+    return content
+
+
 class OnnxModel:
     """A session with the graph of an exported folder.
 
@@ -36,8 +51,13 @@ class OnnxModel:
             raise UserError("onnxruntime is needed: pip install onnxruntime") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.record: dict[str, Any] = json.loads((Path(folder) / EXPORT_FILE).read_text(encoding="utf-8"))
-        self._session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        self.record = read_object(Path(folder) / EXPORT_FILE)
+        try:
+            self._alone = bool(self.record["alone"])
+            self._session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        except Exception as error:  # onnxruntime's are of many types
+            reason = next(iter(str(error).splitlines()), "")[:300]
+            raise UserError(f"{folder}: not loadable ({reason}): copy the folder, or export again") from None
 
     def logits(self, texts: Sequence[Sequence[np.ndarray]], features: np.ndarray | None = None) -> np.ndarray:
         """Logits (n, 3) float32 of rows, in their order.
@@ -66,7 +86,7 @@ class OnnxModel:
     def _runs(self, sizes: np.ndarray, sides: int) -> list[np.ndarray]:
         """Rows of each run, the longest first."""
         order = np.argsort(-sizes, kind="stable")
-        if self.record["alone"]:
+        if self._alone:
             return list(order[:, None])
         runs, start = [], 0
         while start < len(order):
