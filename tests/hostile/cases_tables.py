@@ -20,8 +20,10 @@ def raw(name: str, content: bytes | str, command: str = "check", *words: str) ->
     """One file with this content, given to a command."""
 
     def make(folder: Path, world: World) -> Words:
-        if command == "report":
+        if command in ("report", "decide", "folds"):
             world.copy("own", folder)
+        if command in ("compare", "best-of", "predict"):
+            (folder / "judge").symlink_to(world.folder / "judge")
         data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         (folder / name).write_bytes(data)
         return [*COMMANDS[command](name), *words]
@@ -37,6 +39,11 @@ COMMANDS: dict[str, Any] = {
     "train": lambda name: ["train", "--recipe", "demo-deberta", "--data", name, "--out", "run"],
     "report": lambda name: ["report", "own", "--labels", name, "--out", "r"],
     "leaderboard": lambda name: ["leaderboard", "--data", name, "--out", "l"],
+    "compare": lambda name: ["compare", name, "--model", "judge"],
+    "best-of": lambda name: ["best-of", name, "--model", "judge", "--out", "o.csv"],
+    "decide": lambda name: ["decide", "own", "--calibrate", name, "--out", "d"],
+    "predict": lambda name: ["predict", "--model", "judge", "--data", name, "--out", "p"],
+    "folds": lambda name: ["folds", "--recipe", "demo-deberta", "--data", name, "--out", "f"],
     "bench": lambda name: ["bench", name, "--pairs", "o.csv"],
 }
 
@@ -245,10 +252,27 @@ for label, values in {
         f"{n},p,a,b,{','.join(values)}\n" for n in range(9)
     )
     PART.add("labels", label, raw("x.csv", content, "baseline"), "x.csv", "row 1")
-for command in ("train", "report", "leaderboard", "convert", "attack", "bench"):
+for command in (
+    "train",
+    "report",
+    "leaderboard",
+    "convert",
+    "attack",
+    "bench",
+    "compare",
+    "best-of",
+    "decide",
+    "predict",
+    "folds",
+):
     PART.add("every command", f"{command} of random bytes", raw("x.csv", bytes(range(256)) * 40, command), "x.csv")
     PART.add("every command", f"{command} of a header alone", raw("x.csv", HEAD, command), "x.csv")
     PART.add("every command", f"{command} of ids with a line break", raw("x.csv", texts(id="#\nb"), command), "x.csv")
+
+CANDIDATES = json.dumps({"prompt": "q", "responses": "DEEP"}).replace("DEEP", "[" * 100_000) + "\n"
+PART.add("candidates", "a list nested deep", raw("x.jsonl", CANDIDATES, "best-of"), "x.jsonl")
+PART.add("candidates", "100,000 of one prompt", raw("x.jsonl", json.dumps({"prompt": "q", "responses": ["a"] * 100_000}) + "\n", "best-of"), "x.jsonl", "at most")  # fmt: skip
+PART.add("candidates", "numbers", raw("x.jsonl", json.dumps({"prompt": "q", "responses": [1, 2]}) + "\n", "best-of"), check=rows("o.csv", 1), heavy=True)  # fmt: skip
 
 
 # Paths that are no files.

@@ -99,8 +99,9 @@ class Judgement:
 def execute(words: Words, folder: Path, seconds: float = SECONDS, memory: int | None = MEMORY, **more: str) -> Outcome:
     """Run `tiebreak WORDS` in a folder, forked from the warm process, within bounds."""
     command = [sys.executable, "-m", "tiebreak", *map(str, words)]
-    started = time.monotonic()
     with _start:
+        warm.understand(command, dict(os.environ))  # which starts the warm process, if it does not run
+        started = time.monotonic()
         process = warm.Popen(
             command,
             cwd=folder,

@@ -17,6 +17,7 @@ from tiebreak.files import open_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
+from tiebreak.tables.first_bytes import LONGEST_LINE, iter_lines
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +95,14 @@ def _rows(path: Path) -> Iterator[Sequence[Any]]:
         yield table.column_names
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
         return
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LONGEST_LINE)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
+        header = next(iter_lines(path, file), "")
         file.seek(0)
         found = [
             mark for mark in SEPARATORS if set(COLUMNS) <= set(_names(next(csv.reader([header], delimiter=mark), [])))
         ]
-        yield from csv.reader(file, delimiter=found[0] if found else SEPARATORS[0])
+        yield from csv.reader(iter_lines(path, file), delimiter=found[0] if found else SEPARATORS[0])
 
 
 def _names(header: Sequence[Any]) -> list[str]:

@@ -18,6 +18,7 @@ from tiebreak.tables.rows import Pair, Problem, read_pair, recognise
 
 ANSWERS = ("response", "answer", "output", "completion")
 """Names that a column of answers may have."""
+MOST_CANDIDATES = 1_000
 CANDIDATES = ("responses", "answers", "candidates")
 """Names that a column of several answers may have, each cell a list or a JSON array of strings."""
 Predict = Callable[[Sequence[tuple[Any, Any, Any]]], np.ndarray]
@@ -129,6 +130,11 @@ def read_candidates(path: Path) -> list[tuple[Turns, list[Turns]]]:
     for prompt, texts in found:
         if len(texts) < 2:
             raise UserError(f"{path}: one candidate only for the prompt {' '.join(prompt)[:60]!r}; give at least two")
+        if len(texts) > MOST_CANDIDATES:
+            raise UserError(
+                f"{path}: {len(texts):,} candidates for the prompt {' '.join(prompt)[:60]!r}, each of which is "
+                f"compared with every other: give at most {MOST_CANDIDATES:,}"
+            )
     return found
 
 
@@ -137,5 +143,5 @@ def _list_of(cell: Any, path: Path, number: int, name: str) -> list[Turns]:
     try:
         values = json.loads(cell) if isinstance(cell, str) else cell
         return [[str(turn or "") for turn in ([value] if isinstance(value, str) else value)] for value in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise UserError(f"{path}, row {number}: {name} is not a list of answers: {str(cell)[:60]!r}") from None

@@ -212,7 +212,7 @@ def _texts(name: str, cell: object) -> list[str]:
     """A list of texts, itself or as JSON."""
     try:
         value = json.loads(cell) if isinstance(cell, str) else cell
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise CellError(f"{name} is not a list of texts")
