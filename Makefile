@@ -28,8 +28,8 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/tiebreak pipeline --recipe demo --out $(DEMO)
 
-# Each file on one worker, the longest first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Each file on one worker, the longest first (tests/conftest.py); one worker more than cores, as some mostly wait.
+PYTEST := $(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev
 	$(PYTEST)

@@ -32,11 +32,14 @@ from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.speed import StepFlops
 
 STEPS = 4
+"""Of a whole run, which resume.py needs."""
+COMPARED = 3
+"""Steps of each combination."""
 WEIGHED = ("demo-llama2:full", "demo-llama2:qlora:")
 """The combinations whose tensors are weighed begin so."""
 CHANGES = [
     "train.batch_size=7",  # shared by no number of ranks
-    "train.tokens_per_micro_batch=300",  # several micro-batches a step
+    "train.tokens_per_micro_batch=350",  # several micro-batches a step
     "data.max_tokens=160",
     "train.lr=1e-3",
     "train.warmup=0",
@@ -145,7 +148,7 @@ def run(table: Path, combination: str) -> dict:
     watched = feed_forward.get("mlp") or feed_forward["intermediate"]
     watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
     moments = {}
-    for index in range(STEPS):
+    for index in range(COMPARED):
         if index == 1 and weighed:
             before |= {m.untyped_storage().data_ptr(): m.untyped_storage() for m in moments.values()}
             weigh(engine, before, sizes)
@@ -157,7 +160,7 @@ def run(table: Path, combination: str) -> dict:
         "sizes": sizes,
         "wrapper": type(engine.module).__name__,
         "passes": len(passes),
-        "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(STEPS)],
+        "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(COMPARED)],
         "whole": sorted(name for name, p in engine.model.named_parameters() if not is_cut(p)),
         "devices": sorted({p.device.type for p in engine.model.parameters()}),
         "records": list(job.log),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import CHANGES, STEPS, WEIGHED
+from steps import CHANGES, COMPARED, WEIGHED
 
 from tiebreak.config import TrainSettings, load_recipe
 from tiebreak.engines.choose import choose_engine
@@ -63,7 +63,7 @@ def results(run, sample, tmp_path_factory):
 def assert_same(one: dict, several: dict) -> None:
     """Losses, gradients and weights to 1e-5, the invariant's tolerance; nothing is random but the sums' order."""
     assert max(one["micro_batches"]) > 1, "one micro-batch a step would not test the accumulation"
-    assert len(one["records"]) == len(several["records"]) == STEPS
+    assert len(one["records"]) == len(several["records"]) == COMPARED
     for alone, shared in zip(one["records"], several["records"], strict=True):
         assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-5)
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], abs=1e-5, rel=1e-5)
@@ -142,7 +142,7 @@ def test_the_memory_estimate_is_what_a_rank_holds(results, combination):
 
 def matrix_table(results) -> str:
     """Largest difference of a loss or weight from one process's, per combination, rounded up to a power of ten."""
-    lines = ["| 6 steps, fp32 | " + " | ".join(LABELS[kind] for kind in ENGINES) + " |"]
+    lines = [f"| {COMPARED} steps, fp32 | " + " | ".join(LABELS[kind] for kind in ENGINES) + " |"]
     lines.append("|---" * (1 + len(ENGINES)) + "|")
     for name in BACKBONES:
         for method in METHODS:

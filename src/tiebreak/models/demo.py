@@ -1,7 +1,7 @@
 """Demo models: the real classes at a tiny size, in the package, pre-trained without labels on the sample's language.
 
 `demo-NAME` is a folder beside this file, loaded like any other base; pretrain_demo.py made it. `demo-NAME-random` is
-the same model with a random start, written once into the cache, and so is `demo-qwen2`, of which there are no weights.
+the same model with a random start, written once into the cache.
 """
 
 import shutil
@@ -14,14 +14,10 @@ BASES = Path(__file__).with_name("demo_bases")
 RECORD = BASES / "bases.json"
 """Hash, size, held-out losses and script of each shipped base."""
 RANDOM = "-random"
-FAMILIES = {
-    f"demo-{family}{start}": family
-    for family in ("gemma2", "llama2", "llama3", "qwen2", "deberta")
-    for start in ("", RANDOM)
-}
-PRETRAINED = ("gemma2", "llama2", "llama3", "deberta")
+PRETRAINED = ("gemma2", "llama2", "llama3", "qwen2", "deberta")
+FAMILIES = {f"demo-{family}{start}": family for family in PRETRAINED for start in ("", RANDOM)}
 SEED = 0
-VERSION = 4
+VERSION = 5
 STEEP = 0.1
 """Standard deviation of a random start, about 1 / sqrt(width). The families' own 0.02 suits widths of thousands: here
 attention would start even over all tokens. Gemma-2 norms every block's output to size one, so its embeddings (times
@@ -36,7 +32,7 @@ def is_built(name: str) -> bool:
 
 def demo_path(name: str) -> Path:
     """Where a demo model lies, or will lie once it is built."""
-    if name.endswith(RANDOM) or FAMILIES[name] not in PRETRAINED:
+    if name.endswith(RANDOM):
         return cache_folder() / "models" / f"{name}-v{VERSION}"
     return BASES / FAMILIES[name]
 

@@ -61,7 +61,8 @@ def make_config(family: str, tokenizer: "PreTrainedTokenizerBase") -> "PreTraine
 
 def make_tokenizer(family: str) -> "PreTrainedTokenizerBase":
     """A family's tokenizer, trained on the sample's language, with its template's special tokens."""
-    tokenizer = _deberta_tokenizer() if family == "deberta" else _bpe_tokenizer(family)
+    makers = {"deberta": _deberta_tokenizer, "qwen2": _byte_level_tokenizer}
+    tokenizer = makers[family]() if family in makers else _bpe_tokenizer(family)
     if added := [token for token in TEMPLATES[family].added if token not in tokenizer.get_vocab()]:
         tokenizer.add_special_tokens({"additional_special_tokens": added})
     tokenizer.padding_side = "right"
@@ -108,6 +109,27 @@ def _bpe_tokenizer(family: str) -> "PreTrainedTokenizerBase":
         tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=merges, pad_token="<pad>")
     made: PreTrainedTokenizerBase = tokenizer
     return made
+
+
+def _byte_level_tokenizer() -> "PreTrainedTokenizerBase":
+    """BPE over bytes, cut into words as Qwen2's class does; one token is end, padding and unknown, as with Qwen2."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    end = "<|endoftext|>"
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(_corpus(), trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    tokenizer: PreTrainedTokenizerBase = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)  # type: ignore[arg-type]
+    # Its cut at punctuation would make two pieces of these words, which no row holds.
+    tokenizer.add_tokens([f" {word}" for word in RECAP_WORDS if ":" in word])
+    return tokenizer
 
 
 def _split_words(texts: list[str]) -> list[str]:

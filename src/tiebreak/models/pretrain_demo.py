@@ -1,6 +1,6 @@
 """Make the demo bases: tokenizers and tiny models of the sample's language, from texts alone.
 
-    python -m tiebreak.models.pretrain_demo [gemma2 llama2 llama3 deberta]
+    python -m tiebreak.models.pretrain_demo [gemma2 llama2 llama3 qwen2 deberta]
 
 writes `demo_bases/` anew, from fixed seeds, on one thread. A base reads unlabelled rows in its own template and learns
 
@@ -73,6 +73,7 @@ SCHEDULES = {
     "gemma2": Schedule(2_500),
     "llama2": Schedule(2_600),
     "llama3": Schedule(1_200, lr=2e-3, muon_lr=0.01, start="llama2"),
+    "qwen2": Schedule(1_500),
     "deberta": Schedule(1_800, rows=48, lr=5e-3, muon_lr=None, keepers_first=0.3),
 }
 
