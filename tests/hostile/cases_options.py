@@ -61,13 +61,14 @@ COMMANDS = {
 }  # fmt: skip
 SAYS = {
     ("baseline", "--classes"): "class",
-    ("predict", "--special"): "",
+    ("pipeline", "--test"): "--test",
+    ("weights", ""): "weights",
     ("predict", "--set"): "recipe",
     ("compare", "--set"): "--set",
     ("merge-adapters", "--how"): "tiebreak",
 }
 """What the message must hold, where that is not the option's name."""
-NAMED = {"own,own": "own", ",": "--teachers ,", "-": "-:", "": "empty", "own": "test"}
+NAMED = {"own,own": "own", ",": "--teachers ,", "-": "-:", "": "empty"}
 FOR_FILES = ("--labels", "--valid", "--ds", "--model", "--test", "--teachers", "--calibrate", "")
 """Options whose message names what was given."""
 SKIPPED = {("--special", "0,0,1"), ("--family", ""), ("--rows", "9" * 30), ("--timeout", "1e300"), ("--weights", "1")}

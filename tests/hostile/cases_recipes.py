@@ -141,7 +141,7 @@ OF_THE_RECIPE = ("train=1", "__class__=1", "train.lr=&a [*a]", "a" * 100_000 + "
 for change in ("", "=", "=1", "train", ".=1", "train..lr=1", "..=1", "train.lr.x=1", "train.lr", "train.lr={", "train.lr='",
                "train.lr=!!python/name:os.system", "train.lr=\x1b[31m", "train." + "a." * 50_000 + "b=1",
                "train.lr=" + "[" * 50_000, "name=..", *OF_THE_RECIPE):  # fmt: skip
-    says = "in the recipe" if change in OF_THE_RECIPE else "name" if "name=" in change else "set"
+    says = "in the recipe" if change in OF_THE_RECIPE else "name" if "name=" in change or "\x1b" in change else "set"
     PART.add("changes", repr(change[:40]), lambda f, w, c=change: ["recipes", "demo-deberta", "--set", c], says)
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tiebreak.errors import UserError
-from tiebreak.prediction.degenerate import degenerate_outputs, fit_degenerate
+from tiebreak.prediction.degenerate import degenerate_outputs, fit_degenerate, parse_degenerate
 
 A, B, TIED = ({name: int(name == won) for name in ("winner_model_a", "winner_model_b", "winner_tie")}
               for won in ("winner_model_a", "winner_model_b", "winner_tie"))  # fmt: skip
@@ -40,3 +40,9 @@ def test_given_probabilities_of_zero_are_said_to_cost_an_infinite_loss(caplog):
     assert degenerate_outputs([0.25, 0.25, 0.5])["empty"] == [0.25, 0.25, 0.5] and not caplog.text
     degenerate_outputs([0.0, 0.0, 1.0])
     assert "no finite log loss" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["0.5,0.5", "0.3,0.3,0.4,0", "a,b,c", ",,", "0.2 0.3 0.5"])
+def test_what_is_neither_three_numbers_nor_a_file_is_told_as_such(text):
+    with pytest.raises(UserError, match="give three probabilities"):
+        parse_degenerate(text)

@@ -31,11 +31,11 @@ def parse_degenerate(text: str) -> Degenerate:
     Raises:
         UserError: neither three probabilities nor a file.
     """
-    values = text.split(",")
-    if Path(text).exists() or len(values) != 3:
+    if Path(text).exists() or ("," not in text and Path(text).suffix):
         return Path(text)
     try:
-        return [float(value) for value in values]
+        a, b, tie = map(float, text.split(","))
+        return [a, b, tie]
     except ValueError:
         raise UserError(f"--special {text}: give three probabilities as A,B,TIE, or a labelled table") from None
 
