@@ -31,7 +31,7 @@ def parse_degenerate(text: str) -> Degenerate:
     Raises:
         UserError: neither three probabilities nor a file.
     """
-    if Path(text).exists() or ("," not in text and Path(text).suffix):
+    if Path(text).exists() or ("," not in text and Path(text).suffix[1:].isalpha()):
         return Path(text)
     try:
         a, b, tie = map(float, text.split(","))
