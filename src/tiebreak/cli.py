@@ -14,7 +14,7 @@ from tiebreak.files import write_atomically
 from tiebreak.options import build_parser, check_command
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
-from tiebreak.preemption import stop_at_once, was_interrupted
+from tiebreak.preemption import INTERRUPTED, stop_at_once, was_interrupted
 from tiebreak.process import check_interpreter, configure_logging, prepare_process, use_cpu_in_deepspeed
 from tiebreak.storage import explain, explain_shortage, make_folder
 from tiebreak.terminal import complain, finish_streams, prepare_streams, say
@@ -43,7 +43,7 @@ def _run(words: list[str]) -> int:
         return print_error(error)
     except KeyboardInterrupt:
         complain("tiebreak: interrupted")
-        return 130
+        return INTERRUPTED
     except SystemExit as ended:  # of --help, and of stages and runs that were stopped
         if ended.code is None or isinstance(ended.code, int):
             raise SystemExit(finish_streams(ended.code or 0)) from None
@@ -51,7 +51,7 @@ def _run(words: list[str]) -> int:
     except BaseException as error:
         if was_interrupted():
             complain("tiebreak: interrupted")
-            return 130
+            return INTERRUPTED
         told = explain(error) if isinstance(error, OSError) else explain_shortage(error)
         if told is None:
             raise

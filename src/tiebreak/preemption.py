@@ -10,6 +10,8 @@ from tiebreak.terminal import complain
 
 STOPPED = 75
 """Exit code of a command that was stopped and may be run again."""
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells have it."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Slurm and launchers send these. Batch files send USR2: NCCL may catch USR1 (facebookincubator/submitit#1697)."""
 
@@ -20,8 +22,10 @@ _interrupted = threading.Event()
 class Stopped(SystemExit):
     """Ends the process with exit code 75: what was reached is saved, and the same command goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
         super().__init__(STOPPED)
+        self.alone = alone
+        """Whether other ranks know nothing of it: they must not be waited for."""
 
 
 def stop_at_once() -> None:
@@ -46,7 +50,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     complain(f"tiebreak: stopped by {signal.Signals(number).name}: run the same command again")
-    raise Stopped
+    raise Stopped(alone=True)
 
 
 class StopRequest:

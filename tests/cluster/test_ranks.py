@@ -6,6 +6,7 @@ from tiebreak.cli import main
 from tiebreak.cluster import ranks
 from tiebreak.cluster.ranks import MPI_SIZES, Ranks, find_ranks, own_rank, print_error, refuse_mpi
 from tiebreak.errors import UserError
+from tiebreak.preemption import Stopped
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
 ADDRESS = {"MASTER_ADDR": "n1", "MASTER_PORT": "20001"}
@@ -91,3 +92,25 @@ def test_rank_0_speaks_first_and_the_others_name_themselves(environment, monkeyp
     environment({"RANK": "1"})
     assert print_error(UserError("no such file")) == 2
     assert (waited, capsys.readouterr().err) == ([3.0], "tiebreak: error (rank 1): no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "waits"),
+    [(Stopped(alone=True), 75, False), (Stopped(), 75, True), (KeyboardInterrupt(), 130, False)],
+)
+def test_a_rank_that_is_stopped_alone_waits_for_no_other(error, code, waits, monkeypatch):
+    import torch.distributed as dist
+
+    class Ended(BaseException):
+        pass
+
+    def end(number):
+        raise Ended(number)
+
+    met = []
+    monkeypatch.setattr(ranks, "join", lambda *arguments: None)
+    monkeypatch.setattr(ranks, "_end", end)
+    monkeypatch.setattr(dist, "barrier", lambda: met.append(True))
+    with pytest.raises(Ended) as ended, ranks.joined(Ranks(1, 2, 1), 60):
+        raise error
+    assert ended.value.args == (code,) and bool(met) == waits

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiebreak.errors import UserError
+from tiebreak.preemption import INTERRUPTED, STOPPED, Stopped
 from tiebreak.process import share_cores
 from tiebreak.storage import explain, explain_shortage
 from tiebreak.terminal import complain
@@ -175,6 +176,8 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
     except SystemExit as error:
         if ranks.world == 1:
             raise
+        if isinstance(error, Stopped) and error.alone:
+            _end(STOPPED)
         code = int(error.code or 0)
     except BaseException as error:
         if ranks.world == 1:
@@ -182,6 +185,9 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
         told = (explain(error) if isinstance(error, OSError) else explain_shortage(error)) or error
         if isinstance(told, UserError):
             _end(print_error(told))
+        if isinstance(error, KeyboardInterrupt):
+            complain(f"tiebreak: interrupted (rank {ranks.rank})")
+            _end(INTERRUPTED)
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             _say_gone(ranks, error)
             _end(1)
