@@ -91,7 +91,7 @@ UNDONE = {
 
 def damaged(home: Path) -> list[Fault]:
     """Every file that a command leaves, damaged in some ways; then the same command again."""
-    found, chance = [], random.Random(11)
+    found = []
     for command, pattern in UNDER.items():
         seen: set[str] = set()
         for path in sorted(path for path in (home / "calm").glob(pattern) if path.is_file()):
@@ -102,11 +102,11 @@ def damaged(home: Path) -> list[Fault]:
             seen.add(alike)
             ways = [*DAMAGES, HALF, FOLDER, FLIPPED] + ([TYPES, DEEP] if path.suffix == ".json" else [])
             if command in ("pipeline", "folds", "ladder"):
-                ways = chance.sample(ways, 3)
+                ways = random.Random(file).sample(ways, 3)
             for how in ways:
                 done, undone = _damaged(command, file, how), _damaged(command, file, how, UNDONE.get(command, ()))
                 gone = any(file == one or file.startswith(f"{one}/") for one in UNDONE.get(command, ()))
-                found += [done] if gone or command not in UNDONE else [chance.choice((done, undone))]
+                found += [done] if gone or command not in UNDONE else [random.Random(file + how).choice((done, undone))]
     return found
 
 

@@ -104,23 +104,6 @@ def moved(command: str, folder: str) -> list[str]:
     return words
 
 
-def collect(place: Place) -> None:
-    """Bring what the command left on the other disk to where the undisturbed run has it, then let go of that disk."""
-
-
-class OnDisk:
-    """A command whose output lies on a disk of its own, linked to from where results are looked for."""
-
-    def __init__(self, command: str, options: str, link: str | None = None) -> None:
-        self.options, self.name = options, link or Path(OUTPUT[command]).parts[0]
-
-    def begin(self, place: Place) -> None:
-        mount(place, self.options)
-
-    def heal(self, place: Place) -> None:
-        remount(place, f"rw,size={ROOMY}")
-
-
 class Quota:
     """After some bytes nothing more can be written: a quota, as `os.fsync` and `write` tell it."""
 

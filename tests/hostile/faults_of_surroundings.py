@@ -4,7 +4,6 @@ import os
 import resource
 import sys
 from functools import partial
-from pathlib import Path
 
 from fault_commands import COMMANDS, OUTPUT
 from fault_harness import DONE, MISTAKE, Fault, Place, Result
@@ -93,10 +92,6 @@ def broken_pipe(place: Place, number: int = 1) -> None:
 
 def limit(place: Place, what: int, most: int) -> None:
     resource.setrlimit(what, (most, most))
-
-
-def undecodable(place: Place, command: str) -> None:
-    Path(os.fsencode(place.folder).decode(errors="surrogateescape"))
 
 
 def result_is_there(command: str):

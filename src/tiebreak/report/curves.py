@@ -11,6 +11,7 @@ import numpy as np
 
 from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Run
+from tiebreak.files import open_atomically
 from tiebreak.report.plots import (
     DPI,
     MARKERS,
@@ -170,9 +171,8 @@ def plot_curves(histories: Sequence[History], path: Path) -> None:
         if len(histories) > 1:
             lines, names = figure.axes[0].get_legend_handles_labels()
             figure.legend(lines, names, loc="lower center", ncols=min(4, len(names)))
-        temporary = path.with_name(f".{path.name}")
-        figure.savefig(temporary, format="png", metadata={"Title": "Training curves", "Software": None})
-    temporary.replace(path)
+        with open_atomically(path) as file:
+            figure.savefig(file, format="png", metadata={"Title": "Training curves", "Software": None})
 
 
 def leave_curves(folder: Path) -> None:

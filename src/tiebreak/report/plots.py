@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.evaluation.schema import Estimate
+from tiebreak.files import open_atomically
 
 DPI = 200
 WIDTH, NARROW, HEIGHT = 4.2, 3.4, 2.6
@@ -99,8 +100,9 @@ def save(plot: Plot, folder: Path) -> None:
             figure = Figure(figsize=(plot.width, plot.height), dpi=DPI, layout="constrained")
             plot.draw(figure.add_subplot(), colours)
             suffix = "" if theme == "light" else f"-{theme}"
-            path = folder / f"{plot.name}{suffix}.png"
-            figure.savefig(path, metadata={"Title": plot.title, "Description": plot.alt, "Software": None})
+            about = {"Title": plot.title, "Description": plot.alt, "Software": None}
+            with open_atomically(folder / f"{plot.name}{suffix}.png") as file:  # another report may write here too
+                figure.savefig(file, format="png", metadata=about)
 
 
 def forest(
