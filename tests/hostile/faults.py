@@ -29,7 +29,7 @@ SHORT = (
     "closed streams (0, 1, 2)/predict", "stdout full/check", "broken pipe/train", "limit, files of 1 kB/predict",
     "SIGTERM/0 process/train", "SIGKILL/1/predict", "lease of the future/part, another machine/predict",
     "clock stands still/predict", "damaged, half/run/log.jsonl/train", "token cache, half/state.json/predict",
-    "stale/14 other_judge/predict", "leftovers, checkpoints_alone/train", "terminal, ids/check", "secrets/train",
+    "stale/15 <lambda>/predict", "leftovers, checkpoints_alone/train", "terminal, ids/check", "secrets/train",
 )  # fmt: skip
 """A fault of each kind, of the commands above."""
 

@@ -77,6 +77,8 @@ def start_over(place: Place, command: str) -> None:
     for name in ("t.csv", "e.csv"):
         shutil.copy(place.home / "inputs" / name, place / name)
     for name in ("judge", "given", "other"):
+        if not (place.home / "inputs" / name).is_dir():
+            continue
         shutil.rmtree(place / name)
         shutil.copytree(place.home / "inputs" / name, place / name)
 

@@ -55,8 +55,8 @@ def evil_header(place: Place, name: str) -> None:
 def evil_ids_everywhere(place: Place) -> None:
     evil_cells(place, "e.csv", ("id",))
     evil_cells(place, "t.csv", ("id",))
-    for folder in ("given", "other"):
-        evil_cells(place, f"{folder}/predictions.csv", ("id",))
+    for path in place.folder.glob("*/predictions.csv"):
+        evil_cells(place, str(path.relative_to(place.folder)), ("id",))
 
 
 def no_raw_text(place: Place, result: Result) -> str:
