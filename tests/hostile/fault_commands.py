@@ -133,6 +133,7 @@ def with_output(name: str) -> Callable[[Place], None]:
         if source.is_dir():
             shutil.copytree(source, place / first)
         else:
-            shutil.copy(source, place / first)
+            for file in source.parent.glob(f"{first}*"):
+                shutil.copy(file, place / file.name)
 
     return begin
