@@ -146,3 +146,14 @@ def test_what_bitsandbytes_compiles_is_compiled_at_its_first_call(monkeypatch, t
     assert compiled == [] and torch.compile is ours
     assert module.double(3) == 6 and module.double(4) == 8
     assert compiled == [{"dynamic": False}]
+
+
+def test_secrets_are_taken_away_for_a_while_and_come_back(monkeypatch):
+    from tiebreak.process import without_secrets
+
+    for name in ("HF_TOKEN", "SLURM_JWT", "MY_PASSWORD", "WANDB_API_KEY", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "x")
+    with without_secrets(but="WANDB_"):
+        left = {name for name in os.environ if os.environ[name] == "x"}
+    assert left >= {"WANDB_API_KEY", "SLURM_JOB_ID"} and not left & {"HF_TOKEN", "SLURM_JWT", "MY_PASSWORD"}
+    assert os.environ["HF_TOKEN"] == os.environ["SLURM_JWT"] == "x"

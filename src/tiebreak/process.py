@@ -27,13 +27,29 @@ DEFAULTS = {
 """Environment variables that a command needs; what the user has set stays."""
 
 
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH")
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "JWT")
 """In the names of variables whose values are nobody's business."""
 
 
 def is_secret(name: str) -> bool:
     """Whether an environment variable of this name holds what no file and no terminal may show."""
     return any(word in name.upper() for word in SECRET_WORDS)
+
+
+@contextmanager
+def without_secrets(but: str) -> Iterator[None]:
+    """Take variables that hold secrets away for a while: wandb, for one, keeps all of Slurm's.
+
+    Args:
+        but: what the names of those that stay begin with.
+    """
+    taken = {name: value for name, value in os.environ.items() if is_secret(name) and not name.startswith(but)}
+    for name in taken:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def check_interpreter() -> None:

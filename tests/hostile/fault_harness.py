@@ -87,7 +87,8 @@ class Fault:
         ranks: processes, as torchrun starts them. options: of that interpreter.
         check: what else must hold after the first run; returns what is wrong, or nothing.
         compare: whether the second run must end with the undisturbed result; exact: byte for byte, else it must only
-            be there, as after another number of ranks.
+            be there, as after another number of ranks; first_too: the first run as well, where it ends with 0.
+        always: variables of both runs.
     """
 
     name: str
@@ -107,6 +108,8 @@ class Fault:
     check: Callable[[Place, Result], str] | None = None
     compare: bool = True
     exact: bool = True
+    first_too: bool = True
+    always: dict[str, str | None] = field(default_factory=dict)
     limit_s: float = LIMIT_S
 
 
@@ -141,7 +144,7 @@ def variables(place: Place, changes: dict[str, str | None]) -> dict[str, str]:
 def run(fault: Fault, place: Place, words: Sequence[str], faulty: bool) -> Result:
     """Run the command once, with the fault or without; killed, with all that it started, when its time is up."""
     outputs = [place.folder.parent / f"{place.folder.name}.{name}" for name in ("out", "err")]
-    environment = variables(place, fault.environment if faulty else {})
+    environment = variables(place, fault.always | (fault.environment if faulty else {}))
     started = time.monotonic()
     if faulty and (fault.cold or fault.shell):
         pid = _start_cold(fault, place, words, environment, outputs)
@@ -254,7 +257,7 @@ def judge(fault: Fault, place: Place, own: Sequence[str], calm: Path, results: S
         verdict.lost = True
         verdict.wrong.append(found)
     same = differences(place.folder, calm, results, fault.exact)
-    if first.code == DONE and fault.compare:
+    if first.code == DONE and fault.compare and fault.first_too:
         verdict.survived = not same
         if same:
             verdict.lost = True

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
+from tiebreak.process import without_secrets
 from tiebreak.terminal import one_line
 
 log = logging.getLogger(__name__)
@@ -150,16 +151,17 @@ def _start_wandb(folder: Path, recipe: Recipe) -> Any:
     if not id_file.is_file():
         id_file.write_text(secrets.token_hex(4), encoding="utf-8")
     try:
-        return wandb.init(
-            project=recipe.log.project,
-            id=id_file.read_text(encoding="utf-8", errors="replace").strip() or None,
-            resume="allow",
-            mode=recipe.log.wandb,
-            dir=folder,
-            name=folder.name,
-            config=recipe.model_dump(),
-            settings=wandb.Settings(quiet=True, save_code=False),
-        )
+        with without_secrets(but="WANDB_"):
+            return wandb.init(
+                project=recipe.log.project,
+                id=id_file.read_text(encoding="utf-8", errors="replace").strip() or None,
+                resume="allow",
+                mode=recipe.log.wandb,
+                dir=folder,
+                name=folder.name,
+                config=recipe.model_dump(),
+                settings=wandb.Settings(quiet=True, save_code=False),
+            )
     except Exception as error:  # whatever wandb, its service or the network raise
         reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise UserError(f"wandb cannot begin ({reason}): --set log.wandb=offline needs no key and no network") from None
