@@ -127,4 +127,3 @@ for label, change in ADAPTERS.items():
 for form in ("onnx", "merged"):
     PART.add("export", f"{form}: weights cut", judge(lambda f: cut(f / "model.safetensors"), "export", "m", f"--{form}", "--out", "o", "--rows", "10"), "m", heavy=True)  # fmt: skip
     PART.add("export", f"{form}: a byte changed", judge(lambda f: flip(f / "model.safetensors", 0.7), "export", "m", f"--{form}", "--out", "o", "--rows", "10", sealed=True), "m", heavy=True)  # fmt: skip
-PART.add("cards", "a README of 100 MB of one line", judge(written("README.md", b"a" * (100 << 20)), "report", "pred", "--model", "m", "--out", "r"), "pred", heavy=True)  # fmt: skip

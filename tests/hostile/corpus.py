@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import cases_adapters
+import cases_logs
 import cases_models
 import cases_names
 import cases_options
@@ -27,6 +28,7 @@ PARTS = [
     for module in (
         cases_tables,
         cases_predictions,
+        cases_logs,
         cases_recipes,
         cases_options,
         cases_models,

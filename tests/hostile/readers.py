@@ -144,7 +144,7 @@ def seeds(name: str) -> list[bytes]:
     """Good inputs to begin with."""
     return {
         "tables": _tables,
-        "predictions": lambda: [_predictions(), b"id;winner_model_a;winner_model_b;winner_tie\n1;0,2;0,3;0,5\n"],
+        "predictions": lambda: [_predictions(), _parquet_of(_predictions()), _predictions().replace(b",", b";")],
         "recipes": lambda: [path.read_bytes() for path in sorted(RECIPES.rglob("*.yaml"))] + [b"train.lr=1e-4"],
         "parts": _parts,
         "manifests": _manifests,
@@ -154,6 +154,15 @@ def seeds(name: str) -> list[bytes]:
 
 def _predictions() -> bytes:
     return b"id,winner_model_a,winner_model_b,winner_tie\n" + b"".join(b"%d,0.2,0.3,0.5\n" % n for n in range(4))
+
+
+def _parquet_of(table: bytes) -> bytes:
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pyarrow.csv.read_csv(io.BytesIO(table)), out)
+    return out.getvalue()
 
 
 def _rows() -> list[dict[str, object]]:

@@ -8,10 +8,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tiebreak.cli import main
+from tiebreak.errors import UserError
 from tiebreak.evaluation.schema import Report
 from tiebreak.labels import CLASSES
 from tiebreak.process import configure_logging
-from tiebreak.report.card import BEGIN, END, leave_card, render_card, render_usage, write_card
+from tiebreak.report.card import BEGIN, END, leave_card, open_card, render_card, render_usage, write_card
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +96,10 @@ def test_a_card_that_is_published_names_no_place_and_holds_no_markup():
     assert without_place("/work/models/gemma") == "gemma" and without_place("google/gemma-2-9b") == "google/gemma-2-9b"
     assert as_text("<b>x</b> [y](z)\n# q") == "&lt;b&gt;x&lt;/b&gt; \\[y\\](z)\\\\n\\# q"
     assert as_code("a`<b>\nc") == "`a'<b>\\nc`"
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"# card", b"a" * (5 << 20)], ids=["binary", "plain", "large"])
+def test_a_card_that_cannot_take_a_report_is_told(tmp_path, content):
+    (tmp_path / "README.md").write_bytes(content)
+    with pytest.raises(UserError, match=r"README\.md"):
+        open_card(tmp_path)

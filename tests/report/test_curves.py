@@ -91,3 +91,29 @@ def test_a_run_never_fails_for_want_of_its_picture(tmp_path, capsys):
     leave_curves(tmp_path)
     assert "no curves were drawn (UserError" in capsys.readouterr().out
     assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step":' * 100_000 + "}",
+        '{"step": 1e400, "loss": 1}',
+        f'{{"step": {10**400}, "loss": 1}}',
+        '{"step": -1, "loss": 1}',
+        '{"step": 2, "loss": "low"}',
+        '{"step": 2, "loss": [1]}',
+        '{"step": 2, "loss": NaN}',
+        '{"step": 2, "loss": 1, "lr": 1e308}',
+        '{"step": 2, "loss": 1, "seconds": true}',
+        '{"step": 2, "loss": 1, "loss": 2}',
+        "\xfe}",
+    ],
+    ids=lambda line: line[:30],
+)
+def test_a_line_of_a_log_that_no_run_writes_is_told_by_its_number(tmp_path, line):
+    good = '{"step": 1, "loss": 1.0, "grad_norm": null}\n'
+    (tmp_path / "log.jsonl").write_bytes(good.encode() + line.encode("latin-1") + b"\n")
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not a line of a run's log"):
+        read_history(tmp_path)
+    (tmp_path / "log.jsonl").write_text(good + good[:20])  # cut off by a kill
+    assert len(read_history(tmp_path).steps) == 1

@@ -29,7 +29,7 @@ SUM_TOLERANCE = 1e-3
 """How far a row's probabilities may be from summing to one, as in half precision; more where few decimals are shown."""
 SUM_SAID = 1e-6
 """Sums that are further from one are told."""
-SHOWN_COLUMNS, SHOWN_CHARS = 5, 40
+SHOWN_COLUMNS, SHOWN_CHARS, LONGEST_REASON = 5, 40, 300
 DIGITS = 9
 CHUNK = 65_536
 """Rows at a time."""
@@ -91,9 +91,13 @@ def _rows(path: Path) -> Iterator[Sequence[Any]]:
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
-        table = parquet.read_table(path)
-        yield table.column_names
-        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+        try:
+            table = parquet.read_table(path)
+            names, columns = table.column_names, [column.to_pylist() for column in table.columns]
+        except Exception as error:  # Arrow's are of many types
+            raise ValueError(str(error)[:LONGEST_REASON]) from None
+        yield names
+        yield from zip(*columns, strict=True)
         return
     csv.field_size_limit(LONGEST_LINE)
     with open(path, encoding="utf-8-sig", newline="") as file:

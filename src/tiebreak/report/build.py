@@ -65,6 +65,10 @@ def write_report(
         raise UserError(f"--resamples {resamples}: an interval needs at least {LEAST_RESAMPLES}")
     if model is not None and len(given) != 1:
         raise UserError(f"--model: give exactly one prediction, the model's own (got {len(given)})")
+    if model is not None:
+        from tiebreak.report.card import open_card
+
+        open_card(Path(model))  # whose faults are told before the work
     refuse_foreign(out, "index.html")
     histories = [read_history(folder) for folder in as_paths(runs)]
     measured, rows = _nothing_measured(resamples, seed), None

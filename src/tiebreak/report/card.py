@@ -16,11 +16,12 @@ from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.evaluation.wording import NAMES, number, percent, points, span
 from tiebreak.files import write_atomically
 from tiebreak.report.markdown import as_code, as_text, without_place, without_places
-from tiebreak.structured import read_yaml
+from tiebreak.structured import read_bytes, read_yaml
 from tiebreak.terminal import one_line
 
 log = logging.getLogger(__name__)
 
+LARGEST_CARD = 4 << 20
 BEGIN, END = "<!-- report -->", "<!-- /report -->"
 NOT_YET = "Not measured yet: `tiebreak report PRED --labels TABLE --model THIS_FOLDER --out DIR` fills this in."
 LIMITS = """\
@@ -203,20 +204,33 @@ def _score_table(scores: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def open_card(folder: Path) -> tuple[Path, str, str]:
+    """The card of a model folder (or of the run folder above it): its path, and what stands before and after a report.
+
+    Raises:
+        UserError: no card there, one that is no text, or one that has lost its markers.
+    """
+    path = next((p for p in (folder / "README.md", folder / "model" / "README.md") if p.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: no README.md here or in model/; --model names a model folder or its run folder")
+    try:
+        text = read_bytes(path, LARGEST_CARD, "card").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 ({error.reason}); put the card back") from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{path}: no {BEGIN} and {END} in it, between which the bias table goes; put them back")
+    return path, before, after
+
+
 def update_card(folder: Path, report: Report) -> Path:
     """Put a report's scores and bias table into the card of a model folder (or of the run folder above it).
 
     Raises:
         UserError: no card there, or one that has lost its markers.
     """
-    path = next((p for p in (folder / "README.md", folder / "model" / "README.md") if p.is_file()), None)
-    if path is None:
-        raise UserError(f"{folder}: no README.md here or in model/; --model names a model folder or its run folder")
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{path}: no {BEGIN} and {END} in it, between which the bias table goes; put them back")
+    path, before, after = open_card(folder)
     write_atomically(path, f"{before}{BEGIN}\n{render_bias(report)}\n{END}{after}")
     return path
 

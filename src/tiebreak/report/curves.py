@@ -1,6 +1,5 @@
 """Training curves of one or more runs, from their log.jsonl."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tiebreak.report.plots import (
     palette,
     style,
 )
+from tiebreak.structured import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +68,37 @@ def read_history(folder: Path) -> History:
     if not path.is_file():
         raise UserError(f"{folder}: no log.jsonl in it, so it is not a run folder")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            int(entry["step"])
-        except (ValueError, KeyError, TypeError):
-            if not line.endswith("}"):
-                continue  # cut off by a kill, and written again by the resumed run
-            raise UserError(f"{path}, line {number}: not a line of a run's log") from None
-        entries.append(entry)
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                entries.append(_read_entry(line))
+            except ValueError as error:
+                if not line.rstrip().endswith("}"):
+                    continue  # cut off by a kill, and written again by the resumed run
+                raise UserError(
+                    f"{path}, line {number}: not a line of a run's log ({error}); leave this run out"
+                ) from None
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
         raise UserError(f"{path}: no step was logged")
     return History(folder.resolve().name, steps, [entry for entry in entries if "validation_log_loss" in entry])
+
+
+def _read_entry(line: str) -> dict[str, Any]:
+    """One line of a run's log: an object of numbers.
+
+    Raises:
+        ValueError: something else.
+    """
+    entry = parse_json(line)
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int) or not 0 <= entry["step"] < 2**53:
+        raise ValueError("no step, a whole number")
+    entry = {name: value for name, value in entry.items() if value is not None}
+    for name in (*PANELS, "tokens", "seconds"):
+        value = entry.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+            raise ValueError(f"{name} is {value!r:.40}, and no number")
+    return entry
 
 
 def summarise(history: History) -> Run:
