@@ -83,7 +83,6 @@ def test_a_change_of_another_form_is_told_in_few_words(change):
         "export x --onnx --out y --agreement=-1",
         "export x --onnx --out y --temperature 0",
         "bench x --alike nan",
-        "decide x --calibrate y --out z --agree 1e400",
     ],
 )
 def test_an_option_beyond_reason_is_told_by_its_name(words, capsys):

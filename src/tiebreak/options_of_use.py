@@ -77,13 +77,9 @@ def _add_decide_command(commands: "Commands") -> None:
     text = "a labelled table to find the threshold on; with its predictions, where PRED is of other rows"
     decide.add_argument("--calibrate", nargs="+", required=True, metavar="LABELLED", help=text)
     text = "share of the decided rows on which people agree, at least (default 0.8)"
-    decide.add_argument(
-        "--agree", type=number(0, 1, "it is a share", above=True), default=0.8, metavar="SHARE", help=text
-    )
+    decide.add_argument("--agree", type=float, default=0.8, metavar="SHARE", help=text)
     text = "probability that this share is reached (default 0.95)"
-    decide.add_argument(
-        "--certainty", type=number(0, 1, "it is a probability", above=True), default=0.95, metavar="P", help=text
-    )
+    decide.add_argument("--certainty", type=float, default=0.95, metavar="P", help=text)
     text = "verdict: a tie is a verdict too (default); wrong: only A and B are, and people's ties contradict them; "
     text += "ignore: only A and B are, and people's ties are not counted"
     decide.add_argument("--ties", choices=["verdict", "wrong", "ignore"], default="verdict", help=text)

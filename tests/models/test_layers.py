@@ -84,7 +84,7 @@ def test_layers_that_cannot_be(changes, sentence):
     ("changes", "told"),
     [
         (["model.freeze=99"], "model.freeze is 99, but the base has 3 layers"),
-        (["model.method=lora", "model.lora.targets=[nowhere]"], "model.lora.targets.*linear layers.*query_proj"),
+        (["model.method=lora", "model.lora.targets=[nowhere]"], "model.lora.targets.*the layers.*query_proj"),
     ],
 )
 def test_layers_that_the_base_does_not_have_are_told(changes, told):

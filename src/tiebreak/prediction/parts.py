@@ -270,6 +270,6 @@ def read_row_keys(folder: Path) -> RowKeys:
     except BadArrays as error:
         raise UserError(f"{path}: {error}; run the same prediction again") from None
     keys = RowKeys(stored["groups"], stored["chars"], stored.get("trained"))
-    if keys.groups.ndim != 1 or keys.chars.shape != (len(keys.groups), 2):
+    if keys.groups.ndim != 1 or keys.chars.shape[:1] != keys.groups.shape:
         raise UserError(f"{path}: not the keys of rows; run the same prediction again")
     return keys

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tiebreak.errors import UserError
-from tiebreak.structured import read_json
 from tiebreak.tables.cells import LONE_SURROGATE, replace_lone_surrogates
 from tiebreak.tables.first_bytes import FAULTS, LONGEST_LINE, iter_lines, open_text, recognise_file
 
@@ -74,6 +73,8 @@ def shards_of(folder: Path) -> list[Path]:
     Raises:
         UserError: none, or files of several kinds; names what is there.
     """
+    from tiebreak.structured import read_json  # an exported judge runs without what that needs
+
     if (folder / "dataset_dict.json").is_file():
         splits = read_json(folder / "dataset_dict.json").get("splits")
         names = ", ".join(map(str, splits)) if isinstance(splits, list) else "in its folders"

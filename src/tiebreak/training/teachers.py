@@ -188,6 +188,8 @@ def read_prediction(folder: Path) -> Prediction:
         return average_of(folder, [read_prediction(folder / name) for name in described.models])
     finished = read_finished(folder)
     keys = read_row_keys(folder / finished.manifest.parts)
+    if keys.chars.shape != (finished.manifest.rows, 2):
+        raise UserError(f"{folder}: its rows.npz is not of its {finished.manifest.rows:,} rows; predict again")
     without = set(np.flatnonzero(finished.without_logits).tolist())
     every = enumerate(keys_of(list(finished.ids()), keys.groups, keys.chars))
     places = {key: row for row, key in every if row not in without}
