@@ -128,10 +128,10 @@ def with_output(name: str) -> Callable[[Place], None]:
     """A step that puts the undisturbed run's output of a command into the folder, to go on from."""
 
     def begin(place: Place) -> None:
-        first = Path(OUTPUT[name]).parts[0]
+        first = Path(OUTPUT.get(name, "given")).parts[0]
         source = place.home / "calm" / first
         if source.is_dir():
-            shutil.copytree(source, place / first)
+            shutil.copytree(source, place / first, dirs_exist_ok=True)
         else:
             for file in source.parent.glob(f"{first}*"):
                 shutil.copy(file, place / file.name)

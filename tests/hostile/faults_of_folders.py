@@ -68,7 +68,7 @@ def begin(place: Place, command: str, name: str, how: str, undone: tuple[str, ..
 
 def start_over(place: Place, command: str) -> None:
     """What the message asks for: another --out, or the old output moved away."""
-    first = Path(OUTPUT[command]).parts[0]
+    first = Path(OUTPUT.get(command, "given")).parts[0]
     for path in [place / first, *place.folder.glob(f"{first}.json")]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -79,7 +79,7 @@ def start_over(place: Place, command: str) -> None:
     for name in ("judge", "given", "other"):
         if not (place.home / "inputs" / name).is_dir():
             continue
-        shutil.rmtree(place / name)
+        shutil.rmtree(place / name, ignore_errors=True)
         shutil.copytree(place.home / "inputs" / name, place / name)
 
 
