@@ -26,6 +26,7 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.engines.base import Engine
 from tiebreak.engines.choose import choose_engine, make_engine
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
+from tiebreak.models.sharded import frozen_to_save
 from tiebreak.training.loop import TrainingJob, train_step
 from tiebreak.training.losses import cross_entropy
 from tiebreak.training.optimizer import build_optimizer
@@ -166,6 +167,7 @@ def run(table: Path, combination: str) -> dict:
         "records": list(job.log),
         "moments": moments,
         "weights": {key: engine.get_weight(p).clone() for key, p in engine.trainable().items()},
+        "to_save": engine.gathered_weights(frozen_to_save(engine.model, job.recipe)),
     }
 
 

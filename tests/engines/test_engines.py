@@ -92,6 +92,9 @@ def test_invariant_1_one_process_equals_several(results, world, combination):
     assert several["engine"] == ("ddp" if kind == "plain" else kind)
     if kind in ("zero3", "fsdp"):
         assert several["whole"] == [], "every parameter must be cut over the ranks, those of a 4-bit base too"
+        saved = several["to_save"]  # gathered, without a second base
+        assert saved.keys() == several["weights"].keys()
+        assert all(torch.equal(saved[name], weight) for name, weight in several["weights"].items())
     assert_same(results[1][twin(combination)], several)
 
 

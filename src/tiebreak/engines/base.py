@@ -1,7 +1,7 @@
 """The seam between the training loop and what runs it: one process, DDP, DeepSpeed or FSDP2."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -82,22 +82,25 @@ class Engine:
         """Return the trained parameters by name, in the model's order."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def gathered_model(self, rebuild: Callable[[], PreferenceModel]) -> PreferenceModel:
-        """Return the model to save on rank 0, its parameters full tensors; every rank must call this.
+    def gathered_weights(self, frozen: Collection[str]) -> dict[str, torch.Tensor] | None:
+        """Return full tensors in the host's memory, of the trained parameters by name; every rank calls this.
 
         Args:
-            rebuild: makes an untrained twin, for engines whose own model holds a part only.
+            frozen: names of parameters that are not trained and wanted too.
+
+        Returns:
+            On rank 0 of an engine that cuts parameters; else None, as the model itself holds what there is to save,
+            or another rank has it.
         """
         if not self.sharded:
-            return self.model
-        twin = rebuild() if self.ranks.first else self.model
-        gathered = dict(twin.named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.trainable().items():
-                weight = self.get_weight(parameter)  # one full tensor at a time
+            return None
+        trained, gathered = self.trainable(), {}
+        for name, parameter in self.model.named_parameters():  # one full tensor at a time
+            if name in trained or name in frozen:
+                weight = self.get_weight(parameter) if name in trained else self.get_frozen(parameter)
                 if self.ranks.first:
-                    gathered[name].copy_(weight)
-        return twin
+                    gathered[name] = weight.detach().to("cpu", copy=True)
+        return gathered if self.ranks.first else None
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Set every trained parameter, in the model's order."""
@@ -116,6 +119,10 @@ class Engine:
 
     def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         """Return the full weight, as the optimizer has it."""
+        return parameter.detach()
+
+    def get_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Return the full tensor of a parameter that is not trained."""
         return parameter.detach()
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import FsdpSettings
@@ -55,6 +55,10 @@ class FSDPEngine(Engine):
         """Gather the full weight."""
         return _full(parameter.detach())
 
+    def get_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Gather the full tensor of a parameter that is not trained."""
+        return _full(parameter.detach())
+
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
         """Set this rank's shard of the weight."""
         parameter.copy_(_like(value, parameter))
@@ -65,8 +69,10 @@ class FSDPEngine(Engine):
 
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
         """Set this rank's shard of the optimizer state."""
+        step_on = parameter.device if self.optimizer.defaults.get("fused") else "cpu"  # as torch's AdamW keeps it
         self.optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else _like(value, parameter) for key, value in values.items()
+            key: value.to(step_on, copy=True) if key == "step" else _like(value, parameter)
+            for key, value in values.items()
         }
 
 
@@ -75,6 +81,9 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A full tensor, cut as the parameter is."""
+    """A full tensor, cut as the parameter is, on the device of the parameter's own part: the host's when offloaded."""
     assert isinstance(parameter, DTensor)
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    mesh, placements = parameter.device_mesh, parameter.placements
+    whole = DTensor.from_local(tensor.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    part = whole.redistribute(placements=placements).to_local().to(parameter.to_local().device, copy=True)
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())

@@ -1,6 +1,7 @@
 """DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) cut over the ranks."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ class ZeroEngine(Engine):
         quieten()
         import deepspeed
 
+        if ranks.device.type == "cuda":  # DeepSpeed takes the GPU of this number, which a task may not see
+            os.environ["LOCAL_RANK"] = str(ranks.device.index)
         deepspeed.init_distributed(dist_backend="nccl" if ranks.device.type == "cuda" else "gloo", verbose=False)
         self.module, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self.name = f"zero{config['zero_optimization']['stage']}"
@@ -114,7 +117,8 @@ class ZeroEngine(Engine):
         """
         if "step" not in (state := self._state(parameter)):
             flat = self._flat(parameter)
-            state |= {"step": step.clone()} | {key: torch.zeros_like(flat) for key in MOMENTS}
+            step_on = flat.device if self.optimizer.optimizer.defaults.get("fused") else "cpu"  # as torch's AdamW
+            state |= {"step": step.to(step_on, copy=True)} | {key: torch.zeros_like(flat) for key in MOMENTS}
 
     def _link(self, parameter: nn.Parameter) -> None:
         """Tell a parameter where its moments lie in the flat part.
@@ -129,6 +133,13 @@ class Zero3Engine(ZeroEngine):
     """ZeRO-3: parameters too are cut, and may live in the host's memory."""
 
     sharded = True
+
+    def get_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Gather the full tensor of a parameter that is not trained."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
         """Set this rank's part of the weight and of its fp32 copy."""

@@ -23,10 +23,12 @@ from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
 from tiebreak.models.bases import BaseRecord, find_record, look_around, record_base, settle_quantization, with_model
 from tiebreak.models.guard import check_folder, hash_once, seal, verify
+from tiebreak.models.sharded import state_of
 from tiebreak.pretrained.base_files import refuse_pointers
 from tiebreak.process import saving_unwrapped
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from tiebreak.models.preference import PreferenceModel
@@ -223,11 +225,12 @@ def save_model(
     template: Template | None = None,
     merged: list[str] | None = None,
     base: BaseRecord | None = None,
+    weights: Mapping[str, "torch.Tensor"] | None = None,
 ) -> None:
     """Write the model folder; it takes the place of an older one when it is whole.
 
     Args:
-        judge: with full tensors, not a sharded engine's part of them.
+        judge: with full tensors, or a sharded engine's part of them beside `weights`.
         tokenizer: with the template's special tokens.
         recipe: that the model was trained by.
         baselines: fitted on the training rows (`tiebreak.evaluation.baselines`).
@@ -237,6 +240,7 @@ def save_model(
         template: that the model was trained with; None means the one that the recipe names.
         merged: folders whose adapters this model averages.
         base: that it was trained over; None takes the one that lies there now.
+        weights: full tensors by the judge's names, in place of its own parameters: all that are to be saved.
 
     Raises:
         RuntimeError: a saved tensor is empty, as sharded engines leave them when not gathered.
@@ -252,7 +256,7 @@ def save_model(
     )
     with new_folder(folder, existing="replace") as temporary:
         with saving_unwrapped():
-            judge.network.save_pretrained(temporary)
+            judge.network.save_pretrained(temporary, **state_of(judge, weights))
         tokenizer.save_pretrained(temporary)
         manifest.tokenizer = hash_tokenizer(temporary)
         if trained is not None:

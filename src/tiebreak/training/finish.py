@@ -14,7 +14,7 @@ from tiebreak.files import write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.models.bases import BaseRecord
 from tiebreak.models.folder import read_prompts, save_model
-from tiebreak.models.preference import PreferenceModel
+from tiebreak.models.sharded import frozen_to_save
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
@@ -51,7 +51,6 @@ def finish(
     cursor: Cursor,
     claim: Claim,
     tokenizer: "PreTrainedTokenizerBase",
-    new_model: Callable[[], PreferenceModel],
     teachers_record: dict[str, Any],
     on_done: Callable[[Run], None] | None = None,
     base: BaseRecord | None = None,
@@ -63,7 +62,6 @@ def finish(
         cursor: where the loop ended.
         claim: this run's on its folder.
         tokenizer: saved beside the model.
-        new_model: makes a model on the CPU for the trained weights to be put into.
         teachers_record: what metrics.json says of the teachers, empty without them.
         on_done: called on rank 0 when all is written.
         base: as it was when the run began.
@@ -88,13 +86,14 @@ def finish(
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = baselines.compare_with_baselines(softmax(logits), labels, chars, fitted, bayes)
-    model = job.engine.gathered_model(new_model)
+    weights = job.engine.gathered_weights(frozen_to_save(job.engine.model, job.recipe))
     if not job.engine.ranks.first:
         return Run(folder, best, cursor.step, {})
     claim.check()
     in_sample = teachers_record.get("in_sample", ())
     trained = trained_prompts(job)
-    save_model(model, tokenizer, job.recipe, fitted, folder / "model", trained, in_sample, base=base)
+    place = folder / "model"
+    save_model(job.engine.model, tokenizer, job.recipe, fitted, place, trained, in_sample, base=base, weights=weights)
     record = {"best_step": best, "steps": cursor.step, "validation": rows} | teachers_record
     write_json(folder / "metrics.json", record)
     if rows:

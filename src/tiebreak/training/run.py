@@ -185,7 +185,6 @@ def train(
                 cursor,
                 run.claim,
                 prepared.tokenizer,
-                partial(prepared.new_model, torch.device("cpu")),
                 prepared.teachers_record,
                 on_done,
                 prepared.base,
