@@ -6,7 +6,7 @@ DEMO := runs/demo
 # Compiles what commands and tests import; pip would take a minute and a half more, for 18,000 files.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE DS_ACCELERATOR=cpu $(BIN)/python -W ignore -c
 
-.PHONY: install demo test test-fast check clean
+.PHONY: install gpu demo test test-fast check clean
 
 install: .venv/installed
 
@@ -23,6 +23,11 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(COMPILE) 'import deepspeed, hypothesis, pytest, torch.distributed.fsdp, wandb'
 	touch $@
+
+# flash-attn asks for torch while it is built, so it is built against the one that is there; needs nvcc, and minutes.
+gpu: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpu]'
+	$(BIN)/pip install --no-build-isolation flash-attn==2.8.3.post2
 
 demo: install
 	rm -rf $(DEMO)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
@@ -132,5 +133,7 @@ def test_a_folder_that_went_and_memory_that_ran_out_are_told(tmp_path):
     told = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "file")))
     assert str(tmp_path / "gone") in str(told)
     assert "memory" in str(explain_shortage(MemoryError()))
+    told = str(explain_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")))
+    assert "GPU" in told and "train.tokens_per_micro_batch" in told and "Tried" not in told
     assert "ulimit -u" in str(explain_shortage(RuntimeError("can't start new thread")))
     assert explain_shortage(RuntimeError("an error of ours")) is None

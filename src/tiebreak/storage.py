@@ -50,6 +50,12 @@ def explain_shortage(error: BaseException) -> UserError | None:
     text = str(error)
     if number := re.search(r"\(os error (\d+)\)", text):  # as libraries in Rust say it
         return explain(OSError(int(number[1]), os.strerror(int(number[1]))))
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return UserError(
+            f"the GPU's memory ran out ({text.partition('. ')[0]}): lower train.tokens_per_micro_batch or "
+            "predict.tokens_per_block, which leaves the result as it is, or set train.gradient_checkpointing=true, and "
+            "run the same command again (with --resume auto a run goes on from its newest checkpoint)"
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return UserError(
             "memory ran out: give the command more (ulimit -v, the job's limit), or have it do less at once: a smaller "

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tiebreak.cluster.machine import own_gpu, refuse_unusable_gpus
 from tiebreak.errors import UserError
 from tiebreak.preemption import INTERRUPTED, STOPPED, Stopped
 from tiebreak.process import share_cores
@@ -44,10 +45,17 @@ class Ranks:
 
     @property
     def device(self) -> "torch.device":
-        """The GPU of this rank, or the CPU."""
+        """The GPU of this rank, or the CPU where there is none.
+
+        Raises:
+            UserError: GPUs that torch cannot use, or too few.
+        """
         import torch
 
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda", own_gpu(self.local_rank, torch.cuda.device_count()))
+        refuse_unusable_gpus()
+        return torch.device("cpu")
 
 
 def find_ranks() -> Ranks:
@@ -127,7 +135,11 @@ def join(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Store 
 
 
 def settle_process() -> None:
-    """Give this process its share of the node's cores, before it computes. Imports torch."""
+    """Give this process its GPU and its share of the node's cores, before it computes. Imports torch."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(find_ranks().device)
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", ""))
     share_cores(int(here) if here.isdecimal() and int(here) else find_ranks().world)
 

@@ -61,9 +61,10 @@ def load_adapters(base: Any, folder: Path) -> Any:
     """
     from peft import PeftModel  # after bitsandbytes
 
+    place = str(base.device)  # peft would take the first GPU in every process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
-        network = load_or_refuse(str(folder), lambda: PeftModel.from_pretrained(base, folder))
+        network = load_or_refuse(str(folder), lambda: PeftModel.from_pretrained(base, folder, torch_device=place))
     refuse_incomplete(network, folder, "default")
     return network
 

@@ -1,10 +1,11 @@
 """Which attention runs: decided in one place, with the reason."""
 
-import importlib.util
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from transformers import AttentionInterface, PreTrainedConfig
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tiebreak.compatibility import Backend, find_family
 from tiebreak.errors import UserError
@@ -17,6 +18,8 @@ AttentionInterface.register(PACKED_SDPA, attend_packed)
 IMPLEMENTATIONS = {"flash": "flash_attention_2", "packed-sdpa": PACKED_SDPA, "packed-deberta": "eager"}
 """What transformers calls a backend; the others have the same name there."""
 PADDED = ("eager", "sdpa")
+AMPERE = (8, 0)
+SOFTCAPPING = (2, 6, 3)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Attention:
         return IMPLEMENTATIONS.get(self.backend, self.backend)
 
 
-def choose_attention(config: PreTrainedConfig, wanted: str, device: torch.device) -> Attention:
+def choose_attention(
+    config: PreTrainedConfig, wanted: str, device: torch.device, precision: torch.dtype = torch.float32
+) -> Attention:
     """Choose the attention backend of a model; tiebreak.compatibility has refused what would be wrong.
 
     Args:
@@ -45,16 +50,17 @@ def choose_attention(config: PreTrainedConfig, wanted: str, device: torch.device
         wanted: the recipe's `model.attention`: `auto`, `flash`, `packed-sdpa` (or `rows`, its former name), which means
             the family's own packed attention, `eager` or `sdpa`.
         device: that the model will run on.
+        precision: of its hidden states.
 
     Raises:
         UserError: a backend that this model or machine cannot run.
     """
     family = find_family(config.model_type)
     packed = family.packed if config.model_type != "deberta-v2" or deberta.can_pack(config) else None
-    flash = family.flash and device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    no_flash = why_no_flash(config, device, precision)
     if wanted == "flash":
-        if not flash:
-            raise UserError("model.attention is flash, but there is no GPU with flash-attn here: set it to auto")
+        if no_flash:
+            raise UserError(f"model.attention is flash, but {no_flash}: set it to auto")
         return Attention("flash", "set by the recipe")
     if wanted in ("packed-sdpa", "rows"):
         if packed is None:
@@ -67,7 +73,24 @@ def choose_attention(config: PreTrainedConfig, wanted: str, device: torch.device
         return Attention("sdpa" if wanted == "sdpa" else "eager", "set by the recipe")
     if packed is None:
         return Attention("eager", f"no attention over packed rows is known for {config.model_type}")
-    if flash:
-        return Attention("flash", "flash-attn is installed")
-    reason = "flash-attn needs a GPU and the gpu extra" if family.flash else "flash-attn has no relative positions"
-    return Attention(packed, reason)
+    return Attention(packed, no_flash) if no_flash else Attention("flash", "flash-attn is installed")
+
+
+def why_no_flash(config: PreTrainedConfig, device: torch.device, precision: torch.dtype) -> str | None:
+    """Why flash-attn cannot run a model here, from its own checks (flash_api.cpp of 2.8.3); None if it can."""
+    if not find_family(config.model_type).flash:
+        return "flash-attn has no relative positions"
+    if device.type != "cuda":
+        return "there is no GPU for flash-attn here"
+    if not is_flash_attn_2_available():  # nor with flash-attn 4 alone
+        return "flash-attn 2 is not installed (make gpu)"
+    if precision not in (torch.float16, torch.bfloat16):
+        return "flash-attn computes in bf16 and fp16 alone"
+    if torch.cuda.get_device_capability(device) < AMPERE:
+        return "flash-attn needs a GPU of compute capability 8.0 or more"
+    if getattr(config, "attn_logit_softcapping", None):
+        if tuple(map(int, version("flash-attn").split(".")[:3])) < SOFTCAPPING:
+            return f"soft-capping needs flash-attn {'.'.join(map(str, SOFTCAPPING))} or newer"
+        if getattr(config, "attention_dropout", 0.0):
+            return "flash-attn has no dropout beside soft-capping"
+    return None

@@ -61,7 +61,9 @@ def find_model_type(base: str) -> str:
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The dtype of a recipe's `train.precision`; `auto` is bf16 where the GPU has it, else fp32."""
     if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        # A T4 emulates bf16, slower than fp32.
+        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_it else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
 
 
@@ -110,7 +112,7 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
         network = load_adapters(base, folder)
     else:
         quieten_transformers()
-        config, attention, _ = configure(str(folder), settings, tokenizer, device)
+        config, attention, _ = configure(str(folder), settings, tokenizer, device, precision)
         whole = not has_own_head(recipe)
         network = load_classifier(str(folder), config, attention, settings, device, precision, whole=whole)
         attach_head(network, settings, recipe.data.features)
@@ -133,7 +135,7 @@ def _load_base(
     if Path(base).is_dir():
         check_base(Path(base), recipe)
         check_judge(Path(base))
-    config, attention, classes = configure(base, settings, tokenizer, device)
+    config, attention, classes = configure(base, settings, tokenizer, device, precision)
     ours = classes == CLASSES or settings.base in DEMO_BASES  # whose random heads are of three classes without names
     classifier = load_classifier(
         base, config, attention, settings, device, precision, whole=False, other_classes=() if ours else classes
@@ -153,7 +155,11 @@ def has_own_head(recipe: Recipe) -> bool:
 
 
 def configure(
-    base: str, settings: ModelSettings, tokenizer: "PreTrainedTokenizerBase", device: torch.device
+    base: str,
+    settings: ModelSettings,
+    tokenizer: "PreTrainedTokenizerBase",
+    device: torch.device,
+    precision: torch.dtype,
 ) -> tuple["PreTrainedConfig", Attention, tuple[str, ...]]:
     """The configuration of a folder or hub name with our classes and the recipe's dropout, and its attention.
 
@@ -180,7 +186,7 @@ def configure(
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
-    return config, choose_attention(config, settings.attention, device), classes
+    return config, choose_attention(config, settings.attention, device, precision), classes
 
 
 def quantization(

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from tiebreak.models.tiled_attention import Rule, attend_tiled
 
+# cuDNN makes a plan for each new shape of a batch, and here nearly every group has its own.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 MOST_PADDING = 1.25
 """A group's padded size over its tokens, at most: above it a group is split."""
 TILED_FROM = {False: 192, True: 384}

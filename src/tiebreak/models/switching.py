@@ -66,7 +66,8 @@ def add_adapter(judge: PreferenceModel, folder: Path, recipe: Recipe) -> str:
     name = f"adapter_{len(judge.network.peft_config)}"
     check_judge(folder)
     check_adapter(folder, recipe)
-    load_or_refuse(str(folder), lambda: judge.network.load_adapter(str(folder), adapter_name=name))
+    place = str(judge.classifier.device)  # peft would take the first GPU in every process
+    load_or_refuse(str(folder), lambda: judge.network.load_adapter(str(folder), adapter_name=name, torch_device=place))
     refuse_incomplete(judge.network, folder, name)
     judge.eval()
     return name

@@ -7,8 +7,9 @@ from tiebreak.models.last_layer import beyond_attention
 from tiebreak.models.preference import PreferenceModel
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
-PEAKS |= {"L40": 181e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
-"""Dense bf16 (V100: fp16) multiply-add peaks in FLOP/s, from the vendor's data sheets (SXM where there are several)."""
+PEAKS |= {"H100 PCIe": 756e12, "H100 NVL": 835e12, "L40": 181e12, "L4": 121e12, "A10": 125e12, "A10G": 70e12}
+PEAKS |= {"RTX A6000": 155e12, "RTX 5090": 210e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+"""Dense bf16 multiply-add peaks in FLOP/s, from the vendors' data sheets; SXM where the name says no other form."""
 
 
 class StepFlops:
