@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 
@@ -180,8 +181,12 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="as many as there are cores without")
     parser.add_argument("--workers", action="store_true", help="one process against two instead")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    # Progress goes to stderr.
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
         found = (compare_workers if options.workers else compare)(options, Path(folder))
     print(json.dumps(found, indent=2))
