@@ -128,7 +128,7 @@ def test_a_mistake_is_reported(tmp_path, capsys, words, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("folds: 1\nstudent: {recipe: distill-demo}\n", "folds: Input should be greater than or equal to 2"),
+        ("folds: 1\nstudent: {recipe: distill-demo}\n", "folds: should be from 2 to 1,000"),
         ("teachers: {a: {recipe: demo-gemma2, sets: []}}\nstudent: {recipe: distill-demo}\n", "sets: no such field"),
         ("teachers: {a: {recipe: nothing}}\nstudent: {recipe: distill-demo}\n", "no recipe 'nothing'"),
         ("teachers: {report: {recipe: demo-gemma2}}\nstudent: {recipe: distill-demo}\n", "cannot be named report"),
