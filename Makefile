@@ -26,8 +26,8 @@ install: .venv/installed
 
 # flash-attn asks for torch while it is built, so it is built against the one that is there; needs nvcc, and minutes.
 gpu: install
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gpu]'
-	$(BIN)/pip install --no-build-isolation flash-attn==2.8.3.post2
+	$(BIN)/pip install --quiet ninja packaging psutil setuptools wheel
+	$(BIN)/pip install --no-build-isolation --constraint constraints.txt --editable '.[gpu]'
 
 demo: install
 	rm -rf $(DEMO)

@@ -1,6 +1,6 @@
 """Run every claim of speed on this machine, and write them into docs/performance.md.
 
-    python benchmarks/run.py                    # all, medians of five rounds; half an hour on an idle machine
+    python benchmarks/run.py                    # all; a quarter of an hour on an idle machine
     python benchmarks/run.py --only attention   # one, printed and not written
     python benchmarks/run.py --quick            # all at small sizes, to see that they run; nothing is written
 
@@ -10,6 +10,7 @@ process, with the same weights, rows and threads. Nothing else may run beside it
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -43,10 +44,10 @@ def ratios(found: dict[str, float]) -> str:
     return ", ".join(f"{peer} **{ratio:.1f}**" for peer, ratio in found.items())
 
 
-def train(threads: int, quick: bool) -> list[Row]:
+def train(threads: int, quick: bool, rounds: int) -> list[Row]:
     rows = []
     for recipe in RECIPES:
-        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 64, "--rounds", 3)
+        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 16, "--rounds", rounds)
         (found,) = run_script("train_speed.py", "--recipe", recipe, "--threads", threads, *sizes)
         ours = f"{found['real_tokens_per_second']['tiebreak']:,} tokens/s"
         setting = f"{recipe.removeprefix('demo-')}, {found['mean_tokens']:.0f} tokens a row, {threads} thread(s)"
@@ -55,10 +56,10 @@ def train(threads: int, quick: bool) -> list[Row]:
     return rows
 
 
-def predict(threads: int, quick: bool) -> list[Row]:
+def predict(threads: int, quick: bool, rounds: int) -> list[Row]:
     rows = []
     for recipe in RECIPES:
-        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 64, "--rounds", 5)
+        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 32, "--rounds", rounds)
         (found,) = run_script("predict_speed.py", "--recipe", recipe, "--threads", threads, *sizes)
         ours = f"{found['rows_per_second']['tiebreak']} rows/s"
         setting = f"{recipe.removeprefix('demo-')}, {found['mean_tokens']:.0f} tokens a row, {threads} thread(s)"
@@ -67,7 +68,8 @@ def predict(threads: int, quick: bool) -> list[Row]:
     return rows
 
 
-def attention(threads: int, quick: bool) -> list[Row]:
+def attention(threads: int, quick: bool, rounds: int) -> list[Row]:
+    del rounds  # five, as they are short
     sizes = ("--lengths", 256, "--rounds", 1) if quick else ("--lengths", 512, 1024, 2048, "--rounds", 5)
     rows = []
     for found in run_script("attention.py", "--threads", threads, *sizes):
@@ -103,11 +105,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=CLAIMS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count()])
+    parser.add_argument("--rounds", type=int, default=3, help="of training and prediction")
     options = parser.parse_args()
     claims = [options.only] if options.only else list(CLAIMS)
     threads = options.threads[:1] if options.quick else options.threads
-    measured = [row for claim in claims for count in threads for row in CLAIMS[claim](count, options.quick)]
+    rounds = 1 if options.quick else options.rounds
+    measured = [row for claim in claims for count in threads for row in CLAIMS[claim](count, options.quick, rounds)]
     text = f"{machine()}:\n\n{table(measured)}"
     print(text)
     if not options.only and not options.quick:
