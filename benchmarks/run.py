@@ -22,6 +22,12 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "performance.md"
 MARKS = ("<!-- measured -->\n", "<!-- /measured -->\n")
 RECIPES = ("demo-gemma2", "demo-deberta")
+CLAIMS = ("train", "predict", "attention")
+WHOLE = {
+    "train": ("training", 16, "real_tokens_per_second", "tokens/s", "losses", "largest_loss_difference"),
+    "predict": ("prediction", 32, "rows_per_second", "rows/s", "logits", "largest_logit_difference"),
+}
+"""What is measured, rows, the figure and its unit, what is compared, and its difference."""
 Row = tuple[str, str, str, str, str]
 """What, setting, ours, the ratio to each peer, parity."""
 
@@ -44,32 +50,21 @@ def ratios(found: dict[str, float]) -> str:
     return ", ".join(f"{peer} **{ratio:.1f}**" for peer, ratio in found.items())
 
 
-def train(threads: int, quick: bool, rounds: int) -> list[Row]:
-    rows = []
+def whole(claim: str, threads: int, quick: bool, rounds: int) -> list[Row]:
+    """Training or prediction of whole models, a row for each of the `RECIPES`."""
+    what, rows, rate, unit, compared, difference = WHOLE[claim]
+    sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", rows, "--rounds", rounds)
+    told = []
     for recipe in RECIPES:
-        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 16, "--rounds", rounds)
-        (found,) = run_script("train_speed.py", "--recipe", recipe, "--threads", threads, *sizes)
-        ours = f"{found['real_tokens_per_second']['tiebreak']:,} tokens/s"
+        (found,) = run_script(f"{claim}_speed.py", "--recipe", recipe, "--threads", threads, *sizes)
         setting = f"{recipe.removeprefix('demo-')}, {found['mean_tokens']:.0f} tokens a row, {threads} thread(s)"
-        parity = f"losses to {found['largest_loss_difference']:.0e}"
-        rows.append(("training", setting, ours, ratios(found["ratio"]), parity))
-    return rows
+        parity = f"{compared} to {found[difference]:.0e}"
+        told.append((what, setting, f"{found[rate]['tiebreak']:,} {unit}", ratios(found["ratio"]), parity))
+    return told
 
 
-def predict(threads: int, quick: bool, rounds: int) -> list[Row]:
-    rows = []
-    for recipe in RECIPES:
-        sizes = ("--rows", 16, "--rounds", 1, "--max-tokens", 256) if quick else ("--rows", 32, "--rounds", rounds)
-        (found,) = run_script("predict_speed.py", "--recipe", recipe, "--threads", threads, *sizes)
-        ours = f"{found['rows_per_second']['tiebreak']} rows/s"
-        setting = f"{recipe.removeprefix('demo-')}, {found['mean_tokens']:.0f} tokens a row, {threads} thread(s)"
-        parity = f"logits to {found['largest_logit_difference']:.0e}"
-        rows.append(("prediction", setting, ours, ratios(found["ratio"]), parity))
-    return rows
-
-
-def attention(threads: int, quick: bool, rounds: int) -> list[Row]:
-    del rounds  # five, as they are short
+def attention(threads: int, quick: bool) -> list[Row]:
+    """Attention alone, a row for each length."""
     sizes = ("--lengths", 256, "--rounds", 1) if quick else ("--lengths", 512, 1024, 2048, "--rounds", 5)
     rows = []
     for found in run_script("attention.py", "--threads", threads, *sizes):
@@ -85,7 +80,9 @@ def attention(threads: int, quick: bool, rounds: int) -> list[Row]:
     return rows
 
 
-CLAIMS = {"train": train, "predict": predict, "attention": attention}
+def measure(claim: str, threads: int, quick: bool, rounds: int) -> list[Row]:
+    """The rows of a claim; attention takes five rounds, as they are short."""
+    return attention(threads, quick) if claim == "attention" else whole(claim, threads, quick, rounds)
 
 
 def machine() -> str:
@@ -108,10 +105,10 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count()])
     parser.add_argument("--rounds", type=int, default=3, help="of training and prediction")
     options = parser.parse_args()
-    claims = [options.only] if options.only else list(CLAIMS)
+    claims = [options.only] if options.only else CLAIMS
     threads = options.threads[:1] if options.quick else options.threads
     rounds = 1 if options.quick else options.rounds
-    measured = [row for claim in claims for count in threads for row in CLAIMS[claim](count, options.quick, rounds)]
+    measured = [row for claim in claims for count in threads for row in measure(claim, count, options.quick, rounds)]
     text = f"{machine()}:\n\n{table(measured)}"
     print(text)
     if not options.only and not options.quick:
