@@ -167,7 +167,7 @@ def run(table: Path, combination: str) -> dict:
         "records": list(job.log),
         "moments": moments,
         "weights": {key: engine.get_weight(p).clone() for key, p in engine.trainable().items()},
-        "to_save": engine.gathered_weights(frozen_to_save(engine.model, job.recipe)),
+        "to_save": engine.gathered_weights(frozen_to_save(engine.model, job.recipe)) if engine.sharded else None,
     }
 
 

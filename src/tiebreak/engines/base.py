@@ -89,11 +89,8 @@ class Engine:
             frozen: names of parameters that are not trained and wanted too.
 
         Returns:
-            On rank 0 of an engine that cuts parameters; else None, as the model itself holds what there is to save,
-            or another rank has it.
+            On rank 0; None on the others.
         """
-        if not self.sharded:
-            return None
         trained, gathered = self.trainable(), {}
         for name, parameter in self.model.named_parameters():  # one full tensor at a time
             if name in trained or name in frozen:
@@ -136,12 +133,19 @@ class Engine:
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
         """Set the optimizer state from the full one."""
         torchs = isinstance(self.optimizer, torch.optim.AdamW)
-        on = "cpu" if torchs and not self.optimizer.defaults["fused"] else parameter.device
-        self.optimizer.state[parameter] = {
-            key: (value.to(on, copy=True) if torchs else int(value)) if key == "step" else _at(parameter, value)
-            for key, value in values.items()
-        }
+        state: dict[str, Any] = {}
+        for key, value in values.items():
+            if key != "step":
+                state[key] = self._part_of(parameter, value)
+            else:
+                state[key] = value.to(step_device(self.optimizer, parameter), copy=True) if torchs else int(value)
+        self.optimizer.state[parameter] = state
+
+    def _part_of(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+        """What this rank keeps of a full moment."""
+        return value.to(parameter.device, copy=True)
 
 
-def _at(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
-    return value.to(parameter.device, copy=True)
+def step_device(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> torch.device:
+    """Where torch's AdamW keeps a parameter's count of steps: on the host, but beside it when fused."""
+    return parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")

@@ -55,9 +55,7 @@ class FSDPEngine(Engine):
         """Gather the full weight."""
         return _full(parameter.detach())
 
-    def get_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Gather the full tensor of a parameter that is not trained."""
-        return _full(parameter.detach())
+    get_frozen = get_weight
 
     def set_weight(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
         """Set this rank's shard of the weight."""
@@ -67,13 +65,8 @@ class FSDPEngine(Engine):
         """Gather the full optimizer state."""
         return {key: _full(value) for key, value in super().get_moments(parameter).items()}
 
-    def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
-        """Set this rank's shard of the optimizer state."""
-        step_on = parameter.device if self.optimizer.defaults.get("fused") else "cpu"  # as torch's AdamW keeps it
-        self.optimizer.state[parameter] = {
-            key: value.to(step_on, copy=True) if key == "step" else _like(value, parameter)
-            for key, value in values.items()
-        }
+    def _part_of(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+        return _like(value, parameter)
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tiebreak.cluster.ranks import Ranks
-from tiebreak.engines.base import Engine, Moments
+from tiebreak.engines.base import Engine, Moments, step_device
 from tiebreak.models.preference import PreferenceModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -117,8 +117,8 @@ class ZeroEngine(Engine):
         """
         if "step" not in (state := self._state(parameter)):
             flat = self._flat(parameter)
-            step_on = flat.device if self.optimizer.optimizer.defaults.get("fused") else "cpu"  # as torch's AdamW
-            state |= {"step": step.to(step_on, copy=True)} | {key: torch.zeros_like(flat) for key in MOMENTS}
+            on = step_device(self.optimizer.optimizer, flat)
+            state |= {"step": step.to(on, copy=True)} | {key: torch.zeros_like(flat) for key in MOMENTS}
 
     def _link(self, parameter: nn.Parameter) -> None:
         """Tell a parameter where its moments lie in the flat part.

@@ -86,14 +86,15 @@ def finish(
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
             rows = baselines.compare_with_baselines(softmax(logits), labels, chars, fitted, bayes)
-    weights = job.engine.gathered_weights(frozen_to_save(job.engine.model, job.recipe))
-    if not job.engine.ranks.first:
+    engine = job.engine
+    weights = engine.gathered_weights(frozen_to_save(engine.model, job.recipe)) if engine.sharded else None
+    if not engine.ranks.first:
         return Run(folder, best, cursor.step, {})
     claim.check()
     in_sample = teachers_record.get("in_sample", ())
     trained = trained_prompts(job)
     place = folder / "model"
-    save_model(job.engine.model, tokenizer, job.recipe, fitted, place, trained, in_sample, base=base, weights=weights)
+    save_model(engine.model, tokenizer, job.recipe, fitted, place, trained, in_sample, base=base, weights=weights)
     record = {"best_step": best, "steps": cursor.step, "validation": rows} | teachers_record
     write_json(folder / "metrics.json", record)
     if rows:
