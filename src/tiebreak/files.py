@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -133,3 +134,14 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_once(path: Path) -> str:
+    """A file's SHA-256, read once in a process as long as its size and time stay."""
+    status = path.stat()
+    return _hash(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _hash(path: Path, size: int, changed_ns: int) -> str:
+    return sha256(path)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tiebreak.errors import UserError
+from tiebreak.files import hash_once
 from tiebreak.models.demo import demo_path
-from tiebreak.models.guard import check_adapter, check_config, check_folder, hash_once, is_sealed, seal, verify
+from tiebreak.models.guard import check_adapter, check_config, check_folder, is_sealed, seal, verify
 from tiebreak.pretrained.base_files import weight_files
 
 
@@ -41,11 +42,11 @@ def test_a_changed_an_absent_and_an_added_file_are_told(folder):
 
 
 def test_a_file_is_hashed_once_while_it_stays(folder, monkeypatch):
-    from tiebreak.models import guard
+    from tiebreak import files
 
     path = folder / "model.safetensors"
     first = hash_once(path)
-    monkeypatch.setattr(guard, "sha256", lambda _: "again")
+    monkeypatch.setattr(files, "sha256", lambda _: "again")
     assert hash_once(path) == first
     os.utime(path, ns=(5, 5))
     assert hash_once(path) == "again"

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tiebreak.compatibility import FAMILIES
 from tiebreak.config import load_recipe, shipped
+from tiebreak.models.adapters import add_adapters, linear_layers
 from tiebreak.models.architectures import (
     ARCHITECTURES,
     COUNTED,
@@ -15,7 +16,6 @@ from tiebreak.models.architectures import (
     lora_weights,
 )
 from tiebreak.models.heads import HEADS
-from tiebreak.models.loading import add_adapters, linear_layers
 from tiebreak.preflight.memory import estimate, trained_weights
 
 BACKBONES = {

@@ -5,9 +5,9 @@ import torch
 from transformers import Gemma2Config, Gemma2ForSequenceClassification
 
 from tiebreak.config import ModelSettings
+from tiebreak.models.adapters import add_adapters
 from tiebreak.models.attention import Attention
 from tiebreak.models.last_layer import return_pooled_tokens_only
-from tiebreak.models.loading import add_adapters
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.training.speed import PEAKS, StepFlops, padded_tokens
 

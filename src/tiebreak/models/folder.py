@@ -18,11 +18,11 @@ from tiebreak.arrays import BadArrays, read_npy
 from tiebreak.config import Recipe, make_recipe
 from tiebreak.data.templates import TEMPLATES, Template
 from tiebreak.errors import UserError
-from tiebreak.files import new_folder, sha256, write_atomically
+from tiebreak.files import hash_once, new_folder, sha256, write_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.manifests import Manifest, Section, read_manifest, write_manifest
 from tiebreak.models.bases import BaseRecord, find_record, look_around, record_base, settle_quantization, with_model
-from tiebreak.models.guard import check_folder, hash_once, seal, verify
+from tiebreak.models.guard import check_folder, seal, verify
 from tiebreak.models.sharded import state_of
 from tiebreak.pretrained.base_files import refuse_pointers
 from tiebreak.process import saving_unwrapped

@@ -5,7 +5,6 @@ nothing is taken on trust, since a stranger writes manifests too: weights are sa
 the configuration are bounded and those of the weights, and an adapter is one of the kind that is made here.
 """
 
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from tiebreak.bounds import LONGEST_PLACE
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
-from tiebreak.files import sha256
+from tiebreak.files import hash_once, sha256
 from tiebreak.pretrained.base_files import CONFIG, read_config, read_header, read_headers, stored_quantization
 from tiebreak.structured import read_json
 
@@ -86,17 +85,6 @@ def verify(folder: Path, hashes: Mapping[str, str] | None) -> None:
                 f"{folder}: not loadable: its {name[:80]} is not the one that was saved with this model (another "
                 "hash): copy the folder again, or train again"
             )
-
-
-def hash_once(path: Path) -> str:
-    """A file's SHA-256, read once in a process as long as its size and time stay."""
-    status = path.stat()
-    return _hash(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1_000)
-def _hash(path: Path, size: int, changed_ns: int) -> str:
-    return sha256(path)
 
 
 def _sealed(folder: Path) -> list[Path]:

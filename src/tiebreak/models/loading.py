@@ -15,9 +15,7 @@ from tiebreak.config import ModelSettings, Recipe
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
-from tiebreak.models.adapters import add_adapters as add_adapters
-from tiebreak.models.adapters import linear_layers as linear_layers
-from tiebreak.models.adapters import load_adapters
+from tiebreak.models.adapters import add_adapters, load_adapters
 from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.bases import resolve_base

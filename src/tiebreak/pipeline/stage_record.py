@@ -6,11 +6,10 @@ command runs again: it goes on, begins anew, or says what is another than before
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 from tiebreak.errors import UserError
-from tiebreak.files import sha256
+from tiebreak.files import hash_once, sha256
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
 from tiebreak.pretrained.base_files import CONFIG, hash_base
 from tiebreak.storage import make_folder
@@ -113,13 +112,7 @@ def _digest(path: Path) -> str | None:
     """Hash of a file, or of a plain model's folder; None for other words."""
     try:
         if path.is_file():
-            state = path.stat()
-            return _sha256_of(path, state.st_mtime_ns, state.st_size)
+            return hash_once(path)
         return hash_base(path) if (path / CONFIG).is_file() else None
     except (UserError, OSError, ValueError):  # words that are no paths
         return None
-
-
-@cache
-def _sha256_of(path: Path, modified: int, size: int) -> str:
-    return sha256(path)

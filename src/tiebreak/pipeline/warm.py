@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
-from tiebreak.preemption import STOP_SIGNALS, stop_at_once
+from tiebreak.preemption import INTERRUPTED, STOP_SIGNALS, stop_at_once
 from tiebreak.process import import_bitsandbytes
 from tiebreak.terminal import complain
 
@@ -119,7 +119,7 @@ def _run(words: Sequence[str], mask: Collection[int]) -> int:
         return 1
     except KeyboardInterrupt:
         complain("tiebreak: interrupted")
-        return 130
+        return INTERRUPTED
     except BaseException:
         traceback.print_exc()
         return 1
