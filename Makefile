@@ -6,7 +6,7 @@ DEMO := runs/demo
 # Compiles what commands and tests import; pip would take a minute and a half more, for 18,000 files.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE DS_ACCELERATOR=cpu $(BIN)/python -W ignore -c
 
-.PHONY: install gpu demo test test-fast check clean
+.PHONY: install gpu demo test test-fast check docs clean
 
 install: .venv/installed
 
@@ -48,6 +48,10 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/shellcheck -x launch/minislurm launch/*.sh slurm/*.sh slurm/*.sbatch
+
+# The site, in runs/site; a warning is an error.
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv runs

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiebreak.cli import build_parser, main
+from tiebreak.cli import main
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,14 +34,3 @@ def test_the_example_of_a_page_prints_what_it_shows(page, tmp_path, monkeypatch,
         told = capsys.readouterr()
         if expected.strip():
             assert told.out.rstrip() == expected.rstrip(), command
-
-
-@pytest.mark.parametrize("page", [*PAGES, "compare.md"])
-def test_the_other_commands_of_a_page_parse(page):
-    text = (DOCS / page).read_text(encoding="utf-8")
-    lines = [line for language, block in FENCED.findall(text) if not language for line in block.splitlines()]
-    assert lines
-    for line in lines:
-        assert line.startswith(("tiebreak ", "python benchmarks/")), line
-        if line.startswith("tiebreak "):
-            build_parser().parse_args(shlex.split(line.partition("  #")[0])[1:])

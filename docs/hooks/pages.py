@@ -1,0 +1,55 @@
+"""MkDocs hook: the pages that are not files of docs/, and links that hold in the repository and on the site alike."""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+OF_REPOSITORY = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
+"""Files of the repository that are pages of the site, too."""
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.S | re.M)
+LINK = re.compile(r"\]\((?:\.\./)?(docs/)?([\w/.-]+)(#[\w-]*)?\)")
+MENTION = re.compile(r"(?<![\w/\[(])(\(?)docs/(\w+)\.md")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages that the navigation does not name at the end of "How to"."""
+    assert config.nav is not None
+    named = set(_leaves(config.nav))
+    (guides,) = (section["How to"] for section in config.nav if "How to" in section)
+    guides += sorted(path.name for path in Path(config.docs_dir).glob("*.md") if path.name not in named)
+    return config
+
+
+def _leaves(nav: list | dict | str) -> list[str]:
+    """File names in a navigation tree."""
+    if isinstance(nav, str):
+        return [nav]
+    return [leaf for part in (nav.values() if isinstance(nav, dict) else nav) for leaf in _leaves(part)]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the repository's own pages."""
+    for name, page in OF_REPOSITORY.items():
+        files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links between files of the repository, and mentions of `docs/NAME.md`, into links between pages."""
+    parts = CODE.split(markdown)
+    parts[::2] = [MENTION.sub(r"\1[docs/\2.md](\2.md)", LINK.sub(_page_of, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _page_of(link: re.Match[str]) -> str:
+    _, path, anchor = link.groups()
+    return f"]({OF_REPOSITORY.get(path, path)}{anchor or ''})"

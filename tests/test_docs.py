@@ -1,0 +1,162 @@
+"""The site is whole and true: it builds without a warning, its links and anchors hold, its commands parse."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+
+import tiebreak
+from tiebreak.cli import build_parser
+from tiebreak.config import load_recipe
+from tiebreak.pipeline.recipe import load_pipeline
+from tiebreak.structured import parse_yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+STARTS = r"\w+=|srun |deepspeed |torchrun |python |tiebreak |sbatch |launch/|slurm/|make |head |echo "
+PREFIX = re.compile(r"^(?:\w+=(?:\"[^\"]*\"|\S+) )*(?:/usr/bin/time -f \"[^\"]*\" )?(?:srun )?")
+
+
+class Links(HTMLParser):
+    """What a page refers to, what of it a browser fetches by itself, and the anchors that it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.anchors |= {values.get("id") or "", values.get("name") or "" if tag == "a" else ""}
+        found = [values[name] for name in ("href", "src") if values.get(name)]
+        (self.links if tag == "a" else self.fetched).extend(str(value) for value in found)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built with each warning as an error, by a process without a network's address."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    environment = os.environ | nowhere | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Links]:
+    return {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+
+
+def test_every_link_and_anchor_of_the_site_leads_somewhere(site, pages):
+    assert len(pages) > 20
+    broken = []
+    for path, page in pages.items():
+        for link in (*page.links, *page.fetched):
+            if urlsplit(link).scheme in ("http", "https", "mailto", "data"):
+                continue
+            address, anchor = urldefrag(link)
+            target = (path.parent / unquote(address)).resolve() if address else path
+            if path.name == "404.html" and address.startswith("/"):
+                target = site / unquote(address).lstrip("/")
+            if target.is_dir() or not target.exists() or (anchor and unquote(anchor) not in pages[target].anchors):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert broken == []
+
+
+def test_pages_fetch_nothing_from_elsewhere(site, pages):
+    outside = {link for page in pages.values() for link in page.fetched if urlsplit(link).scheme in ("http", "https")}
+    assert outside == set()
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?https?:|@import", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere_in_the_repository_too(page: Path):
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith("http"):
+            assert (page.parent / link.partition("#")[0]).exists() or link.startswith("#"), link
+
+
+def commands_of(page: Path) -> list[str]:
+    """What a reader types: the lines of a page's blocks; in an example with its output, those that begin with `$`."""
+    commands: list[str] = []
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        block = re.sub(r"\\\n\s*", "", block)
+        if language == "console":
+            commands += re.findall(r"^\$ (.*)", block, re.M)
+        elif not language:
+            commands += re.findall(rf'^ *((?:{STARTS})(?:.*"\n(?:.*\n)*?"$|.*))', block, re.M)
+    return [command.split("  #")[0].strip() for command in commands]
+
+
+COMMANDS = [(page.name, line) for page in PAGES for line in commands_of(page)]
+
+
+def test_commands_are_found_on_the_pages():
+    assert len(COMMANDS) > 100 and {"README.md", "slurm.md", "trust.md"} <= {page for page, _ in COMMANDS}
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_commands_parse(page: str, command: str):
+    """As far as this goes without data: files named must exist, variables be read, options and settings parse."""
+    variables = dict(re.findall(r'(\w+)=("[^"]*"|\S+) ', PREFIX.match(command)[0]))
+    words = shlex.split(PREFIX.sub("", command).replace("$k/", "0/"))
+    for word in words:
+        if word.startswith(("src/", "ds_configs/", "slurm/", "launch/", "tests/", "benchmarks/")):
+            assert (ROOT / word).exists(), word
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    elif words[:2] == ["python", "-c"]:
+        compile(words[2], page, "exec")
+    elif any(word.startswith(("slurm/", "launch/")) for word in words):
+        scripts = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("[ls][al]*/*.*h"))
+        assert all(name in scripts for name in variables), variables
+    if own := our_words(words):
+        options = build_parser().parse_args(own)
+        if options.command == "pipeline":
+            load_pipeline(options.recipe)
+        elif getattr(options, "recipe", None) and options.command != "ladder":
+            load_recipe(options.recipe, options.set)
+
+
+def our_words(words: list[str]) -> list[str]:
+    """The words of a `tiebreak` command, whatever starts it; none where a command is not ours."""
+    if words[0] == "tiebreak":
+        return words[1:]
+    script = next((k for k, word in enumerate(words) if word.startswith(("src/", "slurm/"))), None)
+    if script is None:
+        return []
+    (name,) = {"predict", "train", "distill", "pipeline"} & set(re.split(r"\W|_", words[script]))
+    rest = [word for word in words[script + 1 :] if word != "--dry-run"]
+    given = {"train": [], "predict": ["--model", "m", "--data", "d", "--out", "o"], "distill": ["--teachers", "bayes"]}
+    return [name, *(given.get(name, []) if words[0] == "sbatch" else []), *rest]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_the_pages_uses_names_that_exist_and_yaml_is_readable(page: Path):
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            tree = ast.parse(block, page.name)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tiebreak"):
+                    module = importlib.import_module(str(node.module))
+                    assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    place = {"tiebreak": tiebreak, "judge": tiebreak.Judge}.get(node.value.id)
+                    assert place is None or hasattr(place, node.attr), ast.unparse(node)
+        elif language == "yaml":
+            assert parse_yaml(block)
