@@ -146,6 +146,21 @@ def test_parquet_may_hold_kaggle_cells_and_integers(tmp_path):
     assert (pair.id, pair.prompt, pair.response_b, pair.label) == (str(2**40), ["p"], [""], TIE)
 
 
+@pytest.mark.parametrize("name", ["table.jsonl", "table.json"])
+def test_a_key_that_stands_twice_in_a_row_is_told(tmp_path, name):
+    good, message = json.dumps(good_row(1)), '{"role": "user", "content": "q", "content": "r"}'
+    doubled = [
+        json.dumps(good_row(row))[:-1] + end for row, end in ((2, ', "prompt": "x"}'), (3, f', "x": [{message}]}}'))
+    ]
+    lines = [good, *doubled, json.dumps(good_row(4))]
+    path = tmp_path / name
+    path.write_text("\n".join(lines) if name.endswith("l") else f"[{', '.join(lines)}]")
+    table = read_table([path], on_bad_row="skip")
+    assert [pair.id for pair in table.pairs] == ["1", "4"]
+    assert ["row 2" in str(p) and "'prompt' stands twice" in str(p) for p in table.problems] == [True, False]
+    assert "row 3" in str(table.problems[1]) and "'content' stands twice" in str(table.problems[1])
+
+
 @pytest.mark.parametrize("name", ["table.jsonl", "table.ndjson", "table.JSONL"])
 def test_json_lines_hold_native_lists_or_strings(tmp_path, name):
     lists = {"id": 7, "prompt": ["p", "q"], "response_a": ["a", None], "response_b": [], "winner": "tie"}
@@ -227,7 +242,7 @@ def test_an_id_in_two_files_is_an_error_where_ids_are_kept(write_table):
         ("table", b"id\n", "unknown format ''"),
         ("table.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("table.jsonl", b"\n\n", "missing column id"),
-        ("table.jsonl", b"[1, 2]\n", "no element of the first 2 is a JSON object"),
+        ("table.jsonl", b"[1, 2]\n", "no element of the first 2 is a row (not a JSON object)"),
         ("table.jsonl", b'{"id": 1, "prompt": "p"}\n', "missing column response_a, response_b"),
     ],
 )

@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -233,15 +234,16 @@ def _json_rows(path: Path) -> tuple[list[str], RawRows]:
     if head and all(isinstance(cells, str) for _, cells in head):
         what = "no element" if is_array else "no line"
         indented = "; it is indented JSON: one object a line is wanted" if first.strip() in ("{", "[") else ""
-        raise UserError(f"{path}: {what} of the first {len(head)} is a JSON object ({head[0][1]}){indented}")
+        raise UserError(f"{path}: {what} of the first {len(head)} is a row ({head[0][1]}){indented}")
     columns = list(dict.fromkeys(name for _, cells in head if not isinstance(cells, str) for name in cells))
     return columns, itertools.chain(head, stream)
 
 
 def _line_rows(path: Path) -> RawRows:
+    decoder, doubled = _row_decoder()
     with open_text(path) as handle:
         for number, line in enumerate((line for line in iter_lines(path, handle) if line.strip()), 1):
-            yield number, _json_cells(line)
+            yield number, _json_cells(line, decoder, doubled)
 
 
 def _pieces(path: Path, handle: TextIO) -> Iterator[str]:
@@ -255,7 +257,7 @@ def _pieces(path: Path, handle: TextIO) -> Iterator[str]:
 
 def _array_rows(path: Path) -> RawRows:
     """Elements of one JSON array, read a piece at a time so that memory does not grow with the file."""
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    decoder, doubled = _row_decoder()
     with open_text(path) as handle:
         buffer, place, number, ended = "", 0, 0, False
 
@@ -293,6 +295,7 @@ def _array_rows(path: Path) -> RawRows:
                         raise json.JSONDecodeError("a comma or the end of the array is wanted", buffer, place)
                     place, separated = place + 1, True
                     continue
+                doubled.clear()
                 value, end = decoder.raw_decode(buffer, place)
             except (json.JSONDecodeError, RecursionError) as error:
                 if separated and isinstance(error, json.JSONDecodeError) and more():
@@ -300,17 +303,37 @@ def _array_rows(path: Path) -> RawRows:
                 message = getattr(error, "msg", "nested too deeply")
                 raise UserError(f"{path}: broken JSON after element {number} ({message}); is it cut short?") from None
             place, separated, number = end, False, number + 1
-            yield number, value if isinstance(value, dict) else "not a JSON object"
+            yield number, _as_row(value, doubled)
 
 
-def _json_cells(line: str) -> Cells | str:
+def _row_decoder() -> tuple[json.JSONDecoder, list[str]]:
+    """A decoder of rows, which leaves numbers as text; and where it lists the keys that it meets twice in an object."""
+    doubled: list[str] = []
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        cells = dict(pairs)
+        if len(cells) < len(pairs):
+            doubled.append(Counter(name for name, _ in pairs).most_common(1)[0][0])
+        return cells
+
+    return json.JSONDecoder(object_pairs_hook=once, parse_int=str, parse_float=str), doubled
+
+
+def _as_row(value: object, doubled: list[str]) -> Cells | str:
+    if doubled:
+        return f"the key {printable(doubled[0])!r} stands twice in one object: leave one of them"
+    return value if isinstance(value, dict) else "not a JSON object"
+
+
+def _json_cells(line: str, decoder: json.JSONDecoder, doubled: list[str]) -> Cells | str:
     if isinstance(_mark_bytes(line), NotUTF8):
         return "bytes that are not UTF-8"
     try:
-        cells = json.loads(line, parse_int=str, parse_float=str)
+        doubled.clear()
+        value = decoder.decode(line)
     except (json.JSONDecodeError, RecursionError) as error:
         return f"not a JSON object ({getattr(error, 'msg', 'nested too deeply')})"
-    return cells if isinstance(cells, dict) else "not a JSON object"
+    return _as_row(value, doubled)
 
 
 TEXT_READERS = {
