@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tiebreak.data.predictions import read_predictions, write_predictions
+from tiebreak.data.predictions import COLUMNS, read_predictions, write_predictions
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 
@@ -114,6 +114,41 @@ def test_parquet_in_another_order_and_damaged(tmp_path):
         content[place] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"p\.parquet"):
+        read_predictions(path)
+
+
+def test_parquet_is_read_in_pieces_and_no_more_of_it_than_predictions_need(tmp_path, monkeypatch):
+    path, count = tmp_path / "p.parquet", 250
+    monkeypatch.setattr("tiebreak.data.predictions.CHUNK", 100)
+    third = [1 / 3] * count
+    columns = {"id": list(range(count)), "winner_model_a": third, "winner_model_b": third, "winner_tie": third}
+    pq.write_table(pa.table(columns | {"answers": [["x" * 9] * 2] * count}), path)
+    read = []
+    piece = pq.ParquetFile.iter_batches
+
+    def watched(file, *words, **named):
+        for batch in piece(file, *words, **named):
+            read.append((len(batch), sorted(batch.schema.names)))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    ids, probabilities = read_predictions(path)
+    assert ids == [str(n) for n in range(count)] and probabilities.shape == (count, 3)
+    assert read == [(rows, sorted(COLUMNS)) for rows in (100, 100, 50)]
+
+
+def test_parquet_that_unpacks_to_much_more_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "p.parquet"
+    columns = {"id": ["a" * 9_000_000, "b"], **{name: [1 / 3] * 2 for name in CLASSES}}
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"p\.parquet: .*bytes of id in 2 rows"):
+        read_predictions(path)
+    monkeypatch.undo()
+    again = {"id": ["same"] * 100_000, **{name: [1 / 3] * 100_000 for name in CLASSES}}
+    pq.write_table(pa.table(again), path)
+    with pytest.raises(UserError, match="row 2: the id same occurs twice"):
         read_predictions(path)
 
 

@@ -18,6 +18,7 @@ from tiebreak.labels import CLASSES
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
 from tiebreak.tables.first_bytes import LONGEST_LINE, iter_lines
+from tiebreak.tables.rows import LONGEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ SHOWN_COLUMNS, SHOWN_CHARS, LONGEST_REASON = 5, 40, 300
 DIGITS = 9
 CHUNK = 65_536
 """Rows at a time."""
+MOST_SPARE = 1 << 20
+"""Bytes of a Parquet column beside its cells."""
 TableFormat = Literal["kaggle", "parquet", "wsdm"]
 FORMATS: dict[TableFormat, str] = {
     "kaggle": "predictions.csv",
@@ -58,17 +61,20 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    ids: list[str] = []
+    ids: dict[str, None] = {}
     values: list[list[float]] = []
     try:
-        for row_id, cells in _picked(path):
+        for first, cells in _picked(path):
+            if (row_id := str(first)) in ids:
+                fault = f"{path}, row {len(ids) + 1}: the id {row_id[:LONGEST_ID]} occurs twice"
+                raise UserError(f"{fault}; merge or predict again")
             try:
                 values.append([_number(cell) for cell in cells])
             except (ValueError, TypeError):
                 shown = ", ".join(str(cell)[:SHOWN_CHARS] for cell in cells)
                 fault = f"{path}, row {len(ids) + 1}: not an id and three probabilities ({shown})"
                 raise UserError(f"{fault}; predict again") from None
-            ids.append(str(row_id))
+            ids[row_id] = None
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and Arrow's among them
         raise UserError(f"{path}: not a readable {path.suffix[1:] or 'csv'} file ({error})") from None
     except OSError as error:
@@ -78,26 +84,14 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     if not ids:
         raise UserError(f"{path}: the file has a header but no rows")
     probabilities = np.array(values)
-    _check_sums(path, ids, probabilities)
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(row_id for row_id in ids if row_id in seen or seen.add(row_id))  # type: ignore[func-returns-value]
-        raise UserError(f"{path}: the id {twice} occurs twice; merge or predict again")
-    return ids, probabilities / probabilities.sum(1, keepdims=True)
+    _check_sums(path, list(ids), probabilities)
+    return list(ids), probabilities / probabilities.sum(1, keepdims=True)
 
 
 def _rows(path: Path) -> Iterator[Sequence[Any]]:
     """Yield the header, then the rows."""
     if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        try:
-            table = parquet.read_table(path)
-            names, columns = table.column_names, [column.to_pylist() for column in table.columns]
-        except Exception as error:  # Arrow's are of many types
-            raise ValueError(str(error)[:LONGEST_REASON]) from None
-        yield names
-        yield from zip(*columns, strict=True)
+        yield from _parquet_rows(path)
         return
     csv.field_size_limit(LONGEST_LINE)
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -107,6 +101,38 @@ def _rows(path: Path) -> Iterator[Sequence[Any]]:
             mark for mark in SEPARATORS if set(COLUMNS) <= set(_names(next(csv.reader([header], delimiter=mark), [])))
         ]
         yield from csv.reader(iter_lines(path, file), delimiter=found[0] if found else SEPARATORS[0])
+
+
+def _parquet_rows(path: Path) -> Iterator[Sequence[Any]]:
+    """Yield the header, then the rows, without the cells of other columns, of which nothing is read."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            yield names
+            wanted = [name for name in names if name.strip() in COLUMNS]
+            _check_sizes(file.metadata, wanted)
+            for batch in file.iter_batches(CHUNK, columns=wanted):
+                batch.validate(full=True)
+                columns = dict(zip(batch.schema.names, (column.to_pylist() for column in batch.columns), strict=True))
+                yield from zip(*(columns.get(name, [None] * len(batch)) for name in names), strict=True)
+    except UserError:
+        raise
+    except Exception as error:  # Arrow's are of many types
+        raise ValueError(str(error)[:LONGEST_REASON]) from None
+
+
+def _check_sizes(metadata: Any, wanted: Sequence[str]) -> None:
+    """Refuse cells that no prediction has, before memory is taken for them."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            most = MOST_SPARE + 4 * LONGEST_ID * group.num_rows
+            if column.path_in_schema in wanted and column.total_uncompressed_size > most:
+                size = column.total_uncompressed_size
+                raise ValueError(
+                    f"{size:,} bytes of {column.path_in_schema} in {group.num_rows:,} rows: no ids are so long"
+                )
 
 
 def _names(header: Sequence[Any]) -> list[str]:
@@ -156,7 +182,7 @@ def _check_sums(path: Path, ids: list[str], probabilities: np.ndarray) -> None:
         shown = ", ".join(f"{value:g}" for value in probabilities[bad])
         percent = "; percent? divide by 100" if np.allclose(probabilities.sum(1), 100, rtol=0.02) else ""
         raise UserError(
-            f"{path}, row {bad + 1} (id {ids[bad]}): {shown} are not probabilities that sum to one "
+            f"{path}, row {bad + 1} (id {ids[bad][:LONGEST_ID]}): {shown} are not probabilities that sum to one "
             f"({plural(int((~good).sum()), 'such row')}){percent}"
         )
     if off.max() > SUM_SAID:
