@@ -53,10 +53,14 @@ def test_a_result_that_was_left_by_a_process_of_its_own_is_taken_as_first_seen(s
     assert not is_done("s", done, now(), path)
 
 
-def test_chains_of_earlier_versions_have_no_records(stage):
-    _, done, path, now = stage
+def test_chains_of_earlier_versions_go_on_which_is_said_once_and_kept(stage, caplog):
+    table, done, path, now = stage
     path.unlink()
-    assert is_done("s", done, now(), path)
+    with caplog.at_level("INFO"):
+        assert is_done("s", done, now(), path) and is_done("t", done, now(), path.with_name("t.json"))
+    assert caplog.text.count("count as done") == 1 and str(path.parents[1]) in caplog.text
+    table.write_text("another")
+    assert not is_done("s", done, now(), path)
 
 
 @pytest.mark.parametrize("launch", ["'torchrun", "nosuchcommand --x"])

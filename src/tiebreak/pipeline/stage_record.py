@@ -6,6 +6,7 @@ command runs again: it goes on, begins anew, or says what is another than before
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from tiebreak.errors import UserError
@@ -54,7 +55,8 @@ def is_done(name: str, done: Path, now: StageRecord, path: Path | None, also: Se
         name: of the stage.
         done: the file that it writes last.
         now: of what it would be made now.
-        path: of its record; None, or no file there, as in chains of earlier versions, trusts the last file.
+        path: of its record; None trusts the last file, and so does an absent file, as in chains of earlier versions,
+            but says so and records what is there now.
         also: further files that it leaves.
     """
     if not all(file.is_file() for file in (done, *also)) or _lacks_model(done):
@@ -66,9 +68,14 @@ def is_done(name: str, done: Path, now: StageRecord, path: Path | None, also: Se
     except (UserError, OSError) as error:
         log.info(f"{name}: {error}; the stage runs again, and sees whether it is done")
         return False
-    if stored is None or path is None:
+    if path is None:
         return True
     found = sha256(done)
+    if stored is None:
+        _say_unrecorded(path.parent)
+        stored = now.model_copy(update={"sha256": found, "others": _hashes(also)})
+        make_folder(path.parent)
+        write_manifest(path, stored)
     changed = [key for key in sorted({*stored.inputs, *now.inputs}) if stored.inputs.get(key) != now.inputs.get(key)]
     changed += ["its options"] * (stored.arguments != now.arguments)
     if changed or found == stored.before:
@@ -96,6 +103,15 @@ def end(now: StageRecord, done: Path, path: Path | None, also: Sequence[Path] = 
     if path is not None:
         make_folder(path.parent)
         write_manifest(path, now.model_copy(update={"sha256": sha256(done), "others": _hashes(also)}))
+
+
+@cache
+def _say_unrecorded(folder: Path) -> None:
+    """Say once what comes of stages without a record."""
+    log.info(
+        f"{folder.parent}: made by an earlier tiebreak, which kept no record of what its stages were made of: those "
+        "whose last file is there count as done, and as made of what is there now; to make them anew, give a new --out"
+    )
 
 
 def _hashes(files: Sequence[Path]) -> dict[str, str]:
