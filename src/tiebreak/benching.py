@@ -10,7 +10,7 @@ import numpy as np
 
 from tiebreak.choosing import load_judge
 from tiebreak.data.predictions import ORDERS, read_predictions
-from tiebreak.decisions.calibration_rows import trained_prompts
+from tiebreak.decisions.calibration_rows import say_unrecorded, trained_prompts
 from tiebreak.errors import UserError
 from tiebreak.evaluation.inputs import split_name
 from tiebreak.files import as_paths, write_atomically
@@ -72,13 +72,15 @@ def bench(
     if predictions is not None:
         orders, looks = _read_orders(suites, predictions)
         path = split_name(str(predictions))[1]
-        groups = trained_prompts(path.parent) if path.name == "predictions.csv" else None
+        groups, unrecorded = trained_prompts(path)
+        if unrecorded and not known:
+            notes.append(f"{say_unrecorded(unrecorded)}: --trained TABLES looks for them")
         if looks == 1:
             notes.append(f"{path} has one answer order only (predict with --swap): every verdict counts as consistent")
     elif model is not None:
         orders, groups = _predict(suites, model)
-    if orders is not None and groups is None and not known:
-        notes.append("no record of the prompts that the judge was trained on: --trained TABLES looks for them")
+        if groups is None and not known:
+            notes.append("no record of the prompts that the judge was trained on: --trained TABLES looks for them")
     copies = find_copies([item.prompt for suite in suites for item in suite.items], known, groups, alike)
     checked = groups is not None or bool(known)
     results, rows, item_at, game_at = [], [], 0, 0

@@ -11,7 +11,12 @@ from scipy import stats
 import tiebreak
 from tiebreak.cli import main
 from tiebreak.data.encode import prompt_group
-from tiebreak.data.prediction_manifest import PredictionManifest, Provenance, write_prediction_manifest
+from tiebreak.data.prediction_manifest import (
+    AverageManifest,
+    PredictionManifest,
+    Provenance,
+    write_prediction_manifest,
+)
 from tiebreak.data.predictions import write_predictions
 from tiebreak.decisions.confidence import UNDECIDED, judge_rows
 from tiebreak.decisions.decide import _apply, _walk
@@ -20,6 +25,10 @@ from tiebreak.labels import CLASSES
 from tiebreak.prediction.parts import KEYS_FILE
 
 ROWS, CALIBRATION = 6_000, 1_000
+MANIFEST = PredictionManifest(
+    parts="parts", part_count=1, rows=400, swap=False, fingerprint="", truncation={}, model="m",
+    provenance=Provenance(model="", table="", settings=""), class_shares=[0.4, 0.3, 0.3], recipe="", recipe_hash="",
+)  # fmt: skip
 
 
 def chance(splits: int) -> float:
@@ -195,11 +204,7 @@ def test_a_judge_is_not_calibrated_on_prompts_that_it_was_trained_on(judged, tmp
     parts = tmp_path / "parts"
     parts.mkdir()
     (tmp_path / "predictions.csv").write_bytes((judged / "p.csv").read_bytes())
-    manifest = PredictionManifest(
-        parts="parts", part_count=1, rows=400, swap=False, fingerprint="", truncation={}, model="m",
-        provenance=Provenance(model="", table="", settings=""), class_shares=[0.4, 0.3, 0.3], recipe="", recipe_hash="",
-    )  # fmt: skip
-    write_prediction_manifest(tmp_path, manifest)
+    write_prediction_manifest(tmp_path, MANIFEST)
     for prompt, refused in (("Question  7", True), ("another", False)):
         np.savez(parts / KEYS_FILE, groups=np.zeros(1), chars=np.zeros(1), trained=np.array([prompt_group([prompt])]))
         if refused:
@@ -207,6 +212,21 @@ def test_a_judge_is_not_calibrated_on_prompts_that_it_was_trained_on(judged, tmp
                 tiebreak.decide(tmp_path, judged / "labels.csv")
         else:
             assert tiebreak.decide(tmp_path, judged / "labels.csv").coverage > 0
+
+
+def test_an_average_with_a_member_without_a_record_says_so(judged, tmp_path):
+    (tmp_path / "predictions.csv").write_bytes((judged / "p.csv").read_bytes())
+    for name, groups in (("one", {"trained": np.array([prompt_group(["another"])])}), ("two", {})):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        write_prediction_manifest(tmp_path / name, MANIFEST)
+        np.savez(tmp_path / name / "parts" / KEYS_FILE, groups=np.zeros(1), chars=np.zeros(1), **groups)
+    write_prediction_manifest(tmp_path, AverageManifest(models={"one": "m", "two": "n"}, table="", rows=400))
+    notes = tiebreak.decide(tmp_path, judged / "labels.csv").record.notes
+    assert [note for note in notes if "no record" in note and f"{tmp_path / 'two'} was" in note]
+    trained = np.array([prompt_group(["Question  7"])])
+    np.savez(tmp_path / "one" / "parts" / KEYS_FILE, groups=np.zeros(1), chars=np.zeros(1), trained=trained)
+    with pytest.raises(tiebreak.UserError, match="trained on the prompts of 2 labelled rows"):
+        tiebreak.decide(tmp_path, judged / "labels.csv")
 
 
 def test_the_users_mistakes(judged, tmp_path, capsys):

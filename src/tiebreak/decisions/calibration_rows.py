@@ -35,7 +35,7 @@ def find_rows(
             f"{path}: none of its ids is labelled; give the predictions of the labelled table too: "
             "--calibrate LABELLED PRED_OF_LABELLED"
         )
-    trained = trained_prompts(path.parent) if path.name == "predictions.csv" else None
+    trained, unrecorded = trained_prompts(path)
     if trained is not None and rows.pairs is not None:
         seen = np.isin([prompt_group(pair.prompt) for pair in rows.pairs], trained) & (at >= 0)
         if seen.any():
@@ -44,23 +44,40 @@ def find_rows(
                 f"{rows.ids[int(seen.argmax())]} is one), so how often it is right on them says nothing of other rows; "
                 "calibrate on rows that it has not seen"
             )
-    notes = []
+    notes = [say_unrecorded(unrecorded) + ": make sure that it was not on the labelled ones"] if unrecorded else []
     if lacking := int((at < 0).sum()):
         notes.append(f"{path} lacks {plural(lacking, 'labelled id')}: left out")
     return np.where((at >= 0)[:, None], probabilities[at], np.nan), notes
 
 
-def trained_prompts(folder: Path) -> np.ndarray | None:
-    """Groups of the prompts that the models behind a prediction were trained on; None where the folder does not say."""
+def trained_prompts(path: Path) -> tuple[np.ndarray | None, list[Path]]:
+    """What the models behind a file of predictions were trained on.
+
+    Returns:
+        Groups of the prompts, None where no record is there; and the predictions of which none is.
+    """
+    if path.name != "predictions.csv":
+        return None, [path]
+    return _trained_prompts(path.parent)
+
+
+def say_unrecorded(predictions: list[Path]) -> str:
+    """A sentence about predictions of models whose training prompts are not known."""
+    more = f" and {len(predictions) - 1:,} more" if len(predictions) > 1 else ""
+    return f"no record of the prompts that the judge of {predictions[0]}{more} was trained on"
+
+
+def _trained_prompts(folder: Path) -> tuple[np.ndarray | None, list[Path]]:
     from tiebreak.prediction.parts import KEYS_FILE, read_row_keys
 
     try:
         manifest = read_prediction_manifest(folder)
     except (UserError, OSError):
-        return None
+        return None, [folder]
     if isinstance(manifest, PredictionManifest):
         parts = folder / manifest.parts
-        return read_row_keys(parts).trained if (parts / KEYS_FILE).is_file() else None
-    found = [trained_prompts(folder / name) for name in manifest.models]
-    known = [groups for groups in found if groups is not None]
-    return np.unique(np.concatenate(known)) if known else None
+        trained = read_row_keys(parts).trained if (parts / KEYS_FILE).is_file() else None
+        return trained, [folder] if trained is None else []
+    found = [_trained_prompts(folder / name) for name in manifest.models]
+    known = [groups for groups, _ in found if groups is not None]
+    return np.unique(np.concatenate(known)) if known else None, [path for _, without in found for path in without]
