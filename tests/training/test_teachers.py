@@ -24,11 +24,12 @@ from tiebreak.evaluation.metrics import log_loss, softmax
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.prediction.parts import Part, RowKeys, write_part, write_row_keys
+from tiebreak.preflight.early import refuse_training
 from tiebreak.process import configure_logging
 from tiebreak.sample.generator import write_sample
 from tiebreak.training.batches import make_batch
 from tiebreak.training.targets import TeacherLogits, best_temperature, centred_log, make_targets
-from tiebreak.training.teachers import find_teachers
+from tiebreak.training.teachers import find_teachers, read_teachers
 
 RECIPE = load_recipe("demo-deberta", ["data.max_tokens=64"])
 
@@ -183,6 +184,22 @@ def test_loose_folders_of_one_recipe_become_one_teacher_where_their_rows_differ(
     assert [len(entry["predictions"]) for entry in found.record["teachers"]] == [2, 1, 1]
     assert [entry["name"] for entry in found.record["teachers"]] == ["oof", "other/oof", "third/oof"]
     assert found.weights.tolist() == [1, 1, 1]
+
+
+def test_names_and_folders_of_teachers_may_hold_equals_signs_and_commas(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of(table)
+    for folder, part in (("lr=1,2/a,b", range(30)), ("lr=1,2/c", range(30, 60)), ("x=y", range(60))):
+        predicted(tmp_path / folder, rows.tokens, part, seed=len(part))
+    names = ("lr=1,2/a,b,lr=1,2/c", "x=y", "own=x=y", "p=q=x=y", "g,h=x=y", "t=lr=1,2/c,lr=1,2/a,b")
+    read = [(name, [str(p.folder) for p in of]) for word in names for name, of in read_teachers([word]).items()]
+    assert read == [
+        ("a,b", ["lr=1,2/a,b", "lr=1,2/c"]),
+        *((name, ["x=y"]) for name in ("x=y", "own", "p=q", "g,h")),
+        ("t", ["lr=1,2/c", "lr=1,2/a,b"]),
+    ]
+    with pytest.raises(UserError, match="--teachers lr=8/oof: 8/oof: no prediction"):
+        refuse_training(load_recipe("distill-demo"), teachers=["lr=8/oof"])
 
 
 def test_invariant_6_a_prediction_by_a_model_that_saw_the_prompt_is_refused(table, tmp_path, capsys):

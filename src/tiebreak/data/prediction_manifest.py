@@ -1,5 +1,6 @@
 """The manifests of a prediction's folder, `prediction.json` and `merged.json`: read and written here alone."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -188,6 +189,28 @@ def read_prediction_manifest(folder: Path) -> PredictionManifest | AverageManife
         raise UserError(f"{folder}: no {PREDICTION_FILE}, so no prediction was begun here") from None
     except UserError as error:
         raise UserError(f"{error}; predict again") from None
+
+
+def split_teacher(word: str) -> tuple[str | None, list[str]]:
+    """The name, if one is given, and the folders of a word of --teachers: `FOLDER,FOLDER` or `NAME=FOLDER,FOLDER`.
+
+    Names and folders may hold equals signs and commas, so the first reading is meant of which all folders are there.
+    """
+    places = [place for place, letter in enumerate(word) if letter == "=" and "/" not in word[:place]]
+    readings = [(None, _split_folders(word)), *((word[:at], _split_folders(word[at + 1 :])) for at in places)]
+    there = (reading for reading in readings if reading[1] and all(map(os.path.exists, reading[1])))
+    return next(there, readings[:2][-1])
+
+
+def _split_folders(text: str) -> list[str]:
+    """The text cut at commas, but for those within the name of what is there."""
+    folders, rest = [], text.split(",")
+    while rest:
+        joined = (count for count in range(1, len(rest) + 1) if os.path.exists(",".join(rest[:count]) or "."))
+        count = next(joined, 1)
+        folders.append(",".join(rest[:count]))
+        rest = rest[count:]
+    return [folder for folder in folders if folder]
 
 
 def read_models_behind(folder: Path) -> list[PredictionManifest]:

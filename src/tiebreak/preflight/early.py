@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tiebreak.cluster.ranks import find_ranks, refuse_mpi
 from tiebreak.config import Recipe
-from tiebreak.data.prediction_manifest import read_prediction_manifest
+from tiebreak.data.prediction_manifest import read_prediction_manifest, split_teacher
 from tiebreak.engines.choose import choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.check_base import check_base
@@ -39,11 +39,12 @@ def refuse_training(
     if isinstance(folder := find_folder(recipe.model.base), Path):
         check_base(folder, recipe)
     for word in teachers:
-        name, equals, listed = word.partition("=")
-        for part in (listed if equals and "/" not in name else word).split(","):
-            if part and part != "bayes":
-                path = Path(part)
+        for part in split_teacher(word)[1] if word != "bayes" else []:
+            path = Path(part)
+            try:
                 read_prediction_manifest(path.parent if path.name == "predictions.csv" else path)
+            except UserError as error:
+                raise error if part == word else UserError(f"--teachers {word}: {error}") from None
 
 
 def refuse_absent(files: Iterable[Path]) -> None:

@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 
 from tiebreak.config import DistillSettings
-from tiebreak.data.prediction_manifest import AverageManifest, PredictionManifest, read_prediction_manifest
+from tiebreak.data.prediction_manifest import (
+    AverageManifest,
+    PredictionManifest,
+    read_prediction_manifest,
+    split_teacher,
+)
 from tiebreak.data.split import Split
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
@@ -133,24 +138,22 @@ def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
     named: dict[str, list[Prediction] | None] = {}
     loose: list[str] = []
     for word in words:
-        name, equals, listed = word.partition("=")
-        given = bool(equals) and "/" not in name
+        given, folders = split_teacher(word)
         if word == BAYES:
             name, predictions = BAYES, None
         else:
-            folders = [part for part in (listed if given else word).split(",") if part]
             predictions = [read_prediction(Path(folder)) for folder in folders]
-            name = name if given else name_of(Path(folders[0]), named) if folders else ""
+            name = given if given is not None else name_of(Path(folders[0]), named) if folders else ""
         if not name or predictions == []:
             raise UserError(f"--teachers {word}: write it as FOLDER, NAME=FOLDER,FOLDER or {BAYES}")
         if name in named:
             raise UserError(f"--teachers: {name} is named twice; list all folders of a teacher as {name}=FOLDER,FOLDER")
         same = (named[other] for other in loose if belongs(predictions, named[other]))
-        if not given and predictions and (others := next(same, None)):
+        if given is None and predictions and (others := next(same, None)):
             others += predictions
             continue
         named[name] = predictions
-        if not given and predictions is not None:
+        if given is None and predictions is not None:
             loose.append(name)
     first: dict[str, Path] = {}
     for prediction in (p for predictions in named.values() for p in predictions or []):
