@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import fault_harness
 from fault_harness import Fault, Verdict, judge, warm
 
 SHORT_COMMANDS = ("train", "predict", "check", "baseline")
@@ -61,6 +62,10 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="NAME", help="a pattern in faults' names")
     parser.add_argument("--short", action="store_true", help="a sample of each kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of those, only each N-th")
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="begin with the K-th, counted from 0")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, metavar="N", help="time limits times N, on a busy machine"
+    )
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--show", action="store_true", help="what each command printed")
     parser.add_argument("--home", type=Path, help="keep all folders here; inputs that are there are used again")
@@ -69,6 +74,7 @@ def main() -> int:
     warm.import_all()
     import fault_commands
 
+    fault_harness.patience = options.patience
     home = (options.home or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
     calm = home / "calm"
     if not calm.is_dir():
@@ -77,7 +83,7 @@ def main() -> int:
     if options.short:
         chosen = [fault for fault in chosen if fault.name in SHORT]
         assert len(chosen) == len(SHORT), set(SHORT) - {fault.name for fault in chosen}
-    chosen = chosen[:: options.every]
+    chosen = chosen[options.first :: options.every]
     if options.list:
         print("\n".join(fault.name for fault in chosen))
         return 0
