@@ -14,15 +14,21 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 
 import tiebreak
-from tiebreak.cli import build_parser
-from tiebreak.config import load_recipe
+from tiebreak.cli import build_parser, main
+from tiebreak.config import load_recipe, shipped
+from tiebreak.overview import COMMANDS as COMMANDS_OF_TIEBREAK
 from tiebreak.pipeline.recipe import load_pipeline
 from tiebreak.structured import parse_yaml
+from tiebreak.tables.layouts import LAYOUTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING"))]
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+import figures  # noqa: E402
+import messages  # noqa: E402
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
-STARTS = r"\w+=|srun |deepspeed |torchrun |python |tiebreak |sbatch |launch/|slurm/|make |head |echo "
+STARTS = r"\w+=|srun |deepspeed |torchrun |python |tiebreak |sbatch |launch/|slurm/|make |head |echo |cp |pip "
 PREFIX = re.compile(r"^(?:\w+=(?:\"[^\"]*\"|\S+) )*(?:/usr/bin/time -f \"[^\"]*\" )?(?:srun )?")
 
 
@@ -47,7 +53,7 @@ class Links(HTMLParser):
 def site(tmp_path_factory) -> Path:
     """The site, built with each warning as an error, by a process without a network's address."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     environment = os.environ | nowhere | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -74,6 +80,73 @@ def test_every_link_and_anchor_of_the_site_leads_somewhere(site, pages):
             if target.is_dir() or not target.exists() or (anchor and unquote(anchor) not in pages[target].anchors):
                 broken.append(f"{path.relative_to(site)}: {link}")
     assert broken == []
+
+
+def errors_made() -> int:
+    """How often the code makes a `UserError`, or derives from it, by another way than the site's own."""
+    lines = [
+        line for path in (ROOT / "src" / "tiebreak").rglob("*.py") for line in path.read_text("utf-8").splitlines()
+    ]
+    made = [line for line in lines if "UserError(" in line and not line.startswith("class ")]
+    return len(made) + sum(bool(re.match(r"class \w+\(UserError\)", line)) for line in lines)
+
+
+def test_every_user_error_has_an_anchor(site, pages):
+    found = messages.collect()
+    assert len(found) > 300
+    assert len(found) == errors_made() == len({message.slug for message in found})
+    assert {message.slug for message in found} <= pages[site / "troubleshooting.html"].anchors
+    assert {message.group for message in found} == set(messages.GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "fault"),
+    [
+        ("cellar.py", "raise UserError('lower the water')", "no group of GROUPS names cellar.py"),
+        ("config.py", "raise UserError(f'{name}: {what}')", "which has no words of its own"),
+    ],
+)
+def test_a_new_user_error_that_the_page_cannot_place_is_an_error_of_the_build(tmp_path, file, code, fault):
+    (tmp_path / file).write_text(code)
+    with pytest.raises(LookupError, match=fault):
+        [message.group for message in messages.collect(tmp_path, notes={})]
+
+
+def test_pictures_are_those_that_the_script_draws():
+    drawn = {f"{name}.svg": figures.draw(name) for name in figures.PICTURES}
+    assert drawn == {path.name: path.read_text(encoding="utf-8") for path in figures.FOLDER.glob("*")}
+
+
+def test_the_reference_names_what_the_code_has(site):
+    for page, names in (
+        ("recipe", ["model.lora.r", "train.lr", "distill.temperature", "predict.lease_s", *shipped()]),
+        ("commands", [*COMMANDS_OF_TIEBREAK, "--on-bad-row"]),
+        ("python", tiebreak.__all__),
+        ("files", ["ModelManifest", "PredictionManifest", *(layout.name for layout in LAYOUTS)]),
+        ("exit-codes", ["75", "130"]),
+    ):
+        text = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
+        assert [name for name in names if name not in text] == [], page
+    text = (site / "reference" / "recipe.html").read_text(encoding="utf-8")
+    rank = re.search(r'<span id="model.lora.r">.*?</tr>', text, re.S)
+    assert rank and "whole number, 1 to 65,536" in rank[0] and "16" in rank[0] and "Rank of the update" in rank[0]
+
+
+@pytest.mark.slow
+def test_the_first_hour_runs_as_it_stands(tmp_path, monkeypatch):
+    """Every command of two hours that needs no installation, no network and none of Kaggle's folders."""
+    monkeypatch.chdir(tmp_path)
+    lines = [line for name in ("laptop", "kaggle") for line in commands_of(ROOT / f"docs/first-hour/{name}.md")]
+    few = {"train": "--set train.max_steps=2 --set data.max_tokens=96", "report": "--resamples 100"}
+    ran = []
+    for line in lines:
+        program, *words = shlex.split(line)
+        if program == "tiebreak" and words and words[0] != "weights" and not re.search("minilm|/kaggle/", line):
+            assert main([*words, *few.get(words[0], "").split()]) == 0, line
+            ran.append(words[0])
+    assert ran == "sample sample check baseline train predict report sample predict".split()
+    assert (tmp_path / "runs/first/report/index.html").is_file()
+    assert (tmp_path / "runs/kaggle/predictions.csv").read_text().count("\n") == 101
 
 
 def test_pages_fetch_nothing_from_elsewhere(site, pages):

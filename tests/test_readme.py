@@ -18,6 +18,9 @@ def test_the_contract_stands_in_the_readme():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make (\w+)", README, re.M)
     assert {"demo", "test"} <= set(targets)
+    for command in ("sbatch slurm/train_gemma.sbatch", "deepspeed src/train.py --ds ds_configs/zero2.json"):
+        assert re.search(rf"^{re.escape(command)}( |$)", README, re.M), command
+    assert re.search(r"^python src/distill\.py .*--teachers ", README, re.M)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import messages
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -16,7 +18,8 @@ OF_REPOSITORY = {
 }
 """Files of the repository that are pages of the site, too."""
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.S | re.M)
-LINK = re.compile(r"\]\((?:\.\./)?(docs/)?([\w/.-]+)(#[\w-]*)?\)")
+PICTURE = re.compile(r"^!\[([^\]]*)\]\([\w./]*figures/([\w-]+)\.svg\)$", re.M)
+LINK = re.compile(r"\]\((\.\./)?(docs/)?([\w/.-]+)(#[\w-]*)?\)")
 MENTION = re.compile(r"(?<![\w/\[(])(\(?)docs/(\w+)\.md")
 
 
@@ -37,19 +40,32 @@ def _leaves(nav: list | dict | str) -> list[str]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the repository's own pages."""
+    """Add the repository's own pages and those that are made from the code."""
     for name, page in OF_REPOSITORY.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    for page, make in reference.PAGES.items():
+        files.append(File.generated(config, page, content=make()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files of the repository, and mentions of `docs/NAME.md`, into links between pages."""
+    up = "../" * page.file.src_uri.count("/")
+    if messages.MARK in markdown:
+        markdown = markdown.replace(messages.MARK, messages.render())
     parts = CODE.split(markdown)
-    parts[::2] = [MENTION.sub(r"\1[docs/\2.md](\2.md)", LINK.sub(_page_of, part)) for part in parts[::2]]
-    return "".join(parts)
+    parts[::2] = [MENTION.sub(rf"\1[docs/\2.md]({up}\2.md)", LINK.sub(_page_of, part)) for part in parts[::2]]
+    return PICTURE.sub(_inline, "".join(parts))
+
+
+def _inline(picture: re.Match[str]) -> str:
+    """A picture as a part of its page, where it takes the colour of the text."""
+    text = (ROOT / "docs" / "figures" / f"{picture[2]}.svg").read_text(encoding="utf-8")
+    drawing = re.sub(r"<style>.*?</style>|\n", "", text)
+    return f'<figure class="picture">{drawing}</figure>'
 
 
 def _page_of(link: re.Match[str]) -> str:
-    _, path, anchor = link.groups()
-    return f"]({OF_REPOSITORY.get(path, path)}{anchor or ''})"
+    up, folder, path, anchor = link.groups()
+    page = OF_REPOSITORY.get(path)
+    return f"]({page or ('' if folder else up or '') + path}{anchor or ''})"

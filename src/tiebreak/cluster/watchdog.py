@@ -22,6 +22,7 @@ STAGES = ("reading rows", "computing", "evaluating", "saving")
 SHOWN = 8
 ANSWER_S = 10.0
 STALLED = 1
+"""Exit code of a job of several ranks in which one made no progress for `train.timeout_s` seconds."""
 
 
 @dataclass
