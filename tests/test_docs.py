@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from test_house import ORDER
 
 import tiebreak
 from tiebreak.cli import build_parser, main
@@ -110,6 +111,17 @@ def test_a_new_user_error_that_the_page_cannot_place_is_an_error_of_the_build(tm
     (tmp_path / file).write_text(code)
     with pytest.raises(LookupError, match=fault):
         [message.group for message in messages.collect(tmp_path, notes={})]
+
+
+def test_the_architecture_page_names_the_rooms_in_order_and_files_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    house, _, rest = text.partition("## The house")[2].partition("## The way of one row")
+    assert re.findall(r"^\| (\w+) \|", house, re.M)[1:] == list(ORDER)
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", rest):
+        assert any((ROOT / place / name).exists() for place in ("", "src/tiebreak")), name
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "tiebreak").rglob("*.py"))
+    for name in re.findall(r"`(\w+)` (?:of|in) `", rest):
+        assert re.search(rf"^(?:def |class )?{name}\b", code, re.M), name
 
 
 def test_pictures_are_those_that_the_script_draws():

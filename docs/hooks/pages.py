@@ -50,6 +50,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files of the repository, and mentions of `docs/NAME.md`, into links between pages."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]
     up = "../" * page.file.src_uri.count("/")
     if messages.MARK in markdown:
         markdown = markdown.replace(messages.MARK, messages.render())
