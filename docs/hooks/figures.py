@@ -205,9 +205,9 @@ def calibration() -> tuple[int, str, list[str]]:
     parts.append(words(left + 14, top + 57, "as it should be", 13))
     x, y = at(0.76, 0.76 + 0.28 * 0.76 * -0.24 * 1.32)
     parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="4.5" fill="{ORANGE}"/>')
-    parts.append(line((x, y + 6), (x, at(0, 0.3)[1] - 18)))
-    parts.append(words(left + side - 8, at(0, 0.3)[1], "says 76 %, right in 70 %:", 13, "end"))
-    parts.append(words(left + side - 8, at(0, 0.3)[1] + 17, "too sure, temperature above 1", 13, "end"))
+    parts.append(line((x, y + 6), (x, at(0, 0.15)[1] - 18)))
+    parts.append(words(left + side - 8, at(0, 0.15)[1], "says 76 %, right in 70 %:", 13, "end"))
+    parts.append(words(left + side - 8, at(0, 0.15)[1] + 17, "too sure, temperature above 1", 13, "end"))
     return 378, "A reliability curve that lies below the diagonal: the judge is too sure", parts
 
 

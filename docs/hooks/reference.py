@@ -35,6 +35,8 @@ WORDS_OF = {
     annotated_types.Le: "up to",
     annotated_types.Lt: "below",
 }
+UNBOUNDED = 1 << 31
+"""A bound from here on only keeps a number within 32 bits."""
 MADE = "<!-- Made from the code by docs/hooks/reference.py. -->\n\n"
 
 
@@ -93,7 +95,7 @@ def _fields(kind: type[BaseModel], prefix: str) -> Iterator[str]:
         if name not in below:
             default = "needed" if field.is_required() else code(_plain(field.get_default(call_default_factory=True)))
             anchor = f'<span id="{prefix}{name}">{code(prefix + name)}</span>'
-            takes = describe(hints[name], field.metadata)
+            takes = takes_of(hints[name], field)
             yield f"| {anchor} | {cell(takes)} | {default} | {cell(field.description or '')} |"
     yield ""
     for name, section in below.items():
@@ -106,6 +108,11 @@ def _is_section(hint: object) -> bool:
 
 def _plain(value: object) -> object:
     return "none" if value is None else "empty" if value in ("", [], {}) else value
+
+
+def takes_of(hint: Any, field: FieldInfo) -> str:
+    """What a field takes; bounds stand in its type or beside its default."""
+    return describe(hint, () if typing.get_origin(hint) is typing.Annotated else field.metadata)
 
 
 def describe(hint: Any, metadata: typing.Sequence[object] = ()) -> str:
@@ -137,7 +144,7 @@ def _bounds(metadata: typing.Sequence[object]) -> str:
             if {"least", "most", "why"} <= known.keys():
                 return f", {plain_number(known['least'])} to {plain_number(known['most'])}: {known['why']}"
         for kind, words in WORDS_OF.items():
-            if isinstance(item, kind):
+            if isinstance(item, kind) and getattr(item, kind.__name__.lower()) < UNBOUNDED:
                 parts.append(f"{words} {plain_number(getattr(item, kind.__name__.lower()))}")
     return f", {' '.join(parts)}" if parts else ""
 
@@ -262,7 +269,7 @@ def files_page() -> str:
         lines += [f"## {kind.__name__}\n", f"{first}\n{rest}\n", "| field | takes | |", "|---|---|---|"]
         hints = typing.get_type_hints(kind, include_extras=True)
         for name, field in kind.model_fields.items():
-            takes = describe(hints[name], field.metadata)
+            takes = takes_of(hints[name], field)
             lines.append(f"| {code(name)} | {cell(takes)} | {cell(field.description or '')} |")
         lines.append("")
     lines += [
