@@ -10,7 +10,7 @@ from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
-from tiebreak.models.packed_sdpa import Packing, attend_packed
+from tiebreak.models.packing import Packing
 
 pytestmark = pytest.mark.slow  # models are loaded in each
 
@@ -133,41 +133,6 @@ def test_attention_that_cannot_run_is_refused(name, wanted, sentence):
         choose_attention(AutoConfig.from_pretrained(demo_folder(name)), wanted, CPU)
 
 
-@pytest.mark.parametrize(
-    ("name", "there", "sentence"),
-    [
-        ("demo-gemma2", {}, None),
-        ("demo-gemma2", {"precision": torch.float32}, "bf16 and fp16 alone"),
-        ("demo-llama2", {"capability": (7, 5)}, "compute capability 8.0"),
-        ("demo-gemma2", {"version": "2.6.2.post1"}, "2.6.3 or newer"),
-        ("demo-llama2", {"version": "2.6.2.post1"}, None),
-        ("demo-gemma2", {"dropout": 0.1}, "no dropout beside soft-capping"),
-        ("demo-llama2", {"dropout": 0.1}, None),
-        ("demo-llama2", {"installed": False}, "not installed"),
-        ("demo-deberta", {}, "no relative positions"),
-    ],
-)
-def test_flash_attention_is_chosen_where_it_can_run(name, there, sentence, monkeypatch):
-    """By a stand-in for a GPU: the checks are those of flash-attn 2.8.3's own code."""
-    from transformers import AutoConfig
-
-    from tiebreak.models import attention
-    from tiebreak.models.demo import demo_folder
-
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: there.get("installed", True))
-    monkeypatch.setattr(attention, "version", lambda package: there.get("version", "2.8.3.post2"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: there.get("capability", (9, 0)))
-    config = AutoConfig.from_pretrained(demo_folder(name))
-    config.attention_dropout = there.get("dropout", 0.0)
-    precision = there.get("precision", torch.bfloat16)
-    chosen = choose_attention(config, "auto", torch.device("cuda"), precision)
-    assert (chosen.backend == "flash") is (sentence is None)
-    if sentence is not None:
-        assert sentence in chosen.reason
-        with pytest.raises(UserError, match=sentence):
-            choose_attention(config, "flash", torch.device("cuda"), precision)
-
-
 @pytest.mark.parametrize(("emulated", "expected"), [(True, torch.float32), (False, torch.bfloat16)])
 def test_bf16_that_a_gpu_only_emulates_is_not_chosen(emulated, expected, monkeypatch):
     def supported(including_emulation: bool = True) -> bool:
@@ -175,35 +140,3 @@ def test_bf16_that_a_gpu_only_emulates_is_not_chosen(emulated, expected, monkeyp
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert choose_precision("auto", torch.device("cuda")) is expected
-
-
-@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2"])
-def test_flash_attention_is_told_where_rows_end(name, sample):
-    """Its CPU twin takes exactly what flash-attn takes, the cumulative lengths, and gives the same logits."""
-    from transformers import AttentionInterface
-
-    told = []
-
-    def twin(module, query, key, value, attention_mask, **kwargs):
-        assert attention_mask is None
-        bounds = kwargs.pop("cu_seq_lens_q")
-        assert bounds.dtype == torch.int32 and torch.equal(bounds, kwargs.pop("cu_seq_lens_k"))
-        lengths = bounds.diff().tolist()
-        assert kwargs.pop("max_length_q") == kwargs.pop("max_length_k") == max(lengths)
-        told.append(lengths)
-        return attend_packed(module, query, key, value, None, packing=Packing.of(lengths, CPU), **kwargs)
-
-    AttentionInterface.register("flash_twin", twin)
-    recipe = load_recipe(name, ["model.method=full"])
-    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([sample], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
-    judge = build_model(recipe, tokenizer, CPU, torch.float32).eval()
-    rows = [torch.from_numpy(tokens.input_ids(k)[0]).long() for k in range(8)]
-    lengths = [len(row) for row in rows]
-    with torch.no_grad():
-        expected = judge(torch.cat(rows), lengths)
-        judge.attention = Attention("flash", "the twin")
-        judge.classifier.config._attn_implementation = "flash_twin"
-        found = judge(torch.cat(rows), lengths)
-    assert told == [lengths] * judge.classifier.config.num_hidden_layers
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from tiebreak.cluster.ranks import find_ranks
 from tiebreak.config import load_recipe
 from tiebreak.data.split import RowsManifest
 from tiebreak.errors import UserError
+from tiebreak.models.preference import PreferenceModel
 from tiebreak.training.run_folder import open_folder
 
 pytestmark = pytest.mark.slow
@@ -211,6 +213,41 @@ def test_wandb_that_is_not_installed_is_reported(sample, tmp_path, capsys, monke
     changes = set_("log.wandb=offline", "train.max_steps=1")
     assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT, *changes]) == 2
     assert "wandb is not installed" in capsys.readouterr().err
+
+
+def test_a_gpu_without_memory_gets_smaller_micro_batches_and_the_same_result(sample, tmp_path, capsys, monkeypatch):
+    """A forward pass of more than 700 tokens fails, in the backward pass of the rows before it being done."""
+    honest, sizes = PreferenceModel.forward, []
+
+    def forward(self, tokens, lengths, features=None):
+        if self.training and len(tokens) > 700:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(tokens))
+        return honest(self, tokens, lengths, features)
+
+    changes = set_("train.max_steps=3", "train.tokens_per_micro_batch=1200", "model.dropout=0")
+    command = ["train", "--data", str(sample), "--valid", "none", *SHORT, *changes]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(PreferenceModel, "forward", forward)
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "cut")]) == 0
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("memory ran out: micro-batches are cut in 2") == 1
+    whole, cut = (steps_of(tmp_path / name) for name in ("whole", "cut"))
+    assert [record["tokens"] for record in cut] == [record["tokens"] for record in whole]
+    assert len(sizes) >= 6 and max(sizes) <= 700
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([r[name] for r in cut], [r[name] for r in whole], rtol=1e-5)  # the order of sums
+
+
+def test_a_row_that_no_memory_holds_ends_with_advice(sample, tmp_path, capsys, monkeypatch):
+    def forward(self, tokens, lengths, features=None):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(PreferenceModel, "forward", forward)
+    command = ["train", "--data", str(sample), "--valid", "none", *SHORT, "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "train.gradient_checkpointing=true" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])

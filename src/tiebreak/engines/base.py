@@ -51,18 +51,24 @@ class Engine:
         """Add the gradients of a loss, a scalar, to those of the step."""
         loss.backward()
 
-    def step(self) -> float:
-        """Clip, update, clear; returns the global gradient norm before clipping.
+    def step(self, totals: torch.Tensor) -> tuple[list[float], float]:
+        """Sum the ranks' totals, clip, update, clear: a step's one wait for the device.
 
-        With a norm that is not finite the weights stay as they are.
+        Args:
+            totals: (k,) float64 of this rank, the loss first.
+
+        Returns:
+            Their sums over all ranks, and the global gradient norm before clipping. Where that or the loss is not
+            finite the weights stay as they are.
         """
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        total = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
-        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
-        if math.isfinite(norm):
+        clipped = torch.nn.utils.clip_grad_norm_(self.trainable().values(), limit)
+        clipped = clipped.full_tensor() if isinstance(clipped, DTensor) else clipped
+        *sums, norm = torch.cat([self.sum(totals), clipped.detach().to(totals)[None]]).tolist()
+        if math.isfinite(sums[0]) and math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return sums, norm
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks (in place)."""

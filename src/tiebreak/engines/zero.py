@@ -1,6 +1,7 @@
 """DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) cut over the ranks."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -58,10 +59,13 @@ class ZeroEngine(Engine):
         """Let DeepSpeed add the gradients of a loss, a scalar, and reduce them as its stage does."""
         self.module.backward(loss)
 
-    def step(self) -> float:
-        """Let DeepSpeed clip and update; returns the global gradient norm before clipping."""
+    def step(self, totals: torch.Tensor) -> tuple[list[float], float]:
+        """Sum the ranks' totals, and let DeepSpeed clip and update unless their loss is not finite."""
+        sums = self.sum(totals).tolist()
+        if not math.isfinite(sums[0]):
+            return sums, math.nan
         self.module.step()
-        return float(self.module.get_global_grad_norm())
+        return sums, float(self.module.get_global_grad_norm())
 
     def get_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         """Gather the full fp32 weight."""

@@ -1,25 +1,25 @@
 """Which attention runs: decided in one place, with the reason."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import torch
 from transformers import AttentionInterface, PreTrainedConfig
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tiebreak.compatibility import Backend, find_family
 from tiebreak.errors import UserError
 from tiebreak.models import deberta
+from tiebreak.models.flash import attend_flash, find_flash
 from tiebreak.models.packed_sdpa import attend_packed
 
-PACKED_SDPA = "tiebreak_packed"  # transformers refuses names with "sdpa" for families without its own
+# transformers has ideas of its own about names with "sdpa" and "flash", and makes no masks for names it does not know
+PACKED_SDPA, VARLEN = "tiebreak_packed", "tiebreak_varlen"
 AttentionInterface.register(PACKED_SDPA, attend_packed)
+AttentionInterface.register(VARLEN, attend_flash)
 
-IMPLEMENTATIONS = {"flash": "flash_attention_2", "packed-sdpa": PACKED_SDPA, "packed-deberta": "eager"}
+IMPLEMENTATIONS = {"flash": VARLEN, "packed-sdpa": PACKED_SDPA, "packed-deberta": "eager"}
 """What transformers calls a backend; the others have the same name there."""
 PADDED = ("eager", "sdpa")
 AMPERE = (8, 0)
-SOFTCAPPING = (2, 6, 3)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def choose_attention(
         return Attention("sdpa" if wanted == "sdpa" else "eager", "set by the recipe")
     if packed is None:
         return Attention("eager", f"no attention over packed rows is known for {config.model_type}")
-    return Attention(packed, no_flash) if no_flash else Attention("flash", "flash-attn is installed")
+    return Attention(packed, no_flash) if no_flash else Attention("flash", find_flash()[1])
 
 
 def why_no_flash(config: PreTrainedConfig, device: torch.device, precision: torch.dtype) -> str | None:
@@ -82,15 +82,11 @@ def why_no_flash(config: PreTrainedConfig, device: torch.device, precision: torc
         return "flash-attn has no relative positions"
     if device.type != "cuda":
         return "there is no GPU for flash-attn here"
-    if not is_flash_attn_2_available():  # nor with flash-attn 4 alone
-        return "flash-attn 2 is not installed (make gpu)"
     if precision not in (torch.float16, torch.bfloat16):
         return "flash-attn computes in bf16 and fp16 alone"
     if torch.cuda.get_device_capability(device) < AMPERE:
         return "flash-attn needs a GPU of compute capability 8.0 or more"
-    if getattr(config, "attn_logit_softcapping", None):
-        if tuple(map(int, version("flash-attn").split(".")[:3])) < SOFTCAPPING:
-            return f"soft-capping needs flash-attn {'.'.join(map(str, SOFTCAPPING))} or newer"
-        if getattr(config, "attention_dropout", 0.0):
-            return "flash-attn has no dropout beside soft-capping"
-    return None
+    if getattr(config, "attn_logit_softcapping", None) and getattr(config, "attention_dropout", 0.0):
+        return "flash-attn has no dropout beside soft-capping"
+    found, why = find_flash()
+    return None if found else why

@@ -6,8 +6,10 @@ terms use the same slots, so one vector of 2L - 1 distances serves both, and the
 for the fused attention kernel.
 """
 
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
@@ -16,7 +18,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     make_log_bucket_position,
 )
 
-from tiebreak.models.packed_sdpa import Packing
+from tiebreak.cluster.transfer import to_device
+from tiebreak.models.packing import Packing
 
 
 def can_pack(config: PreTrainedConfig) -> bool:
@@ -39,14 +42,44 @@ def pack_attention(network: torch.nn.Module) -> None:
 def packed_backbone(deberta: Any, tokens: torch.Tensor, positions: torch.Tensor, packing: Packing) -> torch.Tensor:
     """Hidden states (1, T, hidden) of packed tokens (1, T), as the model gives for each row alone."""
     hidden: torch.Tensor = deberta.embeddings(input_ids=tokens, position_ids=positions)
-    relative = deberta.encoder.get_rel_embedding()
-    for layer in deberta.encoder.layer:
-        hidden, _ = layer(hidden, packing, rel_embeddings=relative)
+    encoder = deberta.encoder
+    relative = encoder.get_rel_embedding()
+    slots = group_slots(packing, encoder.position_buckets, encoder.max_relative_positions, tokens.device)
+    for layer in encoder.layer:
+        hidden, _ = layer(hidden, packing, relative_pos=slots, rel_embeddings=relative)
     return hidden
 
 
+def group_slots(packing: Packing, buckets: int, most: int, device: torch.device) -> list[torch.Tensor]:
+    """slot(i - j) for each group of rows (length, length) int64.
+
+    Each is spread out from a vector of its 2 length - 1 distances, which is the middle of the longest's.
+
+    Args:
+        packing: of the rows.
+        buckets: the configuration's `position_buckets`.
+        most: its `max_relative_positions`.
+        device: of the slots.
+    """
+    lengths = [group.lengths[-1] for group in packing.groups]
+    longest = max(lengths)
+    there = to_device(distance_slots(longest, buckets, most), device)
+    vectors = (there[longest - length : longest + length - 1] for length in lengths)
+    return [v.as_strided((length, length), (1, 1)).flip(1) for v, length in zip(vectors, lengths, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def distance_slots(length: int, buckets: int, most: int) -> np.ndarray:
+    """The slot of each distance from 1 - length to length - 1 (2 length - 1,) int64."""
+    distance = torch.arange(1 - length, length)
+    if buckets > 0 and most > 0:
+        distance = make_log_bucket_position(distance, buckets, most)
+    span = buckets if buckets > 0 else most
+    return (distance.long() + span).clamp(0, 2 * span - 1).numpy()
+
+
 class PackedSelfAttention(DisentangledSelfAttention):
-    """`DisentangledSelfAttention` that also takes a `Packing` as its mask; parameters are unchanged."""
+    """`DisentangledSelfAttention` that also takes a `Packing` as its mask, and then `group_slots`; same parameters."""
 
     def forward(  # type: ignore[override]
         self,
@@ -73,24 +106,16 @@ class PackedSelfAttention(DisentangledSelfAttention):
             for projection in (self.query_proj, self.key_proj)
         )
         dropout = self.dropout.p if self.training else 0.0
+        gathered = (attention_mask.gather(states) for states in (query, key, value))
         outputs = []
-        for group in attention_mask.groups:
-            q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
-            slots = self._slots(q.shape[-2], span, q.device)
+        for group, slots, *states in zip(attention_mask.groups, kwargs["relative_pos"], *gathered, strict=True):
+            q, k, v = (each.transpose(1, 2) for each in states)
             bias = self._bias(q, k, position_key, position_query, slots)
             if group.padded:
                 bias.masked_fill_(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
             attended = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)
             outputs.append(attended.transpose(1, 2).flatten(2))
         return attention_mask.scatter(outputs)[None], None
-
-    def _slots(self, length: int, span: int, device: torch.device) -> torch.Tensor:
-        """slot(i - j) (length, length), spread out from the vector of the 2 length - 1 distances."""
-        distance = torch.arange(1 - length, length, device=device)
-        if self.position_buckets > 0 and self.max_relative_positions > 0:
-            distance = make_log_bucket_position(distance, self.position_buckets, self.max_relative_positions)
-        slots = (distance.long() + span).clamp(0, 2 * span - 1)
-        return slots.as_strided((length, length), (1, 1)).flip(1)
 
     @staticmethod
     def _bias(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.compatibility import find_family
 from tiebreak.config import ModelSettings
 from tiebreak.data.features import swap_signs
@@ -221,26 +222,26 @@ def before_head(classifier: Any, pooled: torch.Tensor) -> torch.Tensor:
     return vector
 
 
-def pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
+def pool(hidden: torch.Tensor, starts: np.ndarray, lengths: list[int], how: str) -> torch.Tensor:
     """One fp32 vector (n, width) for each text, by its place and length, never by a token's id.
 
     Args:
         hidden: (T, width).
         starts: (n,), where each text begins.
-        lengths: (n,), its tokens.
+        lengths: of the n texts, tokens.
         how: `cls` takes a text's first token, `last` its last, `mean` the mean of all.
     """
+    device = hidden.device
     if how != "mean":
-        return hidden[pooled_tokens(starts, lengths, how)].float()
-    text = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-    within = torch.arange(len(text), device=hidden.device) - torch.repeat_interleave(
-        lengths.cumsum(0) - lengths, lengths
-    )
+        return hidden[to_device(pooled_tokens(starts, lengths, how), device)].float()
+    ends = np.cumsum(lengths)
+    tokens = np.arange(ends[-1]) + (starts - ends + lengths).repeat(lengths)
+    texts = to_device(np.arange(len(lengths)).repeat(lengths), device)
     sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
-    sums = sums.index_add(0, text, hidden[torch.repeat_interleave(starts, lengths) + within].float())
-    return sums / lengths[:, None]
+    sums = sums.index_add(0, texts, hidden[to_device(tokens, device)].float())
+    return sums / to_device(np.array(lengths), device)[:, None]
 
 
-def pooled_tokens(starts: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
+def pooled_tokens(starts: np.ndarray, lengths: list[int], how: str) -> np.ndarray:
     """Index (n,) of the token that stands for each text: its first for `cls`, its last for `last`."""
     return starts if how == "cls" else starts + lengths - 1

@@ -1,84 +1,22 @@
 """Attention over packed rows without flash-attn: rows of like length share one padded batch.
 
-A packed batch is one long sequence of n rows. Everything but attention works token by token; attention
-must not look across rows. Here the rows are gathered into groups of like length, attended group by
-group, and scattered back. Padding stands on the right, so no real token attends to it.
+Padding stands on the right, so no real token attends to it.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.models.packing import Packing
 from tiebreak.models.tiled_attention import Rule, attend_tiled
 
 # cuDNN makes a plan for each new shape of a batch, and here nearly every group has its own.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
-MOST_PADDING = 1.25
-"""A group's padded size over its tokens, at most: above it a group is split."""
 TILED_FROM = {False: 192, True: 384}
 """Tokens from which tiles are faster on a CPU, without and with gradients (benchmarks/attention.py)."""
-
-
-@dataclass(frozen=True)
-class LengthGroup:
-    """Rows attended together: `index` (n, length) into the packed tokens, `lengths` (n,); whether any is shorter."""
-
-    index: torch.Tensor
-    lengths: torch.Tensor
-    padded: bool
-
-    @property
-    def real(self) -> torch.Tensor:
-        """(n, length) bool: which entries are tokens."""
-        positions = torch.arange(self.index.shape[1], device=self.index.device)
-        return positions < self.lengths[:, None]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a packed batch of T tokens falls into groups; `restore` (T,) undoes the gathering.
-
-    `pooled_tokens` (n,) int64 are the tokens that the last layer returns, if not all: see `last_layer`.
-    """
-
-    groups: list[LengthGroup]
-    restore: torch.Tensor
-    pooled_tokens: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, lengths: list[int], device: torch.device, pooled_tokens: torch.Tensor | None = None) -> "Packing":
-        """Group rows of the given lengths, whose tokens stand one after another."""
-        starts = torch.tensor([0, *lengths]).cumsum(0)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        members: list[list[int]] = []
-        total = 0
-        for row in order:
-            if members and lengths[row] * (len(members[-1]) + 1) <= MOST_PADDING * (total + lengths[row]):
-                members[-1].append(row)
-                total += lengths[row]
-            else:
-                members.append([row])
-                total = lengths[row]
-        groups, kept = [], []
-        for rows in members:
-            longest = lengths[rows[-1]]
-            real = torch.tensor([lengths[row] for row in rows])
-            offsets = torch.arange(longest).expand(len(rows), longest)
-            index = starts[rows][:, None] + torch.minimum(offsets, real[:, None] - 1)
-            groups.append(LengthGroup(index.to(device), real.to(device), lengths[rows[0]] < longest))
-            kept.append(index[offsets < real[:, None]])
-        restore = torch.empty(int(starts[-1]), dtype=torch.long)
-        restore[torch.cat(kept)] = torch.arange(int(starts[-1]))
-        return cls(groups, restore.to(device), pooled_tokens)
-
-    def scatter(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """Per-group results (n, length, ...) -> (T, ...) in the packed order."""
-        flat = [output[group.real] for output, group in zip(outputs, self.groups, strict=True)]
-        return torch.cat(flat)[self.restore]
 
 
 def attend_packed(
@@ -108,15 +46,15 @@ def attend_packed(
     scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout") or 0.0
     softcap, window, sinks = kwargs.get("softcap"), kwargs.get("sliding_window"), kwargs.get("s_aux")
     causal = getattr(module, "is_causal", True)
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    gathered = (packing.gather(states[0].transpose(0, 1)) for states in (query, key, value))
     outputs = []
-    for group in packing.groups:
-        q, k, v = (states[group.index].transpose(1, 2) for states in (query, key, value))
+    for group, *states in zip(packing.groups, *gathered, strict=True):
+        q, k, v = (each.transpose(1, 2) for each in states)
         length = q.shape[-2]
         by_hand = softcap is not None or sinks is not None or (window is not None and length > window)
         if by_hand and q.device.type == "cpu" and length >= TILED_FROM[torch.is_grad_enabled() and q.requires_grad]:
             rule = Rule(q.shape[-1] ** -0.5 if scaling is None else scaling, causal, window, softcap, dropout)
-            outputs.append(attend_tiled(q, k, v, group.lengths.tolist(), rule, sinks).transpose(1, 2))
+            outputs.append(attend_tiled(q, k, v, group.lengths, rule, sinks).transpose(1, 2))
             continue
         mask = None if causal else group.real[:, None, None, :]
         if window is not None and length > window:

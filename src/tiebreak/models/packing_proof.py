@@ -83,4 +83,4 @@ def _pooled(judge: PreferenceModel, tokens: torch.Tensor, lengths: list[int]) ->
         hidden, starts = judge.hidden_states(tokens, lengths)
     if judge.early and judge.attention.packed:
         return hidden.float()
-    return pool(hidden, starts.to(tokens.device), torch.tensor(lengths, device=tokens.device), judge.pooling)
+    return pool(hidden, starts, lengths, judge.pooling)

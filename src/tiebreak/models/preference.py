@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.compatibility import find_family
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention
@@ -20,7 +22,7 @@ from tiebreak.models.heads import (
     pooled_tokens,
 )
 from tiebreak.models.last_layer import POOLED
-from tiebreak.models.packed_sdpa import Packing
+from tiebreak.models.packing import Packing
 
 
 class PreferenceModel(nn.Module):
@@ -105,7 +107,7 @@ class PreferenceModel(nn.Module):
             if self.early and self.attention.packed:
                 pooled = hidden.float()
             else:
-                pooled = pool(hidden, starts.to(device), torch.tensor(lengths, device=device), self.pooling)
+                pooled = pool(hidden, starts, lengths, self.pooling)
         classifier, inner = self.classifier, self.head
         head = classifier.get_submodule(head_name(classifier))  # with its wrapper, which chooses the adapter's own
         with torch.autocast(device.type, enabled=False):
@@ -117,7 +119,7 @@ class PreferenceModel(nn.Module):
             logits: torch.Tensor = head(pooled, features) if isinstance(inner, FeatureHead) else head(pooled)
             return logits
 
-    def hidden_states(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def hidden_states(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
         """The backbone's last hidden states, and the index of each text's first.
 
         Args:
@@ -130,18 +132,18 @@ class PreferenceModel(nn.Module):
         """
         return (self._packed if self.attention.packed else self._padded)(tokens, lengths)
 
-    def _packed(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _packed(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
         """Hidden states (T, hidden), or of the n pooled tokens alone (n, hidden), and each text's first index."""
         device = tokens.device
-        ends = torch.tensor(lengths).cumsum(0)
-        starts = ends - torch.tensor(lengths)
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)[None]
-        if (first := find_family(self.classifier.config.model_type).first_position) is not None:
-            positions = positions + self.classifier.config.pad_token_id + first
-        pooled = pooled_tokens(starts, torch.tensor(lengths), self.pooling).to(device) if self.early else None
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        first = find_family(self.classifier.config.model_type).first_position
+        from_where = 0 if first is None else self.classifier.config.pad_token_id + first
+        positions = to_device(np.arange(from_where, from_where + ends[-1]) - starts.repeat(lengths), device)[None]
+        pooled = to_device(pooled_tokens(starts, lengths, self.pooling), device) if self.early else None
         keywords: dict[str, Any] = {POOLED: pooled} if self.is_decoder and self.early else {}
         if self.attention.backend == "flash":
-            bounds = torch.cat([starts[:1], ends]).to(device, torch.int32)
+            bounds = to_device(np.array([0, *ends], dtype=np.int32), device)
             keywords |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             keywords |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
         else:
@@ -153,16 +155,16 @@ class PreferenceModel(nn.Module):
         output = self.backbone(tokens[None], position_ids=positions, use_cache=False, **keywords)
         return output.last_hidden_state[0], starts
 
-    def _padded(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _padded(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
         """The same from a batch padded on the right, for backbones that cannot run packed."""
         rows, longest = len(lengths), max(lengths)
-        real = torch.arange(longest) < torch.tensor(lengths)[:, None]
-        mask = real.to(tokens.device)
-        batch = tokens.new_full((rows, longest), self.classifier.config.pad_token_id)
-        batch[mask] = tokens
+        real = np.arange(longest) < np.array(lengths)[:, None]
+        mask = to_device(real, tokens.device)
+        batch = tokens.new_full((rows * longest,), self.classifier.config.pad_token_id)
+        batch = batch.index_copy_(0, to_device(np.flatnonzero(real), tokens.device), tokens).unflatten(0, (rows, -1))
         extra = {"use_cache": False} if self.is_decoder else {}
         hidden = self.backbone(batch, attention_mask=mask.long(), **extra).last_hidden_state
-        return hidden.flatten(0, 1), torch.arange(rows) * longest
+        return hidden.flatten(0, 1), np.arange(rows) * longest
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -57,12 +57,16 @@ def attend_tiled(
         sinks: (heads,) one more logit of each softmax, whose weight goes nowhere (gpt-oss's model card, 2025).
 
     Returns:
-        (n, heads, length, the value's head_dim), in the type of the query.
+        (n, heads, length, the value's head_dim), in the type of the query, or autocast's.
     """
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # as for the fused kernels: rotated queries and keys come in fp32
+        query, key, value = (states.to(torch.get_autocast_dtype(kind)) for states in (query, key, value))
     if (repeats := query.shape[1] // key.shape[1]) > 1:
         key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
     seed = int(torch.randint(2**62, ())) if rule.dropout else 0
-    attended: torch.Tensor = _Tiled.apply(query, key, value, sinks, lengths, rule, seed)  # type: ignore[no-untyped-call]
+    with torch.autocast(kind, enabled=False):
+        attended: torch.Tensor = _Tiled.apply(query, key, value, sinks, lengths, rule, seed)  # type: ignore[no-untyped-call]
     return attended
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.data.plan import blocks as cut_blocks
 from tiebreak.data.tokens import Tokens
 from tiebreak.models.preference import PreferenceModel
@@ -111,9 +112,9 @@ def forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: b
     """Compute the logits (n, 3) float32 of rows (n,) in one order, by one forward pass."""
     texts = [text for row in rows for text in tokens.input_ids(int(row), swapped)]
     device = next(model.parameters()).device
-    flat = torch.from_numpy(np.concatenate(texts)).to(device, torch.int64)
+    flat = to_device(np.concatenate(texts).astype(np.int64), device)
     values = tokens.features_of(rows, np.full(len(rows), swapped))
-    features = None if values is None else torch.from_numpy(values).to(device)
+    features = None if values is None else to_device(values, device)
     with torch.inference_mode():
         logits: torch.Tensor = model(flat, [len(text) for text in texts], features)
         return np.asarray(logits.float().cpu().numpy())

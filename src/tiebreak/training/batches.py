@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.data.augment import Augmentation
 from tiebreak.data.tokens import Tokens
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
@@ -71,11 +72,12 @@ def make_batch(
     known = tokens.labels[rows].astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[known], known)
     labels[(known == NO_LABEL) | (not labelled)] = NO_LABEL
+    seen_targets = None if targets is None else targets[:, swapped.astype(np.int64), rows]
     return Batch(
-        torch.from_numpy(np.concatenate(texts)).to(device, torch.int64),
+        to_device(np.concatenate(texts).astype(np.int64), device),
         [len(text) for text in texts],
-        torch.from_numpy(labels).to(device),
-        weights.to(device),
-        None if features is None else torch.from_numpy(features).to(device),
-        None if targets is None else torch.from_numpy(targets[:, swapped.astype(np.int64), rows]).to(device),
+        to_device(labels, device),
+        to_device(weights, device),
+        None if features is None else to_device(features, device),
+        None if seen_targets is None else to_device(seen_targets, device),
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.config import Recipe
 from tiebreak.data.augment import Augmentation
@@ -53,7 +54,8 @@ class TrainingJob:
     `rows` are the rows of `tokens` that `plan` speaks of; `held_out` those of `valid` to evaluate on
     (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
     rows of `tokens`, as `make_batch` takes them. `augmentation` changes rows as they are trained on.
-    `newest` is the step of this process's last evaluation, and its logits.
+    `newest` is the step of this process's last evaluation, and its logits. `pieces` is what each micro-batch is cut
+    into, after memory ran out.
     """
 
     recipe: Recipe
@@ -73,6 +75,7 @@ class TrainingJob:
     targets: np.ndarray | None = None
     augmentation: Augmentation | None = None
     newest: tuple[int, np.ndarray] | None = None
+    pieces: int = 1
 
 
 def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
@@ -128,11 +131,10 @@ def train_step(job: TrainingJob, step: Step, index: int) -> bool:
     engine, train, started = job.engine, job.recipe.train, time.monotonic()
     ranks = engine.ranks
     rates = set_learning_rates(engine.optimizer, lr_factor(index, job.plan.steps, train.warmup, train.schedule))
-    torch.manual_seed(int(np.random.SeedSequence([train.seed, index, ranks.rank]).generate_state(1)[0]))
-    losses, own = accumulate(job, step, index)
-    totals = sum_over_ranks(engine, losses, own)
-    norm = engine.step() if math.isfinite(totals.loss) else math.nan
-    if not math.isfinite(norm):
+    step, losses, own = accumulate_within_memory(job, step, index)
+    sums, norm = engine.step(own_totals(losses, own, ranks.device))
+    totals = StepTotals(*sums)
+    if not (math.isfinite(totals.loss) and math.isfinite(norm)):
         raise_non_finite(job, step, index, totals.loss, norm, losses)
     seconds = time.monotonic() - started
     record = {
@@ -150,6 +152,37 @@ def train_step(job: TrainingJob, step: Step, index: int) -> bool:
         record["mfu"] = totals.flops / seconds / (peak * ranks.world)
     job.log.step(record)
     return totals.stop_requests > 0
+
+
+def accumulate_within_memory(job: TrainingJob, step: Step, index: int) -> tuple[Step, list[torch.Tensor], StepTotals]:
+    """Accumulate a step; where the GPU's memory runs out, clear it and begin it again, and those after it, in halves.
+
+    One process can. Of several ranks the others are in a collective by then.
+
+    Returns:
+        The step as it was cut, and what `accumulate` returns.
+
+    Raises:
+        torch.OutOfMemoryError: with several ranks, or at one row alone.
+    """
+    ranks = job.engine.ranks
+    while True:
+        cut = step.cut(job.pieces)
+        torch.manual_seed(int(np.random.SeedSequence([job.recipe.train.seed, index, ranks.rank]).generate_state(1)[0]))
+        try:
+            return cut, *accumulate(job, cut, index)
+        except torch.OutOfMemoryError:
+            if ranks.world > 1 or max(map(len, cut.micro_batches[ranks.rank])) == 1:
+                raise
+        # Outside the handler, whose traceback would keep the failed pass's tensors.
+        job.engine.optimizer.zero_grad(set_to_none=True)
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        job.pieces *= 2
+        log.warning(
+            f"step {index + 1}: the GPU's memory ran out: micro-batches are cut in {job.pieces} from here on, which "
+            "leaves the result as it is (train.tokens_per_micro_batch sets their size)"
+        )
 
 
 def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Tensor], StepTotals]:
@@ -182,15 +215,15 @@ def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Ten
     return losses, StepTotals(0.0, tokens, padded, flops, float(bool(job.stop)))
 
 
-def sum_over_ranks(engine: Engine, losses: list[torch.Tensor], own: StepTotals) -> StepTotals:
-    """Sum all ranks' losses and totals: the step's one wait for the device before the update.
+def own_totals(losses: list[torch.Tensor], own: StepTotals, device: torch.device) -> torch.Tensor:
+    """This rank's totals (k,) float64 on the device, the sum of its losses first.
 
     A loss that is not finite makes the sum not finite, so that needs no flag of its own.
     """
-    totals = torch.tensor(own, dtype=torch.float64, device=engine.ranks.device)
+    totals = to_device(np.array(own, dtype=np.float64), device)
     for loss in losses:
         totals[0] += loss
-    return StepTotals(*engine.sum(totals).tolist())
+    return totals
 
 
 def raise_non_finite(

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.config import DistillSettings
 from tiebreak.labels import NO_LABEL
 from tiebreak.training.batches import Batch
@@ -28,7 +29,7 @@ def distillation(
 ) -> torch.Tensor:
     """Sum the rows' distillation losses (`distillation_losses`) on logits (n, 3) of a batch with teachers."""
     assert batch.teachers is not None
-    weights = teacher_weights.to(logits.device)
+    weights = to_device(teacher_weights, logits.device)
     losses = distillation_losses(logits.float(), batch.teachers, batch.labels, settings, weights, smoothing)
     return (losses * batch.weights).sum()
 

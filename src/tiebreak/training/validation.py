@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from tiebreak.cluster.transfer import to_device
 from tiebreak.data.plan import blocks
 from tiebreak.data.tokens import Tokens
 from tiebreak.engines.base import Engine
@@ -31,7 +32,7 @@ def predict_rows(
             with torch.no_grad():
                 logits = engine.module(*batch.inputs)
             if len(own):
-                gathered[torch.from_numpy(own).to(ranks.device)] = logits.double()
+                gathered[to_device(own, ranks.device)] = logits.double()
     finally:
         engine.module.train()
     return engine.sum(gathered).cpu().numpy()
