@@ -13,12 +13,14 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[2] / "src" / "tiebreak"
 TEXTS, NAMED = (ast.JoinedStr, ast.BinOp, ast.Constant), (ast.List, ast.Name)
+MADE_OF_TEXTS = (*TEXTS, ast.List, ast.IfExp)
 MARK = "<!-- messages -->"
 SLUG_WORDS = 9
 
 GROUPS = {
     "Commands, options and recipes": (
-        "options.py parsers.py cli.py uses.py config.py recipe_files.py structured.py outputs.py compatibility.py",
+        "options.py parsers.py cli.py uses.py config.py recipe_files.py structured.py outputs.py compatibility.py "
+        "launch_files.py",
         "A word on the command line or in a YAML file is wrong. `tiebreak COMMAND --help` and "
         "[the commands](reference/commands.md) list options; [the recipe's fields](reference/recipe.md) have types "
         "and bounds. What does not go together stands in [Engines](engines.md#what-does-not-go-together).",
@@ -81,14 +83,13 @@ GROUPS = {
 """A group's files (a folder ends in /; the longest name that fits decides) and what to do about its messages."""
 
 NOTES = {
-    "tables/table.py {path}: {error}": "What is wrong with one cell of the table, with its column.",
-    "tables/first_bytes.py {path}: {what}": "The file is of another kind, by its first bytes: what to save instead.",
-    "tables/pairs.py pairs[{position}]: {pair.reason}": "What is wrong with one of the pairs given in memory.",
-    "decisions/answers.py {path}, row {number}: {cells}": "What is wrong with one row of a file of answers.",
-    "preflight/checks.py {fault}": "The file with an adapter's weights is absent or damaged; copy the folder again.",
-    "storage.py {name}: {reason}": "What the operating system said of a file.",
+    "tables/table.py": "What is wrong with one cell of the table, with its column.",
+    "tables/first_bytes.py": "The file is of another kind, by its first bytes: what to save instead.",
+    "preflight/checks.py": "The file with an adapter's weights is absent or damaged; copy the folder again.",
+    "storage.py": "What the operating system said of a file.",
+    "engines/hand_out.py": "What rank 0 met while it read the base, said on every rank: one of the messages of models.",
 }
-"""What messages say that are put together from words which stand elsewhere."""
+"""By file, what its messages say that have no words of their own."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class Message:
     file: str
     template: str
     slug: str
+
+    @property
+    def words(self) -> list[str]:
+        """The words of its own."""
+        return _words(self.template)
 
     @property
     def group(self) -> str:
@@ -127,7 +133,7 @@ def collect(root: Path = SRC, notes: Mapping[str, str] = NOTES) -> list[Message]
         notes: what messages without words of their own say.
 
     Raises:
-        LookupError: a message has no words of its own and no note, or a note has no message.
+        LookupError: a message has no words of its own and no note.
     """
     texts = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in sorted(root.rglob("*.py"))}
     trees = {file: ast.parse(text) for file, text in texts.items() if "UserError" in text}
@@ -141,8 +147,8 @@ def collect(root: Path = SRC, notes: Mapping[str, str] = NOTES) -> list[Message]
         for call in _errors(nodes):
             around = [node for node in made if node.lineno <= call.lineno <= (node.end_lineno or 0)]
             template = _text(call.args[0], max(around, key=lambda node: node.lineno, default=tree), functions)
-            words = re.findall(r"[\w'-]+", re.sub(r"\{.*?\}", " ", template))
-            if not words and f"{file} {template}" not in notes:
+            words = _words(template)
+            if not words and file not in notes:
                 raise LookupError(
                     f"docs/hooks/messages.py: NOTES lacks {file} {template!r}, which has no words of its own"
                 )
@@ -151,9 +157,11 @@ def collect(root: Path = SRC, notes: Mapping[str, str] = NOTES) -> list[Message]
                 slug += f"-{Path(file).stem}"
             slugs.add(slug)
             found.append(Message(file, template, slug))
-    if stale := notes.keys() - {f"{message.file} {message.template}" for message in found}:
-        raise LookupError(f"docs/hooks/messages.py: NOTES has {stale}, which the code does not say any more")
     return found
+
+
+def _words(template: str) -> list[str]:
+    return re.findall(r"[\w'-]+", re.sub(r"\{.*?\}", " ", template))
 
 
 def _errors(nodes: list[ast.AST]) -> list[ast.Call]:
@@ -196,7 +204,7 @@ def _text(node: ast.expr, scope: ast.AST, functions: dict[str, ast.FunctionDef])
     if isinstance(node, ast.Name):
         for part in ast.walk(scope):
             is_it = isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == node.id != "more"
-            if is_it and isinstance(part.value, (*TEXTS, ast.List)):
+            if is_it and isinstance(part.value, MADE_OF_TEXTS) and f" {node.id} " not in f" {ast.unparse(part.value)} ":
                 return _text(part.value, scope, functions)
     return "{" + ast.unparse(node) + "}"
 
@@ -212,8 +220,8 @@ def render() -> str:
         for message in messages:
             lines.append(f'<h4 id="{message.slug}" class="message"><code>{_show(message.template)}</code>')
             lines.append(f'<a class="headerlink" href="#{message.slug}" title="Link to this message">&para;</a></h4>')
-            if note := NOTES.get(f"{message.file} {message.template}"):
-                lines.append(f"<p>{note}</p>")
+            if not message.words:
+                lines.append(f"<p>{NOTES[message.file]}</p>")
             lines.append("")
     return "\n".join(lines)
 
