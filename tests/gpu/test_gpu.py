@@ -89,3 +89,68 @@ def test_a_prediction_is_that_of_the_cpu(run, sample, tmp_path):
     (ids, found), (other, expected) = (read_predictions(tmp_path / name / "predictions.csv") for name in ("gpu", "cpu"))
     assert ids == other
     np.testing.assert_allclose(found, expected, atol=BF16)
+
+
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2"])
+def test_flash_attention_and_packed_rows_give_the_same_gradients(name, tmp_path):
+    """In rows longer than a layer's window; with checkpointing, as the large recipes have it."""
+    if choose_attention_of(name) != "flash":
+        pytest.skip("flash-attn is not installed")
+    lengths = [700, 5, 300, 300, 64]
+    torch.manual_seed(1)
+    tokens, found = torch.randint(5, 200, (sum(lengths),)).cuda(), []
+    for attention in ("flash", "packed-sdpa"):
+        changes = ["model.method=full", "train.gradient_checkpointing=true", f"model.attention={attention}"]
+        recipe = load_recipe(name, changes)
+        tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+        judge = build_model(recipe, tokenizer, torch.device("cuda"), torch.bfloat16).train()
+        judge(tokens, lengths).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten().float() for p in judge.parameters() if p.grad is not None]))
+    assert (found[0] - found[1]).norm() < BF16 * found[1].norm()
+
+
+@pytest.mark.parametrize("name", ["demo-gemma2", "demo-llama2", "demo-deberta"])
+@pytest.mark.parametrize("attention", ["auto", "packed-sdpa"])
+def test_no_layer_waits_for_the_gpu(name, attention):
+    recipe = load_recipe(name, ["model.method=lora", f"model.attention={attention}"])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_model(recipe, tokenizer, torch.device("cuda"), torch.bfloat16).train()
+    lengths = [60, 5, 300, 31]
+    tokens = torch.randint(5, 200, (sum(lengths),)).cuda()
+    judge(tokens, lengths).sum().backward()  # what is made once, first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        judge(tokens, lengths).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_that_runs_out_leaves_the_result_as_it_is(tmp_path, capsys):
+    """The allocator is held to less than a whole step needs in one micro-batch."""
+    changes = options("train.max_steps=3", "train.precision=fp32", "train.tokens_per_micro_batch=100000")
+    command = ["train", "--recipe", "demo-llama2", "--valid", "none", *changes]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    whole = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.7 * whole / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        assert main([*command, "--out", str(tmp_path / "cut")]) == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    told = capsys.readouterr()
+    assert "memory ran out" in told.out + told.err
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines() if "lr" in line]
+        for name in ("whole", "cut")
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def choose_attention_of(name):
+    from transformers import AutoConfig
+
+    from tiebreak.models.attention import choose_attention
+    from tiebreak.models.demo import demo_folder
+
+    config = AutoConfig.from_pretrained(demo_folder(name))
+    return choose_attention(config, "auto", torch.device("cuda"), torch.bfloat16).backend
