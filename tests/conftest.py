@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import warm
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 LONGEST = (
     "slurm/test_jobs.py engines/test_engines.py slurm/test_slurm_pipeline.py training/test_resume.py "
     "training/test_twins.py slurm/test_minislurm.py pipeline/test_pipeline.py "
@@ -114,6 +116,27 @@ def write_table(tmp_path: Path):
     from handmade import write_csv
 
     return lambda *rows, name="table.csv", **options: write_csv(tmp_path / name, *rows, **options)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. CI sets TIEBREAK_BROWSER=required, and then its absence is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+        if found is None and Path(own).is_file():
+            found = own
+        if found is None:
+            missing = "no Chromium here: apt-get install chromium-headless-shell, or playwright install chromium"
+            if os.environ.get("TIEBREAK_BROWSER") == "required":
+                pytest.fail(missing)
+            pytest.skip(missing)
+        # Chromium refuses its sandbox to root; the page is our own and asks for nothing.
+        instance = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield instance
+        instance.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

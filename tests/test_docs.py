@@ -145,6 +145,28 @@ def test_the_reference_names_what_the_code_has(site):
 
 
 @pytest.mark.slow
+def test_on_a_phone_pages_fit_and_fetch_nothing_and_the_search_finds_a_message(site, browser):
+    """As files, in the dark and without a network; pictures have the colour of the text."""
+    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme="dark", offline=True)
+    tab = context.new_page()
+    requests, errors = [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    for name in ("index", "troubleshooting", "reference/recipe", "concepts/biases", "tables", "engines"):
+        tab.goto((site / f"{name}.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
+    tab.goto((site / "concepts/biases.html").as_uri())
+    drawn, written = (tab.locator(place).first for place in (".picture text", ".md-content p"))
+    assert drawn.evaluate("it => getComputedStyle(it).fill") == written.evaluate("it => getComputedStyle(it).color")
+    tab.locator("label[for=__search]:visible, .md-search__input:visible").first.click()
+    tab.keyboard.type("embeddings tokenizer belong two models")
+    tab.locator(".md-search-result__item a").first.wait_for()
+    assert "troubleshooting.html" in (tab.locator(".md-search-result__item a").first.get_attribute("href") or "")
+    assert errors == [] and not [url for url in requests if url.startswith("http")]
+    context.close()
+
+
+@pytest.mark.slow
 def test_the_first_hour_runs_as_it_stands(tmp_path, monkeypatch):
     """Every command of two hours that needs no installation, no network and none of Kaggle's folders."""
     monkeypatch.chdir(tmp_path)

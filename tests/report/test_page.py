@@ -1,9 +1,7 @@
 """The page in headless Chromium, at desktop and phone width, light and dark; answers are hostile."""
 
 import base64
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from tiebreak.tables.cells import encode_json_cell
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = [
     "<script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 2'>",
@@ -83,27 +80,6 @@ def test_every_plot_has_a_title_and_a_text_and_a_dark_twin(page):
         for uri in re.findall(r'(?:src|srcset)="data:image/png;base64,([^"]+)"', figure):
             assert base64.b64decode(uri).startswith(b"\x89PNG")
         assert "prefers-color-scheme: dark" in figure
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium. CI sets TIEBREAK_BROWSER=required, and then its absence is a failure."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-        if found is None and Path(own).is_file():
-            found = own
-        if found is None:
-            missing = "no Chromium here: apt-get install chromium-headless-shell, or playwright install chromium"
-            if os.environ.get("TIEBREAK_BROWSER") == "required":
-                pytest.fail(missing)
-            pytest.skip(missing)
-        # Chromium refuses its sandbox to root; the page is our own and asks for nothing.
-        instance = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield instance
-        instance.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
