@@ -24,8 +24,9 @@ from tiebreak.data.plan import Plan
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.engines.base import Engine
-from tiebreak.engines.choose import choose_engine, make_engine
-from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
+from tiebreak.engines.choose import choose_engine, hands_out, make_engine
+from tiebreak.engines.hand_out import build_for_engine
+from tiebreak.models.loading import choose_precision, load_tokenizer
 from tiebreak.models.sharded import frozen_to_save
 from tiebreak.training.loop import TrainingJob, train_step
 from tiebreak.training.losses import cross_entropy
@@ -81,7 +82,8 @@ def make_job(table: Path, combination: str, changes: tuple[str, ...] = ()) -> Tr
     choice = choose_engine("fsdp" if kind.startswith("fsdp") else "auto", ds, recipe.train, ranks.world)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
     tokens = prepare([table], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
-    judge = build_model(recipe, tokenizer, ranks.device, choose_precision(recipe.train.precision, ranks.device))
+    precision = choose_precision(recipe.train.precision, ranks.device)
+    judge = build_for_engine(recipe, tokenizer, ranks, precision, hands_out(choice.kind, recipe))
     flops = StepFlops(judge, recipe.train.gradient_checkpointing)
     engine = make_engine(judge, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
     train, rows = recipe.train, np.arange(len(tokens))

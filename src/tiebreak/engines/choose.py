@@ -30,6 +30,14 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
+def hands_out(kind: str, recipe: Recipe) -> bool:
+    """Whether rank 0 alone reads the weights, and every rank gets its part of them (tiebreak.engines.hand_out).
+
+    A 4-bit base is quantised on the device it is loaded to, and so is whole on each.
+    """
+    return kind in ("fsdp", "zero3") and recipe.model.method != "qlora"
+
+
 def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int) -> Choice:
     """Choose DeepSpeed where there is a configuration, FSDP2 if asked, DDP for several ranks, otherwise one process.
 
@@ -60,28 +68,45 @@ def make_engine(
     """Build the chosen engine around a model.
 
     Args:
-        model: on this rank's device, its weights loaded.
+        model: from `build_for_engine` (tiebreak.engines.hand_out).
         make_optimizer: called once the model's parameters are those that are trained: FSDP2 replaces them.
         ranks: this process among the job's.
         recipe: of the training.
         choice: from `choose_engine`.
     """
-    from tiebreak.engines.base import Engine
+    engine = _wrap(model, make_optimizer, ranks, recipe, choice)
+    if hands_out(choice.kind, recipe):
+        from tiebreak.engines.hand_out import prove
 
-    limit = recipe.train.max_grad_norm
+        prove(engine)
+    return engine
+
+
+def _wrap(
+    model: "PreferenceModel",
+    make_optimizer: "Callable[[PreferenceModel], torch.optim.Optimizer]",
+    ranks: Ranks,
+    recipe: Recipe,
+    choice: Choice,
+) -> "Engine":
+    limit, handed_out = recipe.train.max_grad_norm, hands_out(choice.kind, recipe)
     if choice.kind == "fsdp":
         from tiebreak.engines.fsdp import FSDPEngine, shard
 
-        shard(model, ranks, recipe.fsdp)
+        shard(model, ranks, recipe.fsdp, handed_out)
         return FSDPEngine(model, make_optimizer(model), ranks, limit)
-    optimizer = make_optimizer(model)
     if choice.ds is not None:
-        from tiebreak.engines.zero import Zero3Engine, ZeroEngine
+        from tiebreak.engines.zero import Zero3Engine, ZeroEngine, cut, start
 
+        start(ranks)
+        if handed_out:
+            cut(model, ranks, choice.ds)
         kind = Zero3Engine if choice.kind == "zero3" else ZeroEngine
-        return kind(model, optimizer, ranks, limit, choice.ds)
+        return kind(model, make_optimizer(model), ranks, limit, choice.ds)
     if choice.kind == "ddp":
         from tiebreak.engines.ddp import DDPEngine
 
-        return DDPEngine(model, optimizer, ranks, limit)
-    return Engine(model, optimizer, ranks, limit)
+        return DDPEngine(model, make_optimizer(model), ranks, limit)
+    from tiebreak.engines.base import Engine
+
+    return Engine(model, make_optimizer(model), ranks, limit)

@@ -13,6 +13,7 @@ from torch import nn
 
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.engines.base import Engine, Moments, step_device
+from tiebreak.engines.hand_out import hand_out
 from tiebreak.models.preference import PreferenceModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -28,6 +29,23 @@ def quieten() -> None:
     vars(sys.modules["deepspeed.comm.torch"])["build_shm_op"] = lambda: None
 
 
+def start(ranks: Ranks) -> None:
+    """Let DeepSpeed find the process group and this rank's device."""
+    quieten()
+    import deepspeed
+
+    if ranks.device.type == "cuda":  # DeepSpeed takes the GPU of this number, which a task may not see
+        os.environ["LOCAL_RANK"] = str(ranks.device.index)
+    deepspeed.init_distributed(dist_backend="nccl" if ranks.device.type == "cuda" else "gloo", verbose=False)
+
+
+def cut(model: PreferenceModel, ranks: Ranks, config: dict[str, Any]) -> None:
+    """Hand a model out as ZeRO-3 cuts it (tiebreak.engines.hand_out)."""
+    from deepspeed.runtime.zero import Init
+
+    hand_out(model, ranks, lambda group: Init(module=group, config_dict_or_path=config, dtype=torch.float32))
+
+
 class ZeroEngine(Engine):
     """ZeRO-1 and ZeRO-2: every rank has the weights, and the optimizer's part of a flat fp32 copy of each group."""
 
@@ -40,12 +58,8 @@ class ZeroEngine(Engine):
         config: dict[str, Any],
     ) -> None:
         super().__init__(model, optimizer, ranks, max_grad_norm)
-        quieten()
         import deepspeed
 
-        if ranks.device.type == "cuda":  # DeepSpeed takes the GPU of this number, which a task may not see
-            os.environ["LOCAL_RANK"] = str(ranks.device.index)
-        deepspeed.init_distributed(dist_backend="nccl" if ranks.device.type == "cuda" else "gloo", verbose=False)
         self.module, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self.name = f"zero{config['zero_optimization']['stage']}"
 

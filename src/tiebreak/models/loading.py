@@ -4,11 +4,11 @@ Both callers, `build_model` and `load_model`, go the same way: `configure`, `loa
 """
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from tiebreak.compatibility import check_positions, find_family
 from tiebreak.config import ModelSettings, Recipe
@@ -23,9 +23,10 @@ from tiebreak.models.check_base import check_base, check_model_type
 from tiebreak.models.demo import FAMILIES as DEMO_BASES
 from tiebreak.models.folder import MANIFEST_FILE, check_judge, load_or_refuse, refuse_other_base
 from tiebreak.models.guard import check_adapter
-from tiebreak.models.heads import HEADS, attach_head, backbone_of, head_name, heads_of, renew_head
+from tiebreak.models.heads import HEADS, attach_head, head_name, heads_of, renew_head
 from tiebreak.models.last_layer import return_pooled_tokens_only
-from tiebreak.models.meta import refuse_larger
+from tiebreak.models.layers import freeze, keep_layers
+from tiebreak.models.meta import empty_classifier, refuse_larger
 from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.models.tokenizer import load_saved_tokenizer
@@ -66,24 +67,37 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def build_model(
-    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", device: torch.device, precision: torch.dtype
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    device: torch.device,
+    precision: torch.dtype,
+    weights: Literal["device", "host", "none"] = "device",
 ) -> PreferenceModel:
     """The model to train: base weights, a fresh head where there is none, adapters if asked for.
 
-    The random start of head and adapters depends on `train.seed` alone.
+    The random start of head and adapters depends on `train.seed` alone. On the device alone packed rows are proved.
+
+    Args:
+        recipe: of the training.
+        tokenizer: of the base.
+        device: that the model will run on.
+        precision: of a frozen base.
+        weights: where they are left (tiebreak.engines.hand_out).
 
     Raises:
         UserError: a base that cannot be loaded, or is too short or of another family for this recipe.
     """
     torch.manual_seed(recipe.train.seed)
-    network, attention = _load_base(recipe, tokenizer, device, precision)
-    check_positions(network.config.model_type, getattr(network.config, "max_position_embeddings", None), recipe)
-    if recipe.model.method != "full":
-        network = add_adapters(network, recipe.model)
+    with torch.device("meta") if weights == "none" else nullcontext():
+        network, attention = _load_base(recipe, tokenizer, device, precision, empty=weights == "none")
+        check_positions(network.config.model_type, getattr(network.config, "max_position_embeddings", None), recipe)
+        if recipe.model.method != "full":
+            network = add_adapters(network, recipe.model)
     if recipe.train.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    judge = _wrap(network, attention, recipe.model, precision).to(device)
-    prove_packed(judge)
+    judge = _wrap(network, attention, recipe.model, precision)
+    if weights == "device":
+        prove_packed(judge.to(device), device)
     freeze(judge, recipe.model.freeze)
     return judge
 
@@ -118,12 +132,16 @@ def load_model(folder: Path, recipe: Recipe, device: torch.device, precision: to
             _load_head(network, folder, must_fit=True)
         adapt(network, tokenizer, attention)
     judge = _wrap(network, attention, settings, precision).to(device).eval()
-    prove_packed(judge)
+    prove_packed(judge, device)
     return judge
 
 
 def _load_base(
-    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", device: torch.device, precision: torch.dtype
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    device: torch.device,
+    precision: torch.dtype,
+    empty: bool = False,
 ) -> tuple[Any, Attention]:
     """The recipe's base with the recipe's head, fresh unless the base is itself a judge with such a head."""
     quieten_transformers()
@@ -135,16 +153,24 @@ def _load_base(
         check_judge(Path(base))
     config, attention, classes = configure(base, settings, tokenizer, device, precision)
     ours = classes == CLASSES or settings.base in DEMO_BASES  # whose random heads are of three classes without names
-    classifier = load_classifier(
-        base, config, attention, settings, device, precision, whole=False, other_classes=() if ours else classes
-    )
+    if empty:
+        classifier = empty_classifier(base, config, attention.implementation, base_dtype(settings, precision))
+    else:
+        classifier = load_classifier(
+            base, config, attention, settings, device, precision, whole=False, other_classes=() if ours else classes
+        )
     if settings.layers is not None:
         keep_layers(classifier, settings.layers)
     attach_head(classifier, settings, recipe.data.features)
-    if has_own_head(recipe) and (Path(base) / MANIFEST_FILE).is_file():
+    if has_own_head(recipe) and not empty and (Path(base) / MANIFEST_FILE).is_file():
         _load_head(classifier, Path(base), must_fit=False)
     adapt(classifier, tokenizer, attention)
     return classifier, attention
+
+
+def base_dtype(settings: ModelSettings, precision: torch.dtype) -> torch.dtype:
+    """A frozen base has the precision of the run, full fine-tuning fp32 master weights under autocast."""
+    return torch.float32 if settings.method == "full" else precision
 
 
 def has_own_head(recipe: Recipe) -> bool:
@@ -227,7 +253,7 @@ def load_classifier(
         attention: from `configure`.
         settings: the recipe's model.
         device: for a quantised base, which is loaded there.
-        precision: of a frozen base. Full fine-tuning keeps fp32 master weights under autocast.
+        precision: of a frozen base.
         whole: the head must be there too; else a base may lack one, or have one for other classes.
         other_classes: of the stored head, if they are not ours: then the head is fresh, and a line says so.
 
@@ -246,7 +272,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             trust_remote_code=False,
-            dtype=torch.float32 if settings.method == "full" else precision,
+            dtype=base_dtype(settings, precision),
             attn_implementation=attention.implementation,
             **quantization(settings, device, precision, config.model_type),
         ),
@@ -275,50 +301,10 @@ def adapt(classifier: Any, tokenizer: "PreTrainedTokenizerBase", attention: Atte
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
-        classifier.resize_token_embeddings(len(tokenizer))
+        without = classifier.get_input_embeddings().weight.is_meta
+        classifier.resize_token_embeddings(len(tokenizer), mean_resizing=not without)
     if attention.backend == "packed-deberta":
         deberta.pack_attention(classifier)
-
-
-def keep_layers(classifier: Any, kept: list[int]) -> None:
-    """Leave a classifier these of its transformer layers, in this order, and its configuration with as many.
-
-    Raises:
-        UserError: a layer that it does not have.
-    """
-    config = classifier.config
-    path, _, name = find_family(config.model_type).layers.rpartition(".")
-    layers = getattr(parent := backbone_of(classifier).get_submodule(path), name)
-    if max(kept) >= len(layers):
-        raise UserError(f"model.layers has {max(kept)}, but the base has {len(layers)} layers, counted from 0")
-    setattr(parent, name, nn.ModuleList([layers[index] for index in kept]))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in kept]
-    config.num_hidden_layers = len(kept)
-
-
-def freeze(judge: PreferenceModel, what: str | int) -> None:
-    """Stop parameters from training.
-
-    Args:
-        judge: changed in place.
-        what: `none`; `embeddings`; an integer n for the embeddings and the n lowest layers; `backbone`.
-
-    Raises:
-        UserError: more layers than the base has.
-    """
-    if what == "none":
-        return
-    frozen = [judge.backbone] if what == "backbone" else [judge.classifier.get_input_embeddings()]
-    if isinstance(what, int):
-        if what > (count := len(judge.layers)):
-            raise UserError(f"model.freeze is {what}, but the base has {count} layers: lower it, or take `backbone`")
-        frozen += judge.layers[:what]
-    heads = {id(parameter) for head in judge.heads.values() for parameter in head.parameters()}
-    for module in frozen:
-        for parameter in module.parameters():
-            if id(parameter) not in heads:
-                parameter.requires_grad_(False)
 
 
 def _wrap(network: Any, attention: Attention, settings: ModelSettings, precision: torch.dtype) -> PreferenceModel:

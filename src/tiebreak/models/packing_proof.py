@@ -21,21 +21,22 @@ about 1."""
 log = logging.getLogger(__name__)
 
 
-def prove_packed(judge: PreferenceModel) -> None:
+def prove_packed(judge: PreferenceModel, device: torch.device) -> None:
     """Compare packed rows with rows alone, and let a judge that fails run padded from now on; the log says why.
 
     Nothing is proved of a model without weights (on the meta device). DeBERTa's own packed attention replaces that of
     transformers, so its rows alone are packed too: a batch of one.
 
     Args:
-        judge: on its device; its mode, training or not, is left as it is.
+        judge: its mode, training or not, is left as it is.
+        device: that it runs on; parameters that an engine has cut may lie elsewhere.
     """
     if not judge.attention.packed or next(judge.parameters()).is_meta:
         return
     training = [module for module in judge.modules() if module.training]
     judge.eval()
     try:
-        difference = packed_difference(judge)
+        difference = packed_difference(judge, device)
     finally:
         for module in training:
             module.training = True
@@ -54,9 +55,9 @@ def prove_packed(judge: PreferenceModel) -> None:
 
 
 @torch.no_grad()
-def packed_difference(judge: PreferenceModel) -> float:
+def packed_difference(judge: PreferenceModel, device: torch.device) -> float:
     """The largest difference of the pooled hidden states of three rows packed and each alone, over their spread."""
-    config, device = judge.classifier.config, next(judge.parameters()).device
+    config = judge.classifier.config
     draw = torch.Generator().manual_seed(0)
     ordinary = max(config.vocab_size // 8, min(config.vocab_size, 8))
     rows = [torch.randint(ordinary // 2, config.vocab_size, (n,), generator=draw).to(device) for n in LENGTHS]

@@ -30,7 +30,8 @@ def build_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optim
             peak = train.head_lr if train.head_lr is not None else train.lr
         else:
             peak = train.lr * train.layer_decay ** (depth - 1 - layer_of(name))
-        key = (peak, parameter.ndim >= 2)
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 may have cut it already
+        key = (peak, len(shape) >= 2)
         groups.setdefault(key, []).append(parameter)
         owners.setdefault(key, set()).add("head" if head else "backbone")
     described = [

@@ -18,12 +18,13 @@ from tiebreak.config import Recipe
 from tiebreak.data.augment import make_augmentation
 from tiebreak.data.plan import Plan
 from tiebreak.data.split import RowsManifest, Split, read_split
-from tiebreak.engines.choose import Choice, choose_engine, make_engine
+from tiebreak.engines.choose import Choice, choose_engine, hands_out, make_engine
+from tiebreak.engines.hand_out import build_for_engine
 from tiebreak.errors import UserError
 from tiebreak.models.bases import BaseRecord, locate, record_base, settle_quantization
 from tiebreak.models.check_base import check_model_type, check_quantization
 from tiebreak.models.heads import FeatureHead
-from tiebreak.models.loading import build_model, choose_precision, find_model_type
+from tiebreak.models.loading import choose_precision, find_model_type
 from tiebreak.models.preference import PreferenceModel, count_parameters
 from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.outputs import refuse_foreign
@@ -85,9 +86,10 @@ class Prepared:
         """Of the weights, on this rank's device."""
         return choose_precision(self.recipe.train.precision, self.ranks.device)
 
-    def new_model(self, device: torch.device) -> PreferenceModel:
+    def new_model(self) -> PreferenceModel:
         """Build the model that the run starts with; a head with features is fitted on the training rows."""
-        model = build_model(self.recipe, self.tokenizer, device, self.precision)
+        handed_out = hands_out(self.choice.kind, self.recipe)
+        model = build_for_engine(self.recipe, self.tokenizer, self.ranks, self.precision, handed_out)
         head, tokens, rows = model.head, self.split.tokens, self.split.train
         if isinstance(head, FeatureHead):
             head.fit(tokens.features[rows], tokens.labels[rows])
@@ -306,7 +308,7 @@ def open_run(
 def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
     """Load model, engine and checkpoint; every rank must call this."""
     recipe, ranks, split, plan = prepared.recipe, prepared.ranks, prepared.split, prepared.plan
-    model = prepared.new_model(ranks.device)
+    model = prepared.new_model()
     parameters, trained = count_parameters(model)
     flops = StepFlops(model, recipe.train.gradient_checkpointing)
     engine = make_engine(model, partial(build_optimizer, train=recipe.train), ranks, recipe, prepared.choice)

@@ -1,0 +1,51 @@
+"""Which of a base's layers a judge has, and which of them are trained."""
+
+from typing import Any
+
+from torch import nn
+
+from tiebreak.compatibility import find_family
+from tiebreak.errors import UserError
+from tiebreak.models.heads import backbone_of
+from tiebreak.models.preference import PreferenceModel
+
+
+def keep_layers(classifier: Any, kept: list[int]) -> None:
+    """Leave a classifier these of its transformer layers, in this order, and its configuration with as many.
+
+    Raises:
+        UserError: a layer that it does not have.
+    """
+    config = classifier.config
+    path, _, name = find_family(config.model_type).layers.rpartition(".")
+    layers = getattr(parent := backbone_of(classifier).get_submodule(path), name)
+    if max(kept) >= len(layers):
+        raise UserError(f"model.layers has {max(kept)}, but the base has {len(layers)} layers, counted from 0")
+    setattr(parent, name, nn.ModuleList([layers[index] for index in kept]))
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[index] for index in kept]
+    config.num_hidden_layers = len(kept)
+
+
+def freeze(judge: PreferenceModel, what: str | int) -> None:
+    """Stop parameters from training.
+
+    Args:
+        judge: changed in place.
+        what: `none`; `embeddings`; an integer n for the embeddings and the n lowest layers; `backbone`.
+
+    Raises:
+        UserError: more layers than the base has.
+    """
+    if what == "none":
+        return
+    frozen = [judge.backbone] if what == "backbone" else [judge.classifier.get_input_embeddings()]
+    if isinstance(what, int):
+        if what > (count := len(judge.layers)):
+            raise UserError(f"model.freeze is {what}, but the base has {count} layers: lower it, or take `backbone`")
+        frozen += judge.layers[:what]
+    heads = {id(parameter) for head in judge.heads.values() for parameter in head.parameters()}
+    for module in frozen:
+        for parameter in module.parameters():
+            if id(parameter) not in heads:
+                parameter.requires_grad_(False)
