@@ -1,5 +1,7 @@
 """Published sizes: parameters, adapters and memory at full size, on the meta device."""
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -16,6 +18,9 @@ from tiebreak.models.architectures import (
     lora_weights,
 )
 from tiebreak.models.heads import HEADS
+from tiebreak.models.packed_sdpa import TILED_FROM
+from tiebreak.preflight import memory
+from tiebreak.preflight.activations import TILED, kept_per_token
 from tiebreak.preflight.memory import estimate, trained_weights
 
 BACKBONES = {
@@ -99,17 +104,68 @@ def test_memory_grows_and_shrinks_with_what_it_depends_on():
     small = {"zero_optimization": {"reduce_bucket_size": 10**6}}
     assert gib("gemma2-9b", "model.method=full", engine="zero2", world=8, ds=small) < full - 80
     assert gib("gemma2-9b", "model.method=full", engine="zero3", world=8, ds=small) < 60
-    loading = estimate(load_recipe("gemma2-9b", ["model.method=full"]), "fsdp", 64)
-    assert loading.gib > loading.loading / 2**30 > 9.24e9 * 4 / 2**30, "every rank first loads the whole base"
-    assert loading.running < loading.loading
     assert estimate(load_recipe("demo-gemma2")) is None
 
 
+@pytest.mark.parametrize(("name", "world", "card_gib"), [("gemma2-27b", 64, 80), ("gemma2-9b", 8, 24)])
+@pytest.mark.parametrize("engine", ["fsdp", "zero3"])
+def test_what_fits_no_card_is_loaded_part_by_part(name, world, card_gib, engine):
+    """A part and the embedding on a card, and one copy on the host of rank 0; a 4-bit base is whole on each card."""
+    found = estimate(load_recipe(name, ["model.method=full"]), engine, world)
+    weights = 4 * count_weights(ARCHITECTURES[f"google/{name.replace('gemma2', 'gemma-2')}-it"]).total
+    assert found.reading == weights
+    assert found.reading / world < found.loading < 0.5 * card_gib * 2**30
+    quantised = estimate(load_recipe(name), engine, world)
+    assert quantised.reading == 0 and quantised.loading > world * quantised.weights / 2
+    alone = estimate(load_recipe(name, ["model.method=full"]), "ddp", world)
+    assert alone.loading == weights and alone.reading == 0, "under other engines every rank reads all"
+
+
 def test_activations_of_gemma_2_9b_without_checkpointing():
-    """8.46 MiB a token was measured (dropout 0)."""
+    """8.46 MiB a token was measured with flash-attn (dropout 0)."""
     recipe = load_recipe("gemma2-9b", ["train.gradient_checkpointing=false"])
-    found = estimate(recipe)
-    assert found.activations / recipe.train.tokens_per_micro_batch / 2**20 == pytest.approx(8.46, rel=0.02)
+    architecture = ARCHITECTURES["google/gemma-2-9b-it"]
+    kept = kept_per_token(recipe, architecture, 2, "cuda", flash=True)
+    assert 42 * kept.layer / 2**20 == pytest.approx(8.46, rel=0.02)
+
+
+def test_whether_flash_attn_is_here_is_asked_and_counts(monkeypatch):
+    """Without it Gemma-2 keeps its soft-capped scores on a GPU too; Llama's fused attention does not."""
+
+    def activations(name, *changes, **more):
+        return estimate(load_recipe(name, ["train.gradient_checkpointing=false", *changes]), **more)
+
+    monkeypatch.setattr(memory, "version", lambda name: "2.8.3.post2")
+    there = activations("gemma2-9b")
+    assert there.flash and there.activations == activations("gemma2-9b", flash=True).activations
+    assert not activations("gemma2-9b", "train.precision=fp32").flash, "flash-attn has half precision alone"
+    assert not activations("gemma2-9b", "model.dropout=0.1").flash
+    assert not activations("deberta-v3-base").flash and not activations("gemma2-9b", device="cpu").flash
+    for found in ("2.5.9", "2.8", PackageNotFoundError()):
+        monkeypatch.setattr(
+            memory, "version", lambda name, found=found: found if isinstance(found, str) else raised(found)
+        )
+        assert memory.flash_is_here() == (found == "2.8")
+    monkeypatch.setattr(memory, "find_spec", lambda name: name == "kernels")
+    assert memory.flash_is_here()
+    monkeypatch.setattr(memory, "find_spec", lambda name: None)
+    absent = activations("gemma2-9b")
+    assert not absent.flash and absent.activations > 2 * there.activations
+    assert activations("llama2-7b").activations < 1.1 * activations("llama2-7b", flash=True).activations
+
+
+def raised(error):
+    raise error
+
+
+def test_tiles_keep_no_scores_on_a_cpu():
+    """models/packed_sdpa.py takes them from 384 tokens."""
+    architecture = ARCHITECTURES["google/gemma-2-9b-it"]
+    recipes = [load_recipe("gemma2-9b", [f"data.max_tokens={length}"]) for length in (383, 384, 2048)]
+    kept = [kept_per_token(recipe, architecture, 4, "cpu", flash=False) for recipe in recipes]
+    assert kept[0].layer - kept[1].layer > 16 * 383 * 8 - 4 * 4096 * 2
+    assert kept[1] == kept[2]
+    assert TILED_FROM[True] == TILED
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 99}

@@ -24,10 +24,10 @@ NEEDS = estimate(GEMMA)
 
 
 @pytest.mark.parametrize(
-    ("there", "verdict"), [(NEEDS.gib * 0.84, "FAIL"), (NEEDS.gib * 1.1, "note"), (NEEDS.gib * 1.2, "ok")]
+    ("there", "verdict"), [(NEEDS.gib * 0.88, "FAIL"), (NEEDS.gib * 1.05, "note"), (NEEDS.gib * 1.2, "ok")]
 )
 def test_memory_of_a_gpu_against_the_estimate_and_its_error(there, verdict):
-    """The error is 15 %: below it the run cannot fit, within it perhaps."""
+    """The error is 10 %: below it the run cannot fit, within it perhaps."""
     found = check_memory(NEEDS, GEMMA, 1, there)
     assert found.verdict == verdict
     assert ("too little memory" in found.text) == (verdict == "FAIL")

@@ -1,11 +1,15 @@
 """Estimate the memory that a run needs on each of its GPUs, from recipe, base, engine and ranks."""
 
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from tiebreak.compatibility import FAMILIES
 from tiebreak.config import Recipe
-from tiebreak.models.architectures import Sizes, count_weights, find_architecture, lora_weights
+from tiebreak.engines.choose import hands_out
+from tiebreak.models.architectures import Sizes, count_weights, find_architecture, linear_weights, lora_weights
+from tiebreak.preflight.activations import kept_per_token
 
 GIB = 2**30
 NF4 = 4.127 / 8
@@ -14,13 +18,8 @@ ADAM = 8
 """Bytes of optimizer state of a trained weight: two fp32 moments."""
 CONTEXT_GIB = {"cuda": 0.8, "cpu": 0.7}
 """The driver's context and the allocator's slack; on a CPU the process with its libraries."""
-LAST = 0.45
-"""Share of its activations kept by a last layer that goes on with the pooled tokens alone; measured .28 to .63."""
-ERROR = 0.15
-"""Share by which a peak may miss the estimate: the activations are a fit to one model (see `estimate`), the rest is
-counted and tested to 5 % against the tensors that are there (docs/preflight.md)."""
-PLAIN_SCORES = ("packed-sdpa", "rows", "eager")
-"""Settings of model.attention under which soft-capped scores are formed on a GPU too."""
+ERROR = 0.10
+"""Share by which a peak may miss the estimate: what tests/simulated_gpu finds at most (docs/preflight.md)."""
 Parts = tuple[float, float, float]
 """Bytes of weights, gradients and optimizer states."""
 
@@ -33,8 +32,11 @@ class Estimate:
         weights, gradients, states: this rank's part of them; `states` are the optimizer's, with its copy of weights.
         buffers: what the engine gathers or casts for a while.
         activations: of one micro-batch.
-        loading: what is there before the engine cuts anything: every rank loads the whole model.
+        stepping: what the optimizer makes in a step, when there are no activations.
+        loading: the most before the first step, on the device.
+        reading: on the host of rank 0, which reads the weights for all ranks; 0 where each reads them.
         trained: bytes of the trained weights in fp32, whole: the gradients that travel.
+        flash: whether flash-attn is counted upon.
     """
 
     weights: float
@@ -42,9 +44,12 @@ class Estimate:
     states: float
     buffers: float
     activations: float
+    stepping: float
     loading: float
+    reading: float
     host: float
     trained: float
+    flash: bool
     device: str
 
     @property
@@ -55,7 +60,7 @@ class Estimate:
     @property
     def running(self) -> float:
         """All of a step."""
-        return self.kept + self.buffers + self.activations
+        return self.kept + max(self.buffers + self.activations, self.stepping)
 
     @property
     def gib(self) -> float:
@@ -70,16 +75,13 @@ def estimate(
     device: str = "cuda",
     architecture: dict[str, Any] | None = None,
     ds: dict[str, Any] | None = None,
+    flash: bool | None = None,
 ) -> Estimate | None:
     """Estimate the memory of one rank; None for a base whose size is not known.
 
     Weights: 4 or 8 bits for the layers' matrices under `qlora`, the precision's type elsewhere (bf16 on a GPU, fp32
     on a CPU); fp32 and the bf16 copies that autocast keeps under `full`. Trained weights: fp32 gradients and Adam's
-    moments, and adapters in fp32. What ZeRO and FSDP2 cut is in `_cut`. Activations, a token and layer: about 10
-    vectors of the hidden width and 4.87 of the inner one are kept for the backward pass, which gives the 8.46 MiB a
-    token measured for Gemma-2-9B in bf16; under activation checkpointing one vector, and one layer's whole at a time.
-    Of the last layer, which gives the pooled tokens alone, `LAST` is kept.
-    Attention that forms the scores keeps some of them besides (`_scores_kept`).
+    moments, and adapters in fp32. What ZeRO and FSDP2 cut is in `_cut`, activations in preflight/activations.py.
 
     Args:
         recipe: of the training.
@@ -88,6 +90,7 @@ def estimate(
         device: cuda or cpu.
         architecture: in place of what is known of `model.base` (tiebreak.models.architectures).
         ds: DeepSpeed's configuration.
+        flash: whether flash-attn is installed; by default, whether it is so here.
     """
     architecture = architecture or find_architecture(recipe.model.base)
     if architecture is None:
@@ -105,22 +108,39 @@ def estimate(
         each = half if method == "lora" else NF4 if recipe.model.bits == 4 else 1
         # peft keeps the head's start beside the head that is trained.
         weights = each * sizes.linear + half * (sizes.base - sizes.linear) + 4.0 * (sizes.head + trained)
-    copies = 2.0 * sizes.linear if method == "full" and half == 2 else 0.0  # until the forward pass ends
     moments = {"adamw-8bit": 2, "paged-adamw-8bit": 2}.get(recipe.train.optimizer, ADAM) * trained
     held = weights, 4.0 * trained, float(moments)
     # A step's rows may take several micro-batches, whose gradients FSDP2 sums before it cuts them.
     several = recipe.train.batch_size * recipe.data.max_tokens > world * recipe.train.tokens_per_micro_batch
-    cut, buffers = _cut(held, engine, world, recipe, several, (ds or {}).get("zero_optimization", {}))
+    zero = (ds or {}).get("zero_optimization", {})
+    cut, buffers = _cut(held, engine, world, recipe, several, zero)
+    layer = weights * sizes.linear / sizes.total / architecture["num_hidden_layers"]
+    embedding = weights * sizes.embeddings / sizes.total if method == "full" else half * sizes.embeddings
     if engine in ("zero3", "fsdp"):
-        layer = weights * sizes.linear / sizes.total / architecture["num_hidden_layers"]
-        embedding = weights * sizes.embeddings / sizes.total if method == "full" else half * sizes.embeddings
         buffers += _gathered(engine, recipe, ds or {}, weights, embedding + 2 * layer)
-    if engine != "fsdp" or not FAMILIES[architecture["model_type"]].decoder:
-        buffers += copies  # a decoder's FSDP2 gathers in bf16
-    on_device, host = _offloaded(cut, engine, recipe, (ds or {}).get("zero_optimization", {}))
-    tokens = recipe.train.tokens_per_micro_batch
-    activations = tokens * _kept_per_token(recipe, architecture, half, device)
-    return Estimate(*on_device, buffers, activations, weights, host, 4.0 * trained, device)
+    matrix = max(inputs * outputs for inputs, outputs in linear_weights(architecture))
+    # A quantised matrix is whole while it is used; autocast makes a trained one's gradient in both types.
+    buffers += matrix * (half if method == "qlora" else half + 4 if method == "full" and half == 2 else 0)
+    # A decoder's FSDP2 gathers in bf16; else autocast's copies are kept until the backward pass has used them.
+    casts = method == "full" and half == 2 and (engine != "fsdp" or not FAMILIES[architecture["model_type"]].decoder)
+    uses_flash = _uses_flash(recipe, architecture, half, device, flash)
+    activations = _activations(recipe, architecture, half, device, uses_flash, 2.0 * sizes.linear if casts else 0.0)
+    on_device, host = _offloaded(cut, engine, recipe, zero)
+    handed_out = hands_out(engine, recipe)
+    offloaded = host and on_device[0] == 0
+    loading = max(embedding, layer) + (0.0 if offloaded else weights / world) if handed_out else weights
+    return Estimate(
+        *on_device,
+        buffers=buffers,
+        activations=activations,
+        stepping=0.0 if recipe.train.optimizer != "adamw" or on_device[2] == 0 else on_device[2] / 2,
+        loading=loading if device == "cuda" else weights,
+        reading=weights if handed_out else 0.0,
+        host=host,
+        trained=4.0 * trained,
+        flash=uses_flash,
+        device=device,
+    )
 
 
 def trained_weights(recipe: Recipe, sizes: Sizes, architecture: dict[str, Any]) -> int:
@@ -183,28 +203,39 @@ def _offloaded(cut: Parts, engine: str, recipe: Recipe, zero: dict[str, Any]) ->
     return (weights, gradients, states), host
 
 
-def _kept_per_token(recipe: Recipe, architecture: dict[str, Any], half: int, device: str) -> float:
-    """Bytes of activations of a token, all layers together."""
-    layers, width = int(architecture["num_hidden_layers"]), int(architecture["hidden_size"])
-    kept = half * (10 * width + 4.87 * int(architecture["intermediate_size"]))
-    scores = int(architecture["num_attention_heads"]) * recipe.data.max_tokens
-    kept += scores * _scores_kept(recipe, architecture, half, device)
-    if recipe.train.gradient_checkpointing:
-        return 2 * half * width * layers + kept
-    packed = recipe.model.attention not in ("eager", "sdpa")
-    return kept * (layers - 1 + LAST if packed and recipe.model.pooling != "mean" else layers)
-
-
-def _scores_kept(recipe: Recipe, architecture: dict[str, Any], half: int, device: str) -> float:
-    """Bytes kept for the backward pass of each head's score of two tokens.
-
-    DeBERTa's packed attention (models/deberta.py) keeps 1.3 numbers, 3 with dropout (measured at 256 and 512 tokens).
-    Soft-capped attention without flash-attn (models/packed_sdpa.py) keeps tanh's output, softmax's in fp32 and a mask.
-    """
+def _activations(
+    recipe: Recipe, architecture: dict[str, Any], half: int, device: str, flash: bool, casts: float
+) -> float:
+    """Bytes of a micro-batch, and of the `casts` of trained weights, which live as long."""
+    layers, tokens = int(architecture["num_hidden_layers"]), recipe.train.tokens_per_micro_batch
+    kept = kept_per_token(recipe, architecture, half, device, flash)
+    fixed = 0.0
     if architecture["model_type"] == "deberta-v2":
-        dropout = recipe.model.dropout
-        dropout = architecture.get("attention_probs_dropout_prob", 0.1) if dropout is None else dropout
-        return (3 if dropout else 1.3) * half
-    if architecture["model_type"] == "gemma2" and (device == "cpu" or recipe.model.attention in PLAIN_SCORES):
-        return 9
-    return 0
+        # Each layer drops out, casts and projects the table of positions; the slots are of 8 bytes.
+        table = 2 * architecture["position_buckets"] * int(architecture["hidden_size"])
+        fixed = layers * table * (1 + 4 * half) + 8.0 * recipe.data.max_tokens**2
+    if recipe.train.gradient_checkpointing:
+        # Autocast's copies go with the forward pass, as the backward pass makes those of a layer again.
+        again = tokens * (kept.layer + kept.backward) + (casts + fixed) / layers
+        return tokens * (kept.inputs * layers + kept.outside) + max(again, casts)
+    return tokens * (kept.layer * (layers - 1) + kept.last + kept.backward + kept.outside) + casts + fixed
+
+
+def _uses_flash(recipe: Recipe, architecture: dict[str, Any], half: int, device: str, installed: bool | None) -> bool:
+    """The rule of tiebreak.models.attention, without a GPU to ask."""
+    family = FAMILIES[architecture["model_type"]]
+    if device != "cuda" or half != 2 or not family.flash or recipe.model.attention not in ("auto", "flash"):
+        return False
+    if architecture["model_type"] == "gemma2" and recipe.model.dropout:
+        return False
+    return recipe.model.attention == "flash" or (flash_is_here() if installed is None else installed)
+
+
+def flash_is_here() -> bool:
+    """Whether flash-attn 2 is installed in a version that is used, or `kernels`, which fetches a build of it."""
+    if find_spec("kernels") is not None:
+        return True
+    try:
+        return tuple(map(int, version("flash-attn").split(".")[:3])) >= (2, 6, 3)
+    except (PackageNotFoundError, ValueError):
+        return False

@@ -28,9 +28,12 @@ def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gi
     if needs is None:
         return Finding("memory", f"not estimated: the sizes of {recipe.model.base} are not known here", NOTE)
     text = f"{needs.gib:.1f} GiB a rank (weights {_gib(needs.weights)}, gradients {_gib(needs.gradients)}, "
-    text += f"optimizer {_gib(needs.states)}, buffers {_gib(needs.buffers)}, activations {_gib(needs.activations)})"
+    text += f"optimizer {_gib(needs.states)}, buffers {_gib(needs.buffers)}, activations {_gib(needs.activations)}"
+    text += f" {'with' if needs.flash else 'without'} flash-attn)" if needs.device == "cuda" else ")"
     if needs.loading > needs.running:
-        text += f"; {_gib(needs.loading)} GiB before that, as every rank first loads the whole base"
+        text += f"; {_gib(needs.loading)} GiB before that, while it is loaded"
+    if needs.reading and needs.device == "cuda":
+        text += f"; rank 0 first reads {_gib(needs.reading)} GiB into its host's memory"
     if needs.device == "cuda" and not given_gib and not (gpus := gpu_memory()):
         return Finding("memory", f"needs {text}; no GPU here to compare with (--gpu-gib says what one has)", NOTE)
     if needs.device == "cpu":
@@ -43,6 +46,8 @@ def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gi
     if needs.gib * (1 - ERROR) > there:
         text += ": too little memory: " + "; ".join(_advice(recipe, needs))
         return Finding("memory", text, FAIL)
+    if needs.device == "cuda" and not given_gib and (host := host_memory()) < needs.reading:
+        return Finding("memory", f"{text}, which has {_gib(host)}: too little memory", FAIL)
     if needs.host and (host := host_memory() / per_node) < needs.host:
         text += f"; {_gib(needs.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
         return Finding("memory", text, FAIL)
