@@ -127,8 +127,9 @@ def estimate(
     activations = _activations(recipe, architecture, half, device, uses_flash, 2.0 * sizes.linear if casts else 0.0)
     on_device, host = _offloaded(cut, engine, recipe, zero)
     handed_out = hands_out(engine, recipe)
-    offloaded = host and on_device[0] == 0
-    loading = max(embedding, layer) + (0.0 if offloaded else weights / world) if handed_out else weights
+    # The embedding is handed out first, and whole beside nothing; the last layer beside all parts.
+    parts = 0.0 if host and on_device[0] == 0 else weights / world
+    loading = max(embedding, parts + layer) if handed_out else weights
     return Estimate(
         *on_device,
         buffers=buffers,
