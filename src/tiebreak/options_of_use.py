@@ -28,6 +28,8 @@ def add_commands_of_use(commands: "Commands") -> None:
     _add_decide_command(commands)
     _add_export_command(commands)
     _add_leaderboard_command(commands)
+    launch_files = commands.add_parser("launch-files")
+    launch_files.add_argument("folder", type=Path, metavar="DIR", help="where slurm/, launch/ and ds_configs/ shall be")
 
 
 def _add_bench_command(commands: "Commands") -> None:

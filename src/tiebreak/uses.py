@@ -1,5 +1,7 @@
 """What runs the commands that put a judge to use, and what they print; their options are words here, by name."""
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,13 @@ def _leaderboard(*, out: Path, **words: Any) -> None:
     say(f"leaderboard: {out / 'index.html'}")
 
 
+def _launch_files(*, folder: Path) -> None:
+    from tiebreak.launch_files import copy_launch_files
+
+    say(f"{folder}: {plural(len(copy_launch_files(folder)), 'file')}, which run this Python: {sys.executable}")
+    say(f"next: cd {shlex.quote(str(folder))} && sbatch slurm/train_gemma.sbatch    (suit the lines marked EDIT first)")
+
+
 def _env() -> None:
     from tiebreak.pipeline.environment import describe_environment
 
@@ -70,6 +79,7 @@ USES: dict[str, Callable[..., None]] = {
     "decide": _decide,
     "leaderboard": _leaderboard,
     "export": _export,
+    "launch-files": _launch_files,
     "env": _env,
 }
 """By command."""

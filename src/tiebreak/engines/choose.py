@@ -9,6 +9,7 @@ from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import Recipe, TrainSettings
 from tiebreak.engines.ds_config import read_ds_config, set_aside
 from tiebreak.errors import UserError
+from tiebreak.launch_files import find_launch_file
 from tiebreak.structured import read_json
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def choose_engine(engine: str, ds: Path | None, train: TrainSettings, world: int
     if ds is None and engine == "deepspeed":
         raise UserError("--engine deepspeed needs a configuration: --ds ds_configs/zero2.json")
     if ds is not None:
+        ds = find_launch_file(ds)
         config = read_ds_config(ds, train, world)
         aside = " and ".join(set_aside(read_json(ds)))
         notes = (f'{ds}: {aside} all "auto": the recipe\'s AdamW and train.schedule count',) if aside else ()

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tiebreak.errors import UserError
 from tiebreak.files import sha256
+from tiebreak.launch_files import find_launch_file
 from tiebreak.manifests import Manifest, read_manifest, write_manifest
 from tiebreak.outputs import refuse_foreign
 from tiebreak.pipeline import stage_record
@@ -93,7 +94,7 @@ def open_pipeline(
     if extra and not data:
         raise UserError("--extra goes with --data: the embedded sample's recipe has extra_rows of its own")
     refuse_foreign(out, RECORD)
-    refuse_absent([*data, *extra, *([test] if test else []), *([ds] if ds else [])])
+    refuse_absent([*data, *extra, *([test] if test else []), *([find_launch_file(ds)] if ds else [])])
     settings = PipelineSettings(
         recipe, load_pipeline(recipe), out, tuple(data), tuple(extra), test, on_bad_row, engine, ds
     )
