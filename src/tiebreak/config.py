@@ -237,10 +237,16 @@ class PredictSettings(Section):
 class LogSettings(Section):
     """Where a run is logged beside log.jsonl."""
 
+    to: list[Literal["csv", "mlflow", "tensorboard", "wandb"]] = []
+    """Trackers that rank 0 writes to (docs/trackers.md); `wandb` here is `log.wandb` online, where that is off."""
     wandb: Literal["off", "online", "offline"] = "off"
     """Weights & Biases, on rank 0."""
     project: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")] = "tiebreak"
-    """Its project."""
+    """Its project, and MLflow's experiment."""
+
+    def trackers(self) -> list[str]:
+        """Those of `to`, and `wandb` where it is on; each once."""
+        return list(dict.fromkeys([*self.to, *(["wandb"] if self.wandb != "off" else [])]))
 
     @field_validator("wandb", mode="before")
     @classmethod

@@ -18,6 +18,11 @@ def visible(text: str) -> str:
     return HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose output is no terminal but shows a progress bar."""
+    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.stdout is not sys.__stdout__
+
+
 def one_line(text: object) -> str:
     """A value of a table as it may stand within a message: no line of its own."""
     return visible(str(text)).replace("\n", "\\n").replace("\t", "\\t")

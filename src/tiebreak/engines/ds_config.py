@@ -65,7 +65,7 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
         if (config.get(name) or {}).get("enabled") is True and importlib.util.find_spec(package) is None:
             problems.append(
                 f"{name}.enabled is true, but {package} is not installed: remove it (log.jsonl has every step, and "
-                "log.wandb=online or offline logs to Weights & Biases)"
+                "log.to sends them to Weights & Biases, TensorBoard or MLflow)"
             )
     if problems:
         raise UserError(f"{path} contradicts the recipe:\n" + "\n".join(f"  {problem}" for problem in problems))

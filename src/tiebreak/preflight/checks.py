@@ -24,6 +24,7 @@ from tiebreak.errors import UserError
 from tiebreak.models.architectures import ARCHITECTURES, find_architecture
 from tiebreak.models.bases import settle_quantization
 from tiebreak.plurals import plural
+from tiebreak.preflight.early import refuse_untracked
 from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, render
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
@@ -299,6 +300,7 @@ def _check_there(files: list[Path]) -> Finding:
 def _check_recipe(plan: LaunchPlan, architecture: dict[str, Any] | None) -> Finding:
     """Check what does not go together; the recipe itself has been read."""
     recipe = plan.recipe
+    refuse_untracked(recipe)
     known = architecture or ARCHITECTURES.get(recipe.model.base) or {"model_type": recipe.model.base.partition("-")[2]}
     warnings = check_compatibility(Setting.of(recipe, known["model_type"], plan.device, plan.choice.kind))
     warnings += check_positions(known["model_type"], known.get("max_position_embeddings"), recipe)

@@ -1,5 +1,6 @@
 """Mistakes that files, folders and options show by themselves: told before torch is imported and a table is read."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def refuse_training(
     """
     refuse_mpi()
     choose_engine(engine, ds, recipe.train, find_ranks().world)
+    refuse_untracked(recipe)
     refuse_absent(data)
     if isinstance(folder := find_folder(recipe.model.base), Path):
         check_base(folder, recipe)
@@ -45,6 +47,14 @@ def refuse_training(
                 read_prediction_manifest(path.parent if path.name == "predictions.csv" else path)
             except UserError as error:
                 raise error if part == word else UserError(f"--teachers {word}: {error}") from None
+
+
+def refuse_untracked(recipe: Recipe) -> None:
+    """Raise UserError if a tracker's package, which is called as the tracker, is not installed; names all such."""
+    packages = [name for name in recipe.log.trackers() if name != "csv" and importlib.util.find_spec(name) is None]
+    if packages:
+        absent = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed"
+        raise UserError(f"log.to: {absent}: pip install {' '.join(packages)}, or leave it out")
 
 
 def refuse_absent(files: Iterable[Path]) -> None:

@@ -1,22 +1,20 @@
-"""Logs of a run: a line per step in log.jsonl, progress on the terminal, Weights & Biases if asked for."""
+"""Logs of a run: a line per step in log.jsonl, progress on the terminal, and the trackers that are asked for."""
 
 import json
 import logging
 import math
-import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from tiebreak.config import Recipe
-from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
-from tiebreak.process import without_secrets
-from tiebreak.terminal import one_line
+from tiebreak.terminal import in_notebook
+from tiebreak.training.trackers import Tracker, close_trackers, open_trackers, track
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class RunLog:
         self.first, self.steps, self._on_step = first, steps, on_step
         self._file: TextIO | None = None
         self._bar: Any = None
-        self._wandb: Any = None
+        self._trackers: dict[str, Tracker] = {}
         self._open = ExitStack()
         self._last_line = 0.0
         self._started: tuple[float, int] | None = None
@@ -56,14 +54,23 @@ class RunLog:
             return
         _forget_after(folder / "log.jsonl", done)
         self._file = open(folder / "log.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        if recipe.log.wandb != "off":
-            self._wandb = _start_wandb(folder, recipe)
-        if sys.stderr.isatty():
+        self._trackers = open_trackers(folder, recipe, done)
+        notebook = in_notebook()
+        if notebook or sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
 
             self._open.enter_context(logging_redirect_tqdm([logging.getLogger("tiebreak")]))  # lines above the bar
-            self._bar = self._open.enter_context(tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True))
+            self._bar = self._open.enter_context(
+                tqdm(
+                    total=steps,
+                    initial=done,
+                    unit="step",
+                    dynamic_ncols=not notebook,
+                    ncols=100 if notebook else None,
+                    file=sys.stdout if notebook else sys.stderr,
+                )
+            )
 
     def __enter__(self) -> "RunLog":
         return self
@@ -106,23 +113,16 @@ class RunLog:
         )
 
     def close(self) -> None:
-        """Close the progress bar, the file and the wandb run."""
+        """Close the progress bar, the file and the trackers."""
         self._open.close()
         if self._file is not None:
             self._file.close()
-        if self._wandb is not None:
-            with suppress(Exception):
-                self._wandb.finish()
+        close_trackers(self._trackers)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
-        if self._wandb is not None:
-            try:
-                self._wandb.log(record, step=record["step"])
-            except Exception as error:  # a run never fails for want of its copy elsewhere
-                log.warning(f"wandb: {error}; the run goes on without, log.jsonl has every step")
-                self._wandb = None
+            track(self._trackers, record)
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -138,30 +138,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return math.inf
-
-
-def _start_wandb(folder: Path, recipe: Recipe) -> Any:
-    """One wandb run per run folder: its id is kept there, so a requeued job goes on in it."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("log.wandb is on, but wandb is not installed: pip install -e '.[wandb]'") from None
-    assert recipe.log.wandb != "off"
-    id_file = folder / "wandb_id"
-    if not id_file.is_file():
-        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
-    try:
-        with without_secrets(but="WANDB_"):
-            return wandb.init(
-                project=recipe.log.project,
-                id=id_file.read_text(encoding="utf-8", errors="replace").strip() or None,
-                resume="allow",
-                mode=recipe.log.wandb,
-                dir=folder,
-                name=folder.name,
-                config=recipe.model_dump(),
-                settings=wandb.Settings(quiet=True, save_code=False),
-            )
-    except Exception as error:  # whatever wandb, its service or the network raise
-        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
-        raise UserError(f"wandb cannot begin ({reason}): --set log.wandb=offline needs no key and no network") from None
