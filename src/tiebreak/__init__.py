@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tiebreak.prediction.predict import predict
     from tiebreak.prediction.swap import SwapPolicy
     from tiebreak.report.build import write_report
+    from tiebreak.sample.generator import write_sample
     from tiebreak.tables.table import read_table
     from tiebreak.verdict import RankedAnswer, Verdict
 
@@ -55,6 +56,7 @@ _HOMES = {
     "validate_on_unseen": "pipeline.unseen",
     "write_predictions": "data.predictions",
     "write_report": "report.build",
+    "write_sample": "sample.generator",
 }
 """The module of each public name."""
 
@@ -84,6 +86,7 @@ __all__ = [
     "validate_on_unseen",
     "write_predictions",
     "write_report",
+    "write_sample",
 ]
 
 

@@ -68,11 +68,7 @@ def _sample(options: argparse.Namespace) -> int:
 
     make_folder(Path(options.out).parent)
     made = write_sample(options.out, options.rows, options.seed, options.profile, not options.no_labels)
-    a, b, tie = (count / made.rows for count in made.class_counts)
-    say(f"{options.out}: {plural(made.rows, 'row')}, {made.bytes / 1e6:,.1f} MB")
-    say(f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}")
-    say(f"prior log loss: {made.prior:.6f}")
-    say(f"Bayes log loss: {made.bayes:.6f} expected, {made.bayes_realised:.6f} on these labels")
+    say(f"{options.out}: {made}")
     return 0
 
 
@@ -261,8 +257,8 @@ def _attack(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from tiebreak.evaluation.wording import render_scores
     from tiebreak.report.build import write_report
-    from tiebreak.report.words import render_scores
 
     out = Path(options.out)
     named = _named(options, "attacked", "runs", "family", "model", "resamples", "seed", "on_bad_row")

@@ -78,6 +78,7 @@ def prepare_process() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of every optional kernel it lacks
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, in a notebook: bars here are text
     warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from", category=UserWarning)  # in a model's name
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning)
 

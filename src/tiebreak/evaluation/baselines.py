@@ -178,7 +178,7 @@ def fit_text(answers: Answers, labels: np.ndarray) -> Callable[[Answers], np.nda
     return predict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OutOfFold:
     """Out-of-fold predictions of every row by each baseline.
 
@@ -222,6 +222,8 @@ class OutOfFold:
             each = " ".join(f"{value:.4f}" for value in by_fold[:, 0])
             lines.append(f"{name:16}{loss:>8.4f} ± {loss_sd:.4f}{accuracy:>8.3f} ± {accuracy_sd:.3f}{'':20}{each}")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def cross_fit(

@@ -311,3 +311,10 @@ class Report(ReportSection):
     judges: list[JudgeReport]
     pairs: list[JudgePair]
     runs: list[Run]
+
+    def __repr__(self) -> str:
+        from tiebreak.evaluation.wording import render_scores
+
+        return render_scores(self) or f"{len(self.runs)} runs, no judges"
+
+    __str__ = __repr__

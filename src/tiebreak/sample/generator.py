@@ -10,6 +10,7 @@ import numpy as np
 from tiebreak.config import DataSettings, cache_folder
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
+from tiebreak.plurals import plural
 from tiebreak.sample.language import ASPECTS, MODELS, SUBJECTS, draw_answers, draw_questions, draw_turns
 from tiebreak.sample.law import drawn_quality, law
 
@@ -18,7 +19,7 @@ VERSION = 3
 CHUNK_ROWS = 5_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What is known of a sample: rows, class counts, and log losses in nats per row.
 
@@ -32,6 +33,15 @@ class Summary:
     bayes_realised: float
     prior: float
     bytes: int
+
+    def __repr__(self) -> str:
+        a, b, tie = (count / self.rows for count in self.class_counts)
+        return (
+            f"{plural(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB\n"
+            f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}\n"
+            f"prior log loss: {self.prior:.6f}\n"
+            f"Bayes log loss: {self.bayes:.6f} expected, {self.bayes_realised:.6f} on these labels"
+        )
 
 
 def write_sample(

@@ -15,6 +15,7 @@ from tiebreak.labels import NO_LABEL
 from tiebreak.models.bases import BaseRecord
 from tiebreak.models.folder import read_prompts, save_model
 from tiebreak.models.sharded import frozen_to_save
+from tiebreak.plurals import plural
 from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished training run.
 
@@ -44,6 +45,11 @@ class Run:
     def model(self) -> Path:
         """The model folder."""
         return self.folder / "model"
+
+    def __repr__(self) -> str:
+        text = f"{self.folder}: {plural(self.steps, 'step')}, the model is that of step {self.best_step}"
+        scores = self.metrics.get("validation")
+        return f"{text}\n{baselines.render_comparison(scores)}" if scores else text
 
 
 def finish(
