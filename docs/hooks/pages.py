@@ -43,6 +43,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's own pages and those that are made from the code."""
     for name, page in OF_REPOSITORY.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     for page, make in reference.PAGES.items():
         files.append(File.generated(config, page, content=make()))
     return files
