@@ -157,3 +157,13 @@ def test_secrets_are_taken_away_for_a_while_and_come_back(monkeypatch):
         left = {name for name in os.environ if os.environ[name] == "x"}
     assert left >= {"WANDB_API_KEY", "SLURM_JOB_ID"} and not left & {"HF_TOKEN", "SLURM_JWT", "MY_PASSWORD"}
     assert os.environ["HF_TOKEN"] == os.environ["SLURM_JWT"] == "x"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_while_the_interpreter_ends_changes_nothing(name):
+    code = (
+        f"import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.{name})\n"
+        "from tiebreak.__main__ import start\nsys.exit(start(['--version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

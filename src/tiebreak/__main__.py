@@ -36,7 +36,8 @@ def start(words: list[str] | None = None) -> int:
         print("tiebreak: interrupted", file=sys.stderr)
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the end of the interpreter
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # what is left is the end of the interpreter
 
 
 if __name__ == "__main__":
