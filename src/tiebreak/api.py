@@ -157,7 +157,7 @@ class Judge:
             [0, 2, 1]
         """
         if isinstance(answers, str) or len(answers) < 2:
-            raise UserError("rank needs a list of at least two answers")
+            raise UserError("rank: give a list of at least two answers")
         games = list(combinations(range(len(answers)), 2))
         results = self.predict([(prompt, answers[i], answers[j]) for i, j in games], swap=True)
         scores = np.zeros(len(answers))
@@ -334,5 +334,5 @@ def _split(
 def _one_file(data: Tables | Iterable[object]) -> Path:
     files = _files(data)
     if len(files) != 1:
-        raise UserError(f"valid: expected one table, got {len(files)}")
+        raise UserError(f"valid: give one table ({len(files)} are given)")
     return files[0]

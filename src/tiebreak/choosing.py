@@ -97,7 +97,7 @@ def best_of(
         True
     """
     if out is not None and Path(out).suffix not in SUFFIXES:
-        raise UserError(f"{out}: the best are written as {' or '.join(SUFFIXES)}")
+        raise UserError(f"--out {out}: give a name that ends in {' or '.join(SUFFIXES)}")
     if out is not None and isinstance(candidates, (str, Path)):
         refuse_over(out, [candidates])
     given: list[tuple[list[str], list[list[str]]]]

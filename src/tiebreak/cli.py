@@ -80,7 +80,9 @@ def _check(options: argparse.Namespace) -> int:
     result = check([Path(name) for name in options.files], [Path(name) for name in options.test])
     say(result)
     if result.problems and options.on_bad_row == "fail":
-        raise UserError(f"{plural(len(result.problems), 'bad row')}; correct them, or train with --on-bad-row=skip")
+        raise UserError(
+            f"{plural(len(result.problems), 'bad row')} (see above): correct them, or use --on-bad-row=skip"
+        )
     if options.out:
         make_folder(options.out.parent)
         write_atomically(options.out, f"{result}\n")

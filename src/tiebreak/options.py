@@ -82,7 +82,7 @@ def check_command(words: list[str]) -> None:
         raise UserError(f"{one_line(odd)[:SHOWN]!r} holds a line feed or another control character: rename it")
     for option, word in pairwise(words):
         if option in ("--out", "--model") and word.encode(errors="ignore").decode() != word:
-            raise UserError(f"{option}: a name that is not UTF-8, to which safetensors and tokenizers cannot write")
+            raise UserError(f"{option}: not UTF-8, and safetensors and tokenizers cannot write there: rename it")
     if words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {words[0]}; {hint or 'tiebreak --help lists all'}")

@@ -41,7 +41,8 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     if code in GONE:
         return UserError(f"{name}: {reason}; run the same command again once the disk answers")
     if path is None and (where is None or code in NAMES or _is_unreadable(where)):
-        return UserError(f"{name}: {reason}")
+        way = "make it readable" if where is not None and code not in NAMES else "give another path"
+        return UserError(f"{name}: {reason}; {way}")
     return UserError(f"{name} cannot be written: {reason}; {_elsewhere(where)}")
 
 

@@ -68,7 +68,10 @@ def find_ranks() -> Ranks:
     try:
         if "RANK" in env:
             if "WORLD_SIZE" not in env:
-                raise UserError("RANK is set but WORLD_SIZE is not; start with torchrun, deepspeed or srun")
+                raise UserError(
+                    "RANK is set but WORLD_SIZE is not; start with torchrun, deepspeed or srun, or unset "
+                    "RANK for one process"
+                )
             ranks = Ranks(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
             named = f"RANK={ranks.rank} and WORLD_SIZE={ranks.world}"
         # SLURM_PROCID is 0 in a batch script too; only a step started by srun has a task count.

@@ -186,7 +186,9 @@ def read_prediction_manifest(folder: Path) -> PredictionManifest | AverageManife
     try:
         return read_manifest(path, AverageManifest) if _names_models(path) else read_manifest(path, PredictionManifest)
     except FileNotFoundError:
-        raise UserError(f"{folder}: no {PREDICTION_FILE}, so no prediction was begun here") from None
+        raise UserError(
+            f"{folder}: no {PREDICTION_FILE}, so no prediction was begun here; give the --out of tiebreak predict"
+        ) from None
     except UserError as error:
         raise UserError(f"{error}; predict again") from None
 

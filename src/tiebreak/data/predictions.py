@@ -76,13 +76,13 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
                 raise UserError(f"{fault}; predict again") from None
             ids[row_id] = None
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and Arrow's among them
-        raise UserError(f"{path}: not a readable {path.suffix[1:] or 'csv'} file ({error})") from None
+        raise UserError(f"{path}: not a readable {path.suffix[1:] or 'csv'} file ({error}); predict again") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise UserError(f"{path}: damaged ({error})") from None  # Arrow's word for it
+        raise UserError(f"{path}: damaged ({error}); predict again") from None  # Arrow's word for it
     if not ids:
-        raise UserError(f"{path}: the file has a header but no rows")
+        raise UserError(f"{path}: the file has a header but no rows; predict again")
     probabilities = np.array(values)
     _check_sums(path, list(ids), probabilities)
     return list(ids), probabilities / probabilities.sum(1, keepdims=True)

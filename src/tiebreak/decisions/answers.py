@@ -55,11 +55,11 @@ def _read_pairs(path: Path, answers: Callable[[Mapping[str, Any]], dict[str, Any
     found: list[tuple[int, dict[str, Any]]] = []
     for number, cells in rows:
         if isinstance(cells, str):
-            raise UserError(f"{path}, row {number}: {cells}")
+            raise UserError(f"{path}, row {number}: {cells}; correct the file")
         row_id = number if cells.get("id") is None else cells["id"]
         found.append((number, {"id": row_id, "prompt": cells.get("prompt"), **answers(cells)}))
     if not found:
-        raise UserError(f"{path}: the table has a header but no rows")
+        raise UserError(f"{path}: the table has a header but no rows: give one with answers")
     forms, pairs = recognise([cells for _, cells in islice(found, SNIFFED_ROWS)]), []
     for number, cells in found:
         pair = read_pair(path.name, number, cells, forms, Counter())
@@ -82,7 +82,10 @@ def join_answers(first: Path, second: Path) -> tuple[list[tuple[Turns, Turns, Tu
     keyed = [_by_key(answers, by_id, path) for answers, path in zip(files, (first, second), strict=True)]
     common = [key for key in keyed[0] if key in keyed[1]]
     if not common:
-        raise UserError(f"{first} and {second} have no {'id' if by_id else 'prompt'} in common")
+        raise UserError(
+            f"{first} and {second} have no {'id' if by_id else 'prompt'} in common: give two files of "
+            "answers to the same prompts"
+        )
     for key in common if by_id else []:
         if normalise_prompt(keyed[0][key].prompt) != normalise_prompt(keyed[1][key].prompt):
             raise UserError(f"{first} and {second}: the row {key} has another prompt in each; number them alike")
@@ -101,7 +104,7 @@ def _by_key(answers: Sequence[Answer], by_id: bool, path: Path) -> dict[str, Ans
         key = str(answer.row_id) if by_id else normalise_prompt(answer.prompt)
         seen[key] += 1
         if by_id and seen[key] > 1:
-            raise UserError(f"{path}: the id {key} occurs twice")
+            raise UserError(f"{path}: the id {key} occurs twice; number the rows apart")
         keyed[key if by_id else f"{key}\n{seen[key]}"] = answer
     return keyed
 
@@ -144,4 +147,6 @@ def _list_of(cell: Any, path: Path, number: int, name: str) -> list[Turns]:
         values = json.loads(cell) if isinstance(cell, str) else cell
         return [[str(turn or "") for turn in ([value] if isinstance(value, str) else value)] for value in values]
     except (TypeError, ValueError, RecursionError):
-        raise UserError(f"{path}, row {number}: {name} is not a list of answers: {str(cell)[:60]!r}") from None
+        raise UserError(
+            f"{path}, row {number}: {name} is not a list of answers, as in JSON: {str(cell)[:60]!r}"
+        ) from None

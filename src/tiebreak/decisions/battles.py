@@ -149,7 +149,10 @@ class _Reader:
         notes = [f"{plural(count, 'row')} left out: {reason}" for reason, count in self.left.items()]
         notes += [f"{plural(len(self.problems), 'row')} could not be read"] if self.problems else []
         if not rows:
-            raise UserError(f"{data}: no row with two models and an outcome ({'; '.join(notes) or 'no rows'})")
+            raise UserError(
+                f"{data}: no row with two models and an outcome ({'; '.join(notes) or 'no rows'}): give "
+                "its columns model_a, model_b and winner, or predictions of it"
+            )
         models = sorted(self.number)
         order = np.array([models.index(name) for name in self.number], dtype=np.int32)
         features = np.array(self.features, dtype=np.float32).reshape(rows, len(self.names))

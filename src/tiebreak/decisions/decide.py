@@ -171,7 +171,10 @@ def _calibration(rows: LabelledRows, judges: list[Judge], ties: Ties) -> tuple[K
         notes += said
     kept = counts_for(rows.labels, ties) & np.all([np.isfinite(p[:, 0]) for p in found], axis=0)
     if not kept.any():
-        raise UserError("no labelled row is left to calibrate on: every one is a tie or lacks a prediction")
+        raise UserError(
+            "no labelled row is left to calibrate on: every one is a tie or lacks a prediction: label "
+            "more, or count ties with --ties"
+        )
     return (rows.labels[kept], rows.groups[kept], [p[kept] for p in found]), notes
 
 

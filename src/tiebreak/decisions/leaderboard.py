@@ -104,7 +104,7 @@ def _drop_rare(battles: Battles, least: int) -> tuple[Battles, list[str]]:
             break
         battles = battles.only(~rare[battles.first] & ~rare[battles.second])
         if not len(battles.first):
-            raise UserError(f"--least-rows {least}: no battle is left")
+            raise UserError(f"--least-rows {least}: no battle is left: lower it")
     return battles, sorted(names - set(battles.models))
 
 

@@ -77,7 +77,10 @@ def _by_time(groups: np.ndarray, fold: tuple[int, int]) -> HoldOut:
 def _by_models(pairs: Sequence[Pair], groups: np.ndarray, fold: tuple[int, int], seed: int) -> HoldOut:
     for row, pair in enumerate(pairs):
         if not pair.model_a or not pair.model_b:
-            raise UserError(f"--split models: {pair.file or 'row'}, row {pair.row or row}: no model_a and model_b")
+            raise UserError(
+                f"--split models: {pair.file or 'row'}, row {pair.row or row}: no model_a and model_b, "
+                "which say whose the answers are: add them, or split otherwise"
+            )
     names = {name: family_of(name) for pair in pairs for name in (pair.model_a or "", pair.model_b or "")}
     families = np.array([[names[pair.model_a or ""], names[pair.model_b or ""]] for pair in pairs])
     rng = np.random.default_rng(seed)
@@ -98,7 +101,10 @@ def _set_of(families: np.ndarray, fold: tuple[int, int], rng: np.random.Generato
     k, n = fold
     names, counts = np.unique(families, return_counts=True)
     if len(names) < n:
-        raise UserError(f"--split models: {n} sets need at least {n} model families; the table has {len(names)}")
+        raise UserError(
+            f"--split models: {n} sets need at least {n} model families; the table has {len(names)}: take "
+            "a fold of fewer, such as 0/2"
+        )
     order = rng.permutation(len(names))
     order = order[np.argsort(-counts[order], kind="stable")]
     filled, sets = np.zeros(n), [[] for _ in range(n)]  # type: tuple[np.ndarray, list[list[str]]]

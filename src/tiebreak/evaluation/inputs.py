@@ -91,7 +91,7 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
             list(known), np.array(list(known.values()), dtype=np.int64), np.arange(len(known)), None, [], notes
         )
     if not rows.ids:
-        raise UserError(f"{path}: no labelled rows; the winner columns are absent or empty")
+        raise UserError(f"{path}: no labelled rows; the winner columns are absent or empty: give a table with winners")
     return rows
 
 

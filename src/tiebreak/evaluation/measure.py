@@ -73,7 +73,9 @@ def predict_baselines(rows: LabelledRows) -> dict[str, np.ndarray]:
     prompts = len(np.unique(rows.groups))
     try:
         if prompts < LEAST_PROMPTS:
-            raise UserError(f"the labelled rows have {prompts} prompts; at least {LEAST_PROMPTS} are needed")
+            raise UserError(
+                f"the labelled rows have {prompts} prompts; at least {LEAST_PROMPTS} are needed: give more rows"
+            )
         fitted = cross_fit(rows.ids, rows.labels, rows.pairs).probabilities
         known = {BASELINES[name]: probabilities for name, probabilities in fitted.items()}
     except UserError as error:

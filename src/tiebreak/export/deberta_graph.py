@@ -46,9 +46,9 @@ def deberta_graph(judge: PreferenceModel, temperature: float = 1.0, half_tables:
     if config.model_type != "deberta-v2" or not can_pack(config):
         raise UserError(f"--onnx takes judges over DeBERTa-v3; this one is {config.model_type}: take --merged")
     if config.pooler_hidden_act != "gelu" or config.hidden_act != "gelu":
-        raise UserError(f"--onnx: DeBERTa with {config.hidden_act} in place of gelu")
+        raise UserError(f"--onnx: DeBERTa with {config.hidden_act} in place of gelu: take --merged")
     if judge.pooling not in ("cls", "mean"):
-        raise UserError(f"--onnx takes model.pooling cls or mean, not {judge.pooling}")
+        raise UserError(f"--onnx takes model.pooling cls or mean, not {judge.pooling}: take --merged")
     graph, state = Graph(), {name: tensor.numpy() for name, tensor in classifier.float().state_dict().items()}
     real = _real(graph)
     hidden = _embed(graph, classifier.deberta.embeddings)
@@ -95,7 +95,9 @@ def _real(graph: Graph) -> str:
 def _embed(graph: Graph, embeddings: Any) -> str:
     """Word embeddings, normalised; DeBERTa-v3 adds no positions and no types."""
     if embeddings.position_embeddings is not None or embeddings.token_type_embeddings is not None:
-        raise UserError("--onnx takes DeBERTa-v3, which adds no absolute positions and no types; this base does")
+        raise UserError(
+            "--onnx takes DeBERTa-v3, which adds no absolute positions and no types; this base does: take --merged"
+        )
     table = graph.constant(_of(embeddings.word_embeddings.weight), "embeddings.weight")
     hidden = graph.op("Gather", table, "input_ids")
     if embeddings.embed_proj is not None:

@@ -20,7 +20,7 @@ def keep_layers(classifier: Any, kept: list[int]) -> None:
     path, _, name = find_family(config.model_type).layers.rpartition(".")
     layers = getattr(parent := backbone_of(classifier).get_submodule(path), name)
     if max(kept) >= len(layers):
-        raise UserError(f"model.layers has {max(kept)}, but the base has {len(layers)} layers, counted from 0")
+        raise UserError(f"model.layers has {max(kept)}, but the base has 0 to {len(layers) - 1}: name some of these")
     setattr(parent, name, nn.ModuleList([layers[index] for index in kept]))
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[index] for index in kept]

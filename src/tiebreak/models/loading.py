@@ -198,7 +198,7 @@ def configure(
     config: PreTrainedConfig = load_or_refuse(base, lambda: AutoConfig.from_pretrained(base, trust_remote_code=False))
     check_model_type(config.model_type, base)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
-        raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers")
+        raise UserError(f"{base}: {config.model_type} has no sequence classifier in transformers: take another base")
     classes = tuple(map(str, (config.id2label or {}).values()))
     config.num_labels = len(CLASSES)
     config.id2label = dict(enumerate(CLASSES))
@@ -287,7 +287,7 @@ def load_classifier(
     inside = f"{classifier.base_model_prefix}."
     wrong = sorted(name for name in fresh if whole or (name.startswith(inside) and "pooler" not in name.split(".")))
     if wrong:
-        raise UserError(f"model {base}: {len(wrong)} weights are absent or do not fit, for example {wrong[0]}")
+        raise UserError(f"model {base}: {len(wrong)} weights are absent or misfit, such as {wrong[0]}: fetch it again")
     return classifier
 
 
@@ -327,6 +327,8 @@ def _load_head(classifier: Any, folder: Path, must_fit: bool) -> None:
             stored |= {name: file.get_tensor(name) for name in wanted.keys() & file.keys()}
     absent = sorted(name for name in wanted if name not in stored or stored[name].shape != wanted[name].shape)
     if absent and must_fit:
-        raise UserError(f"model {folder}: {len(absent)} weights of its head are absent, for example {absent[0]}")
+        raise UserError(
+            f"model {folder}: {len(absent)} weights of its head are absent ({absent[0]}, ...): copy it again"
+        )
     if not absent:
         classifier.load_state_dict(stored, strict=False)

@@ -50,7 +50,9 @@ def merge_adapters(folders: Sequence[Path], out: Path, how: How = "updates", int
     found = [find_model_folder(folder) for folder in folders]
     for folder, _ in found:
         if not (folder / WEIGHTS).is_file():
-            raise UserError(f"{folder}: not an adapter: {WEIGHTS} is missing")
+            raise UserError(
+                f"{folder}: not an adapter: {WEIGHTS} is missing; give runs with model.method=lora or qlora"
+            )
     for folder, _ in found:
         check_judge(folder)
     configs = [check_adapter(folder, manifest.make_recipe()) for folder, manifest in found]
@@ -92,11 +94,15 @@ def _check_alike(
     for (folder, other), tensors, theirs in zip(found[1:], weights[1:], configs[1:], strict=True):
         same = {name: tensor.shape for name, tensor in tensors.items()} == shapes
         if not same or any(theirs[field] != config[field] for field in SCALE_FIELDS):
-            raise UserError(f"{folder}: its adapter has another shape or scale than that of {first}")
+            raise UserError(
+                f"{folder}: its adapter has another shape or scale than that of {first}: merge runs of one recipe"
+            )
         if other.base and manifest.base and other.base.sha256 != manifest.base.sha256:
-            raise UserError(f"{folder}: its adapter was trained over another base than that of {first}")
+            raise UserError(
+                f"{folder}: its adapter was trained over another base than that of {first}: merge runs over one base"
+            )
         if _template(other) != _template(manifest):
-            raise UserError(f"{folder}: trained with another template than {first}")
+            raise UserError(f"{folder}: trained with another template than {first}: merge runs of one template")
 
 
 def average(weights: Sequence[dict[str, torch.Tensor]], how: How) -> dict[str, torch.Tensor]:

@@ -99,7 +99,11 @@ def open_pipeline(
         recipe, load_pipeline(recipe), out, tuple(data), tuple(extra), test, on_bad_row, engine, ds
     )
     path = out / RECORD
-    if path.is_file() and (changed := read_manifest(path, PipelineRecord).differences(make_record(settings))):
+    try:
+        found = read_manifest(path, PipelineRecord) if path.is_file() else None
+    except UserError as error:
+        raise UserError(f"{error}: use a new --out, or remove that file if the chain is the same") from None
+    if found is not None and (changed := found.differences(make_record(settings))):
         raise UserError(f"{out} belongs to another pipeline (changed: {', '.join(changed)}; {path}): use a new --out")
     return settings
 

@@ -157,7 +157,7 @@ def check_needs(stages: Sequence[Stage], name: str) -> Stage:
     if name not in known:
         raise UserError(f"no stage {name!r}; the stages are {', '.join(known)}")
     if waiting := [need for need in known[name].needs if not known[need].is_done()]:
-        raise UserError(f"stage {name} needs stages that are not done: {', '.join(waiting)}")
+        raise UserError(f"stage {name} needs stages that are not done: {', '.join(waiting)}; run these first")
     return known[name]
 
 

@@ -148,7 +148,9 @@ def _run_within_memory(
         torch.cuda.empty_cache()
     total = int(lengths[rows].sum())
     if len(rows) == 1:
-        log.warning(f"out of memory at one row of {total:,} tokens, alone")
+        log.warning(
+            f"out of memory at one row of {total:,} tokens, alone: it gets the class prior (lower data.max_tokens)"
+        )
         return np.full((1, 3), np.nan, dtype=np.float32), np.array([Failure.OUT_OF_MEMORY], dtype=np.int8)
     log.warning(
         f"out of memory at {len(rows):,} rows of {total:,} tokens: split in two (lower predict.tokens_per_block)"

@@ -85,9 +85,11 @@ def fit_degenerate(path: Path) -> dict[str, list[float]]:
     pairs = [pair for pair in table.pairs if pair.label is not None]
     read, bad = len(table.pairs), len(table.problems)
     if bad > MOST_DROPPED * (read + bad):
-        raise UserError(f"--special {path}: {bad:,} of {plural(read + bad, 'row')} cannot be read: {table.problems[0]}")
+        raise UserError(
+            f"--special {path}: {bad:,} of {plural(read + bad, 'row')} cannot be read: {table.problems[0]}; correct it"
+        )
     if not pairs:
-        raise UserError(f"--special {path}: no labelled rows to take class shares from")
+        raise UserError(f"--special {path}: no labelled rows to take class shares from: label some, or give A,B,TIE")
     if left_out := read + bad - len(pairs):
         reason = f", as {table.problems[0]}" if bad else ""
         log.info(

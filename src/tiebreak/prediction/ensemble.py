@@ -171,7 +171,7 @@ def align(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
         here = set(ids)
         missing, extra = [i for i in ids if i not in place], [i for i in other if i not in here]
         if missing or extra:
-            lines = [f"{path} and {paths[0]} are not predictions of the same rows:"]
+            lines = [f"{path} and {paths[0]} are not predictions of the same rows; predict one table with each:"]
             for absent, where in ((missing, path), (extra, paths[0])):
                 if absent:
                     shown = ", ".join(map(one_line, absent[:MAX_SHOWN_IDS]))
@@ -217,7 +217,7 @@ def choose_blend(
     place = {row_id: i for i, row_id in enumerate(ids)}
     known = [i for i, row_id in enumerate(rows.ids) if row_id in place]
     if not known:
-        raise UserError(f"--fit {fit}: none of its ids is in the predictions")
+        raise UserError(f"--fit {fit}: none of its ids is in the predictions: give labels of the predicted table")
     some = judges[:, [place[rows.ids[i]] for i in known]]
     labels, groups = rows.labels[known], rows.groups[known]
     folds = cut_folds(labels, groups)

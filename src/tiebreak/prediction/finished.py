@@ -151,7 +151,9 @@ def read_finished(folder: Path) -> FinishedPrediction:
     manifest = read_prediction_manifest(folder)
     if not isinstance(manifest, PredictionManifest):
         names = ", ".join(str(folder / name) for name in manifest.models)
-        raise UserError(f"{folder}: the average of several models, which has no logits; each model's are in {names}")
+        raise UserError(
+            f"{folder}: the average of several models, which has no logits; give those of its models: {names}"
+        )
     parts = folder / manifest.parts
     files = [part_path(parts, index) for index in range(manifest.part_count)]
     if absent := sum(not path.is_file() for path in files):

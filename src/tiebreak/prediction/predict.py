@@ -329,7 +329,7 @@ def score(
         log.info("no labels in the data: nothing to score")
         return None
     if not rows:
-        raise UserError("--labels: none of its ids is in the predictions")
+        raise UserError("--labels: none of its ids is in the predictions: give labels of the predicted table")
     if merged.probabilities is not None:
         probabilities = round_probabilities(merged.probabilities[rows])
     else:

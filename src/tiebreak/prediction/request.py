@@ -108,7 +108,7 @@ def name_models(folders: Sequence[Path]) -> list[str]:
         names = ["-".join(part for part in run.parts[-depth:] if part != "/") for run in runs]
         if len(set(names)) == len(names):
             return names
-    raise UserError(f"--model: {', '.join(map(str, folders))} are not different folders")
+    raise UserError(f"--model: {', '.join(map(str, folders))} are not different folders: give each once")
 
 
 def truncation_of(settings: DataSettings) -> dict[str, int | str | None]:

@@ -66,7 +66,7 @@ def read_history(folder: Path) -> History:
     """
     path = folder / "log.jsonl"
     if not path.is_file():
-        raise UserError(f"{folder}: no log.jsonl in it, so it is not a run folder")
+        raise UserError(f"{folder}: no log.jsonl in it, so it is not a run folder; give the --out of a training")
     entries = []
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
@@ -80,7 +80,7 @@ def read_history(folder: Path) -> History:
                 ) from None
     steps = [entry for entry in entries if "loss" in entry]
     if not steps:
-        raise UserError(f"{path}: no step was logged")
+        raise UserError(f"{path}: no step was logged; leave this run out")
     return History(folder.resolve().name, steps, [entry for entry in entries if "validation_log_loss" in entry])
 
 

@@ -102,7 +102,7 @@ def shards_of(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: a folder with {found}; name one file, or a folder with shards of one kind{below}")
     (shards,) = by_kind.values()
     if absent := [path.name for path in shards if not path.is_file()]:
-        raise UserError(f"{folder}: {', '.join(absent)} is not there")
+        raise UserError(f"{folder}: {', '.join(absent)} is not there: fetch the folder again")
     return shards
 
 
@@ -199,7 +199,7 @@ def _batched_rows(
     import pyarrow as pa
 
     def damaged(error: Exception) -> UserError:
-        return UserError(f"{path}: not a readable {kind} file ({str(error).splitlines()[0]})")
+        return UserError(f"{path}: not a readable {kind} file ({str(error).splitlines()[0]}); fetch it again")
 
     faults = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:

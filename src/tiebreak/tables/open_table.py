@@ -52,7 +52,9 @@ def open_table(path: Path, counts: Counter[str], renamed: Mapping[str, str] | No
     layout = find_layout(columns)
     doubled = [name for name, count in Counter(columns).items() if count > 1]
     if doubled and (layout or KAGGLE & set(columns)):
-        raise UserError(f"{path}: column {printable(', '.join(map(repr, doubled)))} occurs more than once")
+        raise UserError(
+            f"{path}: column {printable(', '.join(map(repr, doubled)))} occurs more than once: leave one of them"
+        )
     if layout is not None and layout.read is not None:
         rows = _in_kaggle_columns(layout, rows, counts)
     return OpenTable(path, columns, layout, rows)

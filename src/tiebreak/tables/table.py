@@ -104,7 +104,8 @@ def read_table(
     if table.problems and on_bad_row == "fail":
         raise UserError(describe_problems(table.problems))
     if not table.pairs:
-        raise UserError(f"{', '.join(map(str, files))}: no readable rows")
+        first = f"; the first that is not: {table.problems[0]}" if table.problems else ""
+        raise UserError(f"{', '.join(map(str, files))}: no readable rows{first}")
     return table
 
 
@@ -130,7 +131,7 @@ def accept(
 def _stand_in(problem: Problem, first_files: Mapping[str, Path]) -> Pair:
     """A pair with empty texts that keeps a bad row's id in a prediction."""
     if problem.id is None or problem.id in first_files:
-        raise UserError(f"{problem}. A prediction needs a unique id in every row")
+        raise UserError(f"{problem}. A prediction needs a unique id in every row: correct the table")
     return Pair(problem.id, [""], [""], [""], file=problem.file, row=problem.row, unreadable=problem.reason)
 
 
@@ -194,7 +195,7 @@ def read_rows(
         log.info("%s: %s", path, table.description)
     head = list(itertools.islice(table.rows, SNIFFED_ROWS))
     if not head:
-        raise UserError(f"{path}: the table has a header but no rows")
+        raise UserError(f"{path}: the table has a header but no rows; is it cut short?")
     good = [cells for _, cells in head if not isinstance(cells, str)]
     _check_encoding(path, good)
     try:
@@ -269,7 +270,7 @@ def read_labels(path: Path) -> dict[str, int]:
             if row_id in labels:
                 raise CellError(f"the id {row_id} occurs twice")
         except CellError as error:
-            raise UserError(f"{path}, row {number}: {error}") from None
+            raise UserError(f"{path}, row {number}: {error}; correct the table") from None
         if label is not None:
             labels[row_id] = label
     return labels

@@ -59,7 +59,10 @@ def make_targets(
     """
     known = labels != NO_LABEL
     if not known.any() and (settings.calibrate or settings.teacher_weights == "log-loss"):
-        raise UserError("distill.calibrate and distill.teacher_weights=log-loss need labelled rows: there are none")
+        raise UserError(
+            "distill.calibrate and distill.teacher_weights=log-loss need labelled rows, and there are "
+            "none: set them to false and equal, or label some"
+        )
     targets = np.empty((len(views), 2, len(labels), 3), dtype=np.float32)
     records: list[TeacherRecord] = []
     for teacher, view in enumerate(views):

@@ -97,7 +97,14 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
         else:
             views.append(view_of(name, predictions, tokens, train, findings))
     if findings.faults:
-        raise UserError("\n  ".join(["teacher predictions do not match the training rows:", *findings.faults]))
+        raise UserError(
+            "\n  ".join(
+                [
+                    "teacher predictions do not match the training rows; predict the table that is trained on:",
+                    *findings.faults,
+                ]
+            )
+        )
     if findings.leaks and not allow_in_sample:
         raise UserError(
             "\n  ".join(["not out-of-fold:", *findings.leaks])
@@ -272,7 +279,9 @@ def view_of(
 def view_of_bayes(tokens: Tokens, train: np.ndarray) -> TeacherLogits:
     """Take the sample's own law as a teacher: nothing can be learnt beyond it."""
     if tokens.bayes is None or np.isnan(tokens.bayes[train]).any():
-        raise UserError(f"--teachers {BAYES}: the law is known for the embedded sample's rows only")
+        raise UserError(
+            f"--teachers {BAYES}: the law is known for the embedded sample's rows only; give folders of predictions"
+        )
     logits = centred_log(tokens.bayes[train])
     return TeacherLogits(BAYES, logits, logits[:, SWAPPED_CLASS], np.zeros(len(train), dtype=bool), exact=True)
 
