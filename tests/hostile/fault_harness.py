@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,13 @@ def nothing(place: Place) -> None:
     """No step."""
 
 
+@cache
+def can_mount() -> bool:
+    """Whether this user may mount, without which some faults cannot be made."""
+    words = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True).returncode == 0
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault, and what must come of it.
@@ -89,7 +97,7 @@ class Fault:
         check: what else must hold after the first run; returns what is wrong, or nothing.
         compare: whether the second run must end with the undisturbed result; exact: byte for byte, else it must only
             be there, as after another number of ranks; first_too: the first run as well, where it ends with 0.
-        always: variables of both runs.
+        always: variables of both runs. needs: whether it can be tried here.
     """
 
     name: str
@@ -112,6 +120,7 @@ class Fault:
     first_too: bool = True
     always: dict[str, str | None] = field(default_factory=dict)
     limit_s: float = LIMIT_S
+    needs: Callable[[], bool] = lambda: True
 
 
 @dataclass

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fault_commands import COMMANDS, OUTPUT, SET
-from fault_harness import DONE, MISTAKE, Fault, Place, Result
+from fault_harness import DONE, MISTAKE, Fault, Place, Result, can_mount
 
 SMALL, ROOMY = "24k", "64m"
 CANNOT = "cannot be (written|made|read)|No space|Read-only|make room|Quota"
@@ -230,7 +230,7 @@ def faults() -> list[Fault]:
                 options = "size=4k,nr_inodes=1"
             found.append(
                 Fault(f"{kind}/{command}", command, words, begin=partial(mount, options=options), heal=heal,
-                      codes=codes if kind == "disk full" else (MISTAKE,), says=CANNOT)
+                      codes=codes if kind == "disk full" else (MISTAKE,), says=CANNOT, needs=can_mount)
             )  # fmt: skip
         heal_proc = lambda place: None  # noqa: E731
         found.append(
@@ -258,7 +258,7 @@ def faults() -> list[Fault]:
             found.append(
                 Fault(f"cache, {kind}/{command}", command, begin=partial(mount, options=options),
                       environment={"TIEBREAK_CACHE": "{folder}/disk"}, says="TIEBREAK_CACHE|make room",
-                      heal=lambda place: remount(place, f"rw,size={ROOMY}"))
+                      heal=lambda place: remount(place, f"rw,size={ROOMY}"), needs=can_mount)
             )  # fmt: skip
         found.append(
             Fault(f"cache, ENOENT of the root/{command}", command, says="TIEBREAK_CACHE",
