@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import os
 import re
 import shlex
@@ -267,3 +268,16 @@ def test_python_on_the_pages_uses_names_that_exist_and_yaml_is_readable(page: Pa
                     assert place is None or hasattr(place, node.attr), ast.unparse(node)
         elif language == "yaml":
             assert parse_yaml(block)
+
+
+def test_the_page_on_trust_lists_what_is_installed_at_which_least_version_and_under_which_licence():
+    text = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(r'"([\w-]+)>=([\d.]+)', text[text.index("\ndependencies = [") : text.index("\ndocs = [")])
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| (\w+)", (ROOT / "docs" / "trust.md").read_text(), re.M)
+    assert {(name, least) for name, least, _ in rows} == set(wanted)
+    for name, _, licence in rows:
+        if name in ("flash-attn", "mlflow-skinny"):  # which tests do not install
+            continue
+        told = importlib.metadata.metadata(name)
+        words = [told.get("License-Expression"), told.get("License"), *(told.get_all("Classifier") or [])]
+        assert licence.split("-")[0].lower() in " ".join(filter(None, words)).lower(), name
