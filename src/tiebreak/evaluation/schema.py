@@ -1,5 +1,7 @@
 """What metrics.json holds: every figure of the report, typed and documented (docs/report.md shows it as a table)."""
 
+import html
+
 from pydantic import BaseModel, ConfigDict
 
 VERSION = 1
@@ -318,3 +320,6 @@ class Report(ReportSection):
         return render_scores(self) or f"{len(self.runs)} runs, no judges"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(repr(self))}</pre>'
