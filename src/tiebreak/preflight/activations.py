@@ -58,7 +58,7 @@ def kept_per_token(
     inner = int(architecture["intermediate_size"])
     # The feed-forward's gradients: of its product and of both factors, when the product itself is dropped. Scores by
     # hand have theirs when what follows the attention is dropped.
-    backward = 2 * precision_bytes * inner + 2 * stream * int(architecture["hidden_size"])
+    backward: float = 2 * precision_bytes * inner + 2 * stream * int(architecture["hidden_size"])
     if scores and decoder:
         backward = max(backward, BY_HAND_BACKWARD * scores / 8 - after)
     width, layer = int(architecture["hidden_size"]), before + attention + scores + after

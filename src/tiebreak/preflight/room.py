@@ -46,8 +46,8 @@ def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gi
     if needs.gib * (1 - ERROR) > there:
         text += ": too little memory: " + "; ".join(_advice(recipe, needs))
         return Finding("memory", text, FAIL)
-    if needs.device == "cuda" and not given_gib and (host := host_memory()) < needs.reading:
-        return Finding("memory", f"{text}, which has {_gib(host)}: too little memory", FAIL)
+    if needs.device == "cuda" and not given_gib and (free := host_memory()) < needs.reading:
+        return Finding("memory", f"{text}, which has {_gib(free)}: too little memory", FAIL)
     if needs.host and (host := host_memory() / per_node) < needs.host:
         text += f"; {_gib(needs.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
         return Finding("memory", text, FAIL)
