@@ -118,7 +118,7 @@ def _open_tensorboard(folder: Path, recipe: Recipe, done: int) -> Tracker:
 
 
 def _open_mlflow(folder: Path, recipe: Recipe, done: int) -> Tracker:
-    """A run of MLflow's client, at the server or folder that MLFLOW_TRACKING_URI names; it is no global state here."""
+    """A run of MLflow's client, at the server or database that MLFLOW_TRACKING_URI names; no global state is used."""
     import time
 
     from mlflow.entities import Metric, Param
