@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import warm
@@ -44,8 +45,13 @@ def test_many_silent_ranks_are_counted():
     assert "and 92 more" in describe(signs(*places), signs(*places))
 
 
+def steps_of(run: Path) -> int:
+    log = run / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
 @pytest.mark.processes
-def test_a_stopped_rank_is_named_and_the_job_ends(sample, tmp_path):
+def test_a_stopped_rank_is_named_and_the_job_ends_but_not_where_all_are_stopped_for_a_while(sample, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
@@ -59,9 +65,21 @@ def test_a_stopped_rank_is_named_and_the_job_ends(sample, tmp_path):
         ranks.append(warm.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True))
     try:
         deadline = time.monotonic() + 400
-        while not (out / "log.jsonl").exists() or len((out / "log.jsonl").read_text().splitlines()) < 3:
-            assert time.monotonic() < deadline and ranks[0].poll() is None
-            time.sleep(0.1)
+
+        def reach(steps: int) -> None:
+            while steps_of(out) < steps:
+                assert time.monotonic() < deadline and ranks[0].poll() is None
+                time.sleep(0.1)
+
+        reach(3)
+        for number in (
+            signal.SIGSTOP,
+            signal.SIGCONT,
+        ):  # as Slurm suspends a job, for longer than a rank may stand still
+            for rank in ranks:
+                rank.send_signal(number)
+            time.sleep(6 if number == signal.SIGSTOP else 0)
+        reach(steps_of(out) + 3)
         time.sleep(1)  # signs are left every 0.4 s: one of a step is there
         ranks[1].send_signal(signal.SIGSTOP)
         _, errors = ranks[0].communicate(timeout=200)

@@ -81,7 +81,7 @@ class HangWatchdog:
             self._ended.wait(self._every)
 
     def _guard(self) -> None:
-        while not self._ended.wait(self._every):
+        while not self._wait():
             if time.monotonic() - self._since > self.timeout_s:
                 asker = threading.Thread(target=self._report, daemon=True)
                 asker.start()
@@ -89,6 +89,18 @@ class HangWatchdog:
                 if asker.is_alive():
                     self._say("rank 0, which keeps the job's store, does not answer")
                 os._exit(STALLED)
+
+    def _wait(self) -> bool:
+        """Wait until the next look; return whether the watch is over.
+
+        Time in which the whole process was stopped, as Slurm does to a job that it suspends, does not count.
+        """
+        before = time.monotonic()
+        over = self._ended.wait(self._every)
+        stopped = time.monotonic() - before - self._every
+        if stopped > self._every:
+            self._since = min(time.monotonic(), self._since + stopped)
+        return over
 
     def _report(self) -> None:
         try:
