@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiebreak.parsers import CommandParser, add_on_bad_row, number
+from tiebreak.parsers import CommandParser, add_engine, add_launch, add_on_bad_row, number
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[CommandParser]
@@ -30,6 +30,7 @@ def add_commands_of_use(commands: "Commands") -> None:
     _add_leaderboard_command(commands)
     launch_files = commands.add_parser("launch-files")
     launch_files.add_argument("folder", type=Path, metavar="DIR", help="where slurm/, launch/ and ds_configs/ shall be")
+    _add_sweep_command(commands)
 
 
 def _add_bench_command(commands: "Commands") -> None:
@@ -143,6 +144,27 @@ def _add_leaderboard_command(commands: "Commands") -> None:
     text = "a folder for index.html, leaderboard.csv, leaderboard.json and plots"
     board.add_argument("--out", required=True, type=Path, metavar="DIR", help=text)
     board.add_argument("--on-bad-row", choices=["fail", "skip"], default="fail", help=BAD_ROWS)
+
+
+def _add_sweep_command(commands: "Commands") -> None:
+    sweep = commands.add_parser("sweep")
+    sweep.add_argument("space", type=Path, metavar="SPACE.yaml", help="what varies, and how trials are drawn")
+    sweep.add_argument("--recipe", required=True, help="what all trials start from: a shipped recipe or a .yaml file")
+    text = "labelled tables (default: the sample)"
+    sweep.add_argument("--data", nargs="+", type=Path, default=[], metavar="F", help=text)
+    sweep.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets table.csv, best.yaml and trials/")
+    sweep.add_argument("--fold", default="0/5", metavar="K/N", help="what every trial holds out (default 0/5)")
+    text = "a local model folder or hub name in place of the recipe's"
+    sweep.add_argument("--model", dest="base", metavar="M", help=text)
+    add_launch(sweep)
+    add_engine(sweep)
+    add_on_bad_row(sweep, "rows")
+    text = "change a field of every trial's recipe, e.g. train.epochs=2"
+    sweep.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
+    which = sweep.add_mutually_exclusive_group()
+    text = "list the stages: name, what it needs, cpu or gpu, done or todo, places to run"
+    which.add_argument("--stages", action="store_true", help=text)
+    which.add_argument("--stage", metavar="NAME", help="run this stage alone, under any launcher")
 
 
 def _names(text: str) -> list[str]:

@@ -9,6 +9,7 @@ RECORDS = {
     "recipe.yaml": "a training run",
     "prediction.json": "a prediction",
     "pipeline.json": "a pipeline",
+    "sweep.json": "a sweep",
     "tiebreak.json": "a model",
     "leaderboard.json": "a leaderboard",
     "index.html": "a report",

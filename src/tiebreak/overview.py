@@ -30,6 +30,7 @@ GROUPS = {
         "report": "scores, calibration and bias of predictions, on one page",
         "bench": "scores on public suites from local files, and what of them was trained on",
         "attack": "write a table with one answer per row repeated, for the report's repetition audit",
+        "sweep": "try settings of a recipe on the same held-out rows, and stop the worse ones early",
         "ladder": "ablation: variants trained and scored on the same held-out rows, in one table",
     },
     "set up": {

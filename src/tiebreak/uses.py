@@ -66,6 +66,17 @@ def _launch_files(*, folder: Path) -> None:
     say(f"next: cd {shlex.quote(str(folder))} && sbatch slurm/train_gemma.sbatch    (suit the lines marked EDIT first)")
 
 
+def _sweep(*, stages: bool, stage: str | None, launch: str, **words: Any) -> None:
+    from tiebreak.pipeline.sweep import list_sweep, run_sweep, run_sweep_stage
+    from tiebreak.pipeline.sweep_settings import open_sweep
+
+    sweep = open_sweep(**words)
+    if stages:
+        say(list_sweep(sweep))
+    elif found := run_sweep_stage(sweep, stage) if stage else run_sweep(sweep, launch):
+        say(found)
+
+
 def _env() -> None:
     from tiebreak.pipeline.environment import describe_environment
 
@@ -81,5 +92,6 @@ USES: dict[str, Callable[..., None]] = {
     "export": _export,
     "launch-files": _launch_files,
     "env": _env,
+    "sweep": _sweep,
 }
 """By command."""

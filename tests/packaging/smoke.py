@@ -21,6 +21,7 @@ from tiebreak.pipeline.warm import ForkedCommand, warm_up
 HERE = Path(tiebreak.__file__).parent
 BARS = [{"input": f"is it {k}?", "output_1": f"it is {k}.", "output_2": "no.", "label": 1 + k % 2} for k in range(8)]
 BEST = '{"prompt": "is it?", "response": "yes"}\n{"prompt": "is it?", "response": "no"}\n'
+SPACE = {"sampler": "grid", "rungs": 1, "space": {"train.lr": [1e-3, 1e-4]}, "set": ["train.max_steps=1"]}
 DEMO = ["--recipe", "demo-deberta", "--data", "t.csv"]
 MORE = {
     "compare": ["compare", "yes", "no", "--prompt", "is it?", "--model", "judge"],
@@ -30,6 +31,7 @@ MORE = {
     "weights": ["weights"],
     "env": ["env"],
     "launch-files": ["launch-files", "launched"],
+    "sweep": ["sweep", "space.yaml", *DEMO, "--out", "sweep"],
 }
 """Commands that leave nothing to compare, beside those of `fault_commands`."""
 QUICK = ("check", "report", "preflight", "recipes", "weights", "env", "launch-files")
@@ -54,6 +56,7 @@ def main() -> int:
     Path("bar.json").write_text(json.dumps(BARS))
     Path("best.jsonl").write_text(BEST)
     Path("chain.yaml").write_text(safe_dump(CHAIN))
+    Path("space.yaml").write_text(safe_dump(SPACE))
     Path("ladder.yaml").write_text(safe_dump(LADDER))
     real = {name: words for name, (words, _) in COMMANDS.items()} | MORE
     assert set(real) == set(ALL), set(real) ^ set(ALL)

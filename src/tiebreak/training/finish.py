@@ -1,13 +1,16 @@
 """End a run: the best checkpoint becomes the model folder."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tiebreak.errors import UserError
 from tiebreak.evaluation import baselines
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.files import write_json
@@ -25,6 +28,51 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out rows under the weights of a step.
+
+    Attributes:
+        step: of the weights. steps: of the whole plan.
+        ids: of the rows. labels: (n,). logits: (n, 3) float64.
+    """
+
+    step: int
+    steps: int
+    ids: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Where a run pauses, and who is told on rank 0; the same call with a later one, or without, goes on.
+
+    Attributes:
+        share: of the plan's steps after which it pauses, rounded up; 1 is the whole run.
+        reached: called there with the held-out rows.
+        failed: called with a mistake that ends the run, which `train` itself may not live to raise.
+    """
+
+    share: float
+    reached: Callable[[HeldOut], None]
+    failed: Callable[[UserError], None]
+
+    def step(self, steps: int) -> int:
+        """The step at which a plan of so many pauses."""
+        return min(steps, math.ceil(steps * self.share - 1e-9))
+
+    @contextmanager
+    def telling(self, first: bool) -> Iterator[None]:
+        """Tell of mistakes within, if this is rank 0."""
+        try:
+            yield
+        except UserError as error:
+            if first:
+                self.failed(error)
+            raise
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,11 +131,7 @@ def finish(
     fitted = baselines.fit(job.tokens.chars[labelled], job.tokens.labels[labelled])
     rows: dict[str, dict[str, float]] = {}
     if len(job.held_out):
-        # Weights that were evaluated last are still the engine's: the same pass would give the same logits.
-        known = job.newest[1] if job.newest is not None and job.newest[0] == best == cursor.step else None
-        logits = known if known is not None else predict_held_out(job, cursor.step)
-        if logits is None:
-            raise Stopped  # the last step is saved: the same command comes back to here
+        logits = evaluated_logits(job, best)
         if job.engine.ranks.first:
             bayes = job.valid.bayes[job.held_out] if job.valid.bayes is not None else None
             labels, chars = job.valid.labels[job.held_out], job.valid.chars[job.held_out]
@@ -111,6 +155,39 @@ def finish(
         on_done(run)
     log.info(f"model: {run.model}")
     return run
+
+
+def tell_held_out(job: TrainingJob, cursor: Cursor, pause: Pause) -> None:
+    """Tell of the held-out rows under the weights of the step at which the run stands.
+
+    Raises:
+        UserError: that step is another than where it was to pause.
+    """
+    if cursor.step != job.last_step:
+        folder = job.saver.folder.parent
+        raise UserError(
+            f"{folder} stands at step {cursor.step}, not {job.last_step}: empty it, or choose another --out"
+        )
+    logits = evaluated_logits(job, cursor.step)
+    if job.engine.ranks.first:
+        ids = [job.valid.ids[row] for row in job.held_out]
+        pause.reached(HeldOut(cursor.step, job.plan.steps, ids, job.valid.labels[job.held_out], logits))
+
+
+def evaluated_logits(job: TrainingJob, step: int) -> np.ndarray:
+    """Logits (n, 3) of the held-out rows under the engine's weights, which are those of the step.
+
+    Those of this process's last evaluation, if that was there: the same pass would give the same.
+
+    Raises:
+        Stopped: asked to stop meanwhile; the last step is saved, and the same command comes back to here.
+    """
+    if job.newest is not None and job.newest[0] == step:
+        return job.newest[1]
+    logits = predict_held_out(job, step)
+    if logits is None:
+        raise Stopped
+    return logits
 
 
 def trained_prompts(job: TrainingJob) -> np.ndarray:

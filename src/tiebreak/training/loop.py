@@ -55,7 +55,8 @@ class TrainingJob:
     (none: no evaluation). `loss` sums over a batch's rows. `targets` are the teachers' logits of the
     rows of `tokens`, as `make_batch` takes them. `augmentation` changes rows as they are trained on.
     `newest` is the step of this process's last evaluation, and its logits. `pieces` is what each micro-batch is cut
-    into, after memory ran out.
+    into, after memory ran out. `until` is the step after which the run pauses, evaluated and saved (none: the plan's
+    last).
     """
 
     recipe: Recipe
@@ -76,10 +77,16 @@ class TrainingJob:
     augmentation: Augmentation | None = None
     newest: tuple[int, np.ndarray] | None = None
     pieces: int = 1
+    until: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The step to run to: the plan's last, or that at which the run pauses."""
+        return self.plan.steps if self.until is None else self.until
 
 
 def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
-    """Run the plan from the cursor to its end, or to early stopping.
+    """Run the plan from the cursor to its end, to where it pauses, or to early stopping.
 
     Raises:
         Stopped: asked to stop; a checkpoint of the last finished step is saved.
@@ -87,7 +94,7 @@ def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
     train, plan = job.recipe.train, job.plan
     job.engine.module.train()
     stopped = not evaluate_if_due(job, cursor)  # a run stopped during an evaluation repeats it first
-    while not stopped and cursor.step < plan.steps and not out_of_patience(job, cursor):
+    while not stopped and cursor.step < job.last_step and not out_of_patience(job, cursor):
         stopped = train_step(job, plan.step(cursor.step), cursor.step)
         cursor.step += 1
         due = is_due(job, cursor)
@@ -113,8 +120,8 @@ def settle(job: TrainingJob) -> None:
 
 
 def is_due(job: TrainingJob, cursor: Cursor) -> bool:
-    """Whether to evaluate and save now: every `eval_every` steps and after the last."""
-    return cursor.step > 0 and (cursor.step % job.eval_every == 0 or cursor.step == job.plan.steps)
+    """Whether to evaluate and save now: every `eval_every` steps, after the last, and where the run pauses."""
+    return cursor.step > 0 and (cursor.step % job.eval_every == 0 or cursor.step in (job.last_step, job.plan.steps))
 
 
 def out_of_patience(job: TrainingJob, cursor: Cursor) -> bool:

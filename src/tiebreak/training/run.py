@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from tiebreak.pretrained.base_files import read_config
 from tiebreak.tables.table import OnBadRow
 from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
-from tiebreak.training.finish import Run, finish
+from tiebreak.training.finish import Pause, Run, finish, tell_held_out
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Loss, TrainingJob, fit
 from tiebreak.training.losses import cross_entropy, distillation
@@ -134,6 +134,7 @@ def train(
     on_bad_row: OnBadRow = "fail",
     on_step: Callable[[dict[str, Any]], None] | None = None,
     on_done: Callable[[Run], None] | None = None,
+    pause: Pause | None = None,
 ) -> Run:
     """Train a judge from labels and, if there are any, teachers.
 
@@ -155,6 +156,7 @@ def train(
         on_bad_row: `fail` or `skip`.
         on_step: called on rank 0 with the record of every step, as log.jsonl has it.
         on_done: called on rank 0 once the model folder is written, before the ranks part.
+        pause: where the run pauses, without a model folder.
 
     Raises:
         UserError: a mistake that the user can correct, in one message.
@@ -178,19 +180,17 @@ def train(
         choice=choose_engine(engine, ds, recipe.train, find_ranks().world),
         on_bad_row=on_bad_row,
     )
-    with prepared.join(), open_run(prepared, out, resume, on_step) as run:
-        job = build_job(prepared, run)
+    telling = pause.telling(prepared.ranks.first) if pause else nullcontext()
+    with prepared.join(), telling, open_run(prepared, out, resume, on_step) as run:
+        job = build_job(prepared, run, pause)
         with job.watch, job.stop:
             cursor = fit(job, run.cursor)
-            return finish(
-                job,
-                cursor,
-                run.claim,
-                prepared.tokenizer,
-                prepared.teachers_record,
-                on_done,
-                prepared.base,
-            )
+            if pause:
+                tell_held_out(job, cursor, pause)
+                if cursor.step < job.plan.steps:
+                    return Run(run.folder, cursor.best_step or cursor.step, cursor.step, {})
+            record = prepared.teachers_record
+            return finish(job, cursor, run.claim, prepared.tokenizer, record, on_done, prepared.base)
 
 
 def prepare(
@@ -305,7 +305,7 @@ def open_run(
         yield OpenRun(folder, claim, checkpoint, cursor, notes, run_log)
 
 
-def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
+def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> TrainingJob:
     """Load model, engine and checkpoint; every rank must call this."""
     recipe, ranks, split, plan = prepared.recipe, prepared.ranks, prepared.split, prepared.plan
     model = prepared.new_model()
@@ -345,4 +345,5 @@ def build_job(prepared: Prepared, run: OpenRun) -> TrainingJob:
         eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
         targets=teachers.targets if teachers else None,
         augmentation=make_augmentation(recipe.data, recipe.train.seed, split.tokens, split.variants),
+        until=pause.step(plan.steps) if pause else None,
     )
