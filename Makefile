@@ -47,7 +47,7 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(BIN)/shellcheck -x launch/minislurm launch/*.sh slurm/*.sh slurm/*.sbatch
+	$(BIN)/shellcheck -x launch/minislurm launch/*.sh slurm/*.sh slurm/*.sbatch slurm/site.sh.example
 
 # The site, in runs/site; a warning is an error.
 docs: .venv/dev

@@ -1,7 +1,13 @@
 # shellcheck shell=bash
 # Sourced by the files in slurm/: where the job's processes meet, how many threads each has, and what follows a run.
-# Settings: PYTHON (.venv/bin/python), MOST_REQUEUES (3: without a new checkpoint in between), OFFLINE (1),
-# TIEBREAK_PREFLIGHT (1).
+# Settings: MOST_REQUEUES (3: without a new checkpoint in between), OFFLINE (1), TIEBREAK_PREFLIGHT (1), and those of
+# launch/slurm_site.sh: PYTHON, CONTAINER.
+. launch/slurm_site.sh
+# A job whose parts have other shapes: srun would start one of them only, and its ranks wait for the others.
+if ((${SLURM_HET_SIZE:-1} > 1)); then
+  echo "tiebreak: error: this is a heterogeneous job ($SLURM_HET_SIZE parts), and ranks must be alike: submit one part" >&2
+  exit 2
+fi
 
 # A task of an array by its own name: some task's plain id is that of the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -27,6 +33,24 @@ if ((SLURM_NNODES > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} && $(getent ahostsv4 "$
   export GLOO_SOCKET_IFNAME
 fi
 
+# The tasks of a node share its cores; with fewer than two each, reading rows and computing take turns.
+cores=${SLURM_CPUS_PER_TASK:-$(( ${SLURM_CPUS_ON_NODE:-2} / ${SLURM_NTASKS_PER_NODE:-1} ))}
+if ((cores < 2)); then
+  echo "note: $cores CPU for each task: reading rows and computing wait for each other; --cpus-per-task=4 or more is usual"
+fi
+if [[ ${SLURM_TASKS_PER_NODE:-1} == *,* ]]; then
+  echo "note: tasks per node differ ($SLURM_TASKS_PER_NODE), so nodes with more of them are waited for: --ntasks-per-node"
+fi
+
+# GPUs that were asked for in another way than the file's own line (--gres, --gpus): its steps would get those of the line.
+if [[ ${SLURM_GPUS_ON_NODE:-} && ! ${SLURM_GPUS_PER_TASK:-} ]]; then
+  export SLURM_GPUS_PER_NODE=$SLURM_GPUS_ON_NODE
+  if ((SLURM_GPUS_ON_NODE < ${SLURM_NTASKS_PER_NODE:-1})); then
+    echo "tiebreak: error: $SLURM_NTASKS_PER_NODE tasks on each node, and $SLURM_GPUS_ON_NODE GPU: a task is a rank, and needs one" >&2
+    exit 2
+  fi
+fi
+
 # srun does not inherit the batch script's.
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
@@ -38,7 +62,7 @@ if [[ ${OFFLINE:-1} == 1 ]]; then export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1;
 export TIEBREAK_PREFLIGHT=${TIEBREAK_PREFLIGHT:-1}
 
 # A rank that fails ends the others, and srun does not wait for a node that has died.
-RUN=(srun --kill-on-bad-exit=1 --wait=60 "${PYTHON:-.venv/bin/python}")
+RUN=(srun --kill-on-bad-exit=1 --wait=60 "${IN_CONTAINER[@]}" "${INSIDE[@]}" "$PYTHON")
 
 # reached FOLDER: how far a run has come, its newest checkpoint; or a prediction, its count of parts.
 reached() {
@@ -61,7 +85,7 @@ meaning() {
 }
 
 # run FOLDER SCRIPT OPTION...: the job's one step, and what follows it: done, the user's mistake, or once more from
-# the newest checkpoint. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
+# the newest checkpoint. $given_up says why it is not run again. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
 # that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
 run() {
   local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record
@@ -76,7 +100,8 @@ run() {
   echo "$lives $from" >"$record"
   echo "job $JOB, restart $LIFE, on ${NODES//$'\n'/ }: from $from"
   if ((lives > most + 1)); then
-    echo "given up: requeued $most times without coming beyond $from"
+    given_up="requeued $most times without coming beyond $from"
+    echo "given up: $given_up"
     exit 1
   fi
 
@@ -97,7 +122,8 @@ run() {
     # A node that comes back from beyond a network cut must not requeue what runs elsewhere by now.
     echo "exit code $code ($(meaning $code)): a later life of this job has begun, or Slurm does not answer"
   elif [[ $now == "$from" ]] && ((lives > most)); then
-    echo "given up: exit code $code ($(meaning $code)), requeued $most times without coming beyond $from"
+    given_up="exit code $code ($(meaning $code)), requeued $most times without coming beyond $from"
+    echo "given up: $given_up"
   else
     echo "exit code $code ($(meaning $code)) at $now: requeueing job $JOB"
     if scontrol requeue "$JOB"; then exec sleep 60; fi # Slurm ends it

@@ -91,7 +91,7 @@ def test_the_scripts_are_clean(run):
         "shellcheck",
         "-x",
         LAUNCH / "minislurm",
-        LAUNCH.parent / "slurm" / "pipeline.sh",
+        *(LAUNCH.parent / "slurm" / name for name in ("pipeline.sh", "sweep.sh", "site.sh.example")),
         *sorted(LAUNCH.glob("*.sh")),
         *SBATCH,
     )

@@ -104,8 +104,8 @@ def test_launch_files_are_copied_and_never_over_an_edited_one(tmp_path: Path, mo
         "slurm/train_gemma.sbatch",
         "launch/torchrun.sh",
     }
-    text = (tmp_path / "launch" / "slurm_env.sh").read_text()
-    assert r'"${PYTHON:-/opt/a \"b\" \$c/python}"' in text
+    text = (tmp_path / "launch" / "slurm_site.sh").read_text()
+    assert r'"${PYTHON:=/opt/a \"b\" \$c/python}"' in text
     assert copy_launch_files(tmp_path) == copies
     edited = tmp_path / "slurm" / "train_gemma.sbatch"
     edited.write_text(edited.read_text().replace("--nodes=1", "--nodes=2"))

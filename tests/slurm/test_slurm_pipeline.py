@@ -1,5 +1,6 @@
 """slurm/pipeline.sh: a chain by job dependencies, with a stage that fails and a node that dies on its way."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,10 @@ from_labels: false
 sample: {{rows: 200, test_rows: 60, profile: short}}
 """
 WRAPPER = """#!/bin/sh
-# Python, but for one stage as long as the file is there.
-case "$*" in *"--stage tables/check") if [ -e "$BROKEN" ]; then exit 1; fi ;; esac
+# Python, but for one stage as long as the file is there; it fails once the other is gone.
+case "$*" in *"--stage tables/check")
+  if [ -e "$BROKEN" ]; then while [ -e "$BROKEN.held" ]; do sleep 0.1; done; exit 1; fi ;;
+esac
 exec {python} "$@"
 """
 
@@ -38,10 +41,16 @@ def in_one_process(recipe: Path, out: Path) -> bytes:
 def states(cluster: Cluster) -> dict[str, list[str]]:
     """Of all jobs by stage, in the order of submission."""
     found: dict[str, list[str]] = {}
-    rows = [line.split() for line in cluster.slurm("squeue", "-h", "-t", "all", "-o", "%i %j %T").splitlines()]
-    for _, name, state in sorted(rows, key=lambda row: int(row[0])):
+    lines = cluster.slurm("squeue", "-h", "-r", "-t", "all", "-o", "%i %j %T").splitlines()
+    rows = [(*map(int, job.split("_")), name, state) for job, name, state in map(str.split, lines)]
+    for *_, name, state in sorted(rows):
         found.setdefault(name, []).append(state)
     return found
+
+
+def finished(found: dict[str, list[str]]) -> bool:
+    """Whether the last jobs of each stage, two of folds, are completed."""
+    return {state for name, row in found.items() for state in row[-2 if "fold" in name else -1 :]} == {"COMPLETED"}
 
 
 def wait(condition, what) -> None:
@@ -64,25 +73,32 @@ def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(c
     wrapper.write_text(WRAPPER.replace("{python}", warm_program))
     wrapper.chmod(0o755)
     broken.touch()
+    held = tmp_path / "broken.held"
+    held.touch()
 
     def pipeline(*options: str) -> str:
         words = ["slurm/pipeline.sh", *options, "--recipe", recipe, "--out", out]
         return cluster.slurm(*words, PYTHON=str(wrapper), BROKEN=str(broken))
 
     planned = pipeline("--dry-run")
-    assert planned.count("sbatch --parsable --kill-on-invalid-dep=yes") == 12
-    assert "--dependency=afterok:<llama2.fold-0.oof>:<llama2.fold-1.oof> slurm/stage.sbatch gpu student" in planned
+    assert planned.count("sbatch --parsable --kill-on-invalid-dep=yes") == 10
+    assert "--array=0,1 --dependency=aftercorr:<llama2.fold> slurm/stage.sbatch gpu llama2/fold-%a/oof" in planned
+    assert "--dependency=afterok:<llama2.fold.oof> slurm/stage.sbatch gpu student" in planned
     assert "12 of 12 stages would be submitted" in planned and not out.exists() and not states(cluster)
 
     said = pipeline()
     assert "12 of 12 stages submitted" in said and "squeue --jobs=" in said
-    assert "0 of 12 stages submitted" in pipeline(), "all of them are queued"
+    assert re.search(r"^llama2/fold-1/oof +pending \(Dependency\) job \d+", pipeline("--status"), re.M)
+    assert re.search(r"^0 of 12 stages submitted", pipeline(), re.M), "all of them are queued"
+    held.unlink()
     ended = {"COMPLETED", "FAILED", "CANCELLED"}
     wait(lambda: {state for row in states(cluster).values() for state in row} <= ended, lambda: states(cluster))
     found = states(cluster)
     assert found.pop("tables.train") == found.pop("tables.test") == ["COMPLETED"]
     assert found.pop("tables.check") == ["FAILED"]
-    assert set(map(tuple, found.values())) == {("CANCELLED",)} and len(found) == 9
+    assert {state for row in found.values() for state in row} == {"CANCELLED"} and len(found) == 7
+    assert re.search(r"^tables/check +not done, and not queued +tables.check-\d+.out$", pipeline("--status"), re.M)
+    assert "tables/check is not done" in pipeline("--log", "tables/check")
     (log,) = (out / "slurm").glob("tables.check-*.out")
     assert (
         "tables/check is not done; unless Slurm requeues it, what needs it is cancelled. To go on: slurm/"
@@ -94,12 +110,14 @@ def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(c
     assert "10 of 12 stages submitted" in pipeline()
     checkpoints = out / "llama2" / "fold-0" / "checkpoints"
     wait(lambda: any(checkpoints.glob("step-*")), lambda: states(cluster))
-    node = cluster.slurm("squeue", "-h", "-n", "llama2.fold-0", "-o", "%N").strip()
+    tasks = cluster.slurm("squeue", "-h", "-r", "-t", "R", "-n", "llama2.fold", "-o", "%K %N").split()
+    node = dict(zip(tasks[::2], tasks[1::2], strict=True))["0"]
     cluster("kill", node)
-    wait(lambda: {row[-1] for row in states(cluster).values()} == {"COMPLETED"}, lambda: states(cluster))
+    wait(lambda: finished(states(cluster)), lambda: states(cluster))
     cluster("heal", node)
-    (log,) = (path for path in (out / "slurm").glob("llama2.fold-0-*.out") if path.stat().st_size)
+    (log,) = (path for path in (out / "slurm").glob("llama2.fold-*_0.out") if path.stat().st_size)
     assert "restart 1, on " in log.read_text() and "resumed from step-" in log.read_text()
     assert (out / "submission.csv").read_bytes() == expected
     assert (out / "report" / "index.html").is_file()
     assert "0 of 12 stages submitted, 0 not done yet" in pipeline()
+    assert pipeline("--status").count(" done ") == 12
