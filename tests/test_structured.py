@@ -113,3 +113,10 @@ def test_json_that_is_no_plain_object(tmp_path, content, fact):
     with pytest.raises(UserError, match=fact) as error:
         read_json(path)
     assert str(path) in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_file_of_too_many_values_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr("tiebreak.structured.MAX_NODES", 100)
+    assert len(parse_yaml("".join(f"f{n}: 1\n" for n in range(40)))) == 40
+    with pytest.raises(ValueError, match="line 50: more than 100 keys and values"):
+        parse_yaml("".join(f"f{n}: 1\n" for n in range(60)) + "what follows: [is not looked at")

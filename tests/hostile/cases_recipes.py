@@ -56,7 +56,7 @@ for label, content, says in (
     ("10 MB of comments and then nothing", "# x\n" * 2_500_000, ("r.yaml",)),
     ("60 MB of one string", "model: '" + "x" * 60_000_000 + "'\n", ("r.yaml",)),
     ("a field of 100,000 entries", GOOD + "data:\n  features: [" + "length, " * 100_000 + "]\n", ("r",)),
-    ("100,000 unknown fields", GOOD + "".join(f"f{n}: 1\n" for n in range(100_000)), ("r",)),
+    ("100,000 unknown fields", GOOD + "".join(f"f{n}: 1\n" for n in range(100_000)), ("r.yaml", "more than 30,000")),
     ("tabs for spaces", GOOD.replace("  ", "\t"), ("r.yaml",)),
     ("NUL", GOOD + "\x00", ("r.yaml",)),
     ("latin-1", (GOOD + "description: \xe9\n").encode("latin-1"), ("r.yaml",)),
