@@ -18,6 +18,7 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import grouped_error
+from tiebreak.export import folders
 from tiebreak.export.deberta_graph import deberta_graph
 from tiebreak.export.export import export_judge
 from tiebreak.export.graph import save_graph
@@ -223,6 +224,14 @@ def test_what_cannot_be_exported_is_told(folder, tmp_path):
         assert main(["export", *words, "--out", str(tmp_path / "out"), "--rows", "10"]) == 2
     assert main(["export", str(folder), "--onnx", "--out", str(llama)]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_graphs_ask_for_their_packages_and_other_forms_do_without(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "find_spec", lambda name: None)
+    assert main(["export", str(folder), "--onnx", "--out", str(tmp_path / "out"), "--rows", "10"]) == 2
+    assert "needs onnx and onnxruntime: pip install 'tiebreak[export]'" in capsys.readouterr().err
+    code = "import sys; sys.modules |= {'onnx': None, 'onnxruntime': None}; import tiebreak.export.folders"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["export.json", "tiebreak.json", "tokenizer.json", "model.onnx"])

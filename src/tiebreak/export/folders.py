@@ -1,6 +1,7 @@
 """The folders that an export leaves: an ONNX graph, or a merged model for transformers, vLLM or TEI."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,6 @@ import torch
 from tiebreak.compatibility import find_family
 from tiebreak.data.encode import special_ids
 from tiebreak.errors import UserError
-from tiebreak.export.deberta_graph import deberta_graph
-from tiebreak.export.graph import save_graph
-from tiebreak.export.int8 import quantise
 from tiebreak.export.readme import readme
 from tiebreak.export.receipt import ExportManifest
 from tiebreak.files import write_atomically
@@ -25,6 +23,8 @@ from tiebreak.prediction.onnx_model import GRAPH_FILE
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+GRAPH_PACKAGES = ("onnx", "onnxruntime")
+"""Which the other forms do without."""
 TEI_FAMILIES = ("deberta-v2", "bert", "roberta", "xlm-roberta", "modernbert", "distilbert")
 
 
@@ -47,7 +47,7 @@ def merged_judge(folder: Path, manifest: ModelManifest, device: torch.device) ->
 
 
 def refuse_form(manifest: ModelManifest, model_type: str, form: str) -> None:
-    """Raise UserError where a server has no such model.
+    """Raise UserError where a server has no such model, or a graph cannot be made for want of a package.
 
     Args:
         manifest: of the judge.
@@ -55,6 +55,8 @@ def refuse_form(manifest: ModelManifest, model_type: str, form: str) -> None:
         form: what is asked for.
     """
     recipe, family = manifest.make_recipe(), find_family(model_type)
+    if form in ("onnx", "int8") and (absent := [name for name in GRAPH_PACKAGES if find_spec(name) is None]):
+        raise UserError(f"--{form} needs {' and '.join(absent)}: pip install 'tiebreak[export]'")
     if form in ("vllm", "tei") and (has_own_head(recipe) or recipe.model.pooling != "auto"):
         raise UserError(f"--{form} takes a linear head on the family's own pooling, without features: take --onnx")
     if form == "vllm" and (not family.decoder or family.head != "score"):
@@ -71,6 +73,10 @@ def write_onnx(
     folder: Path,
 ) -> None:
     """Write graph, tokenizer, configuration and manifests; the receipt is added later."""
+    from tiebreak.export.deberta_graph import deberta_graph
+    from tiebreak.export.graph import save_graph
+    from tiebreak.export.int8 import quantise
+
     graph = deberta_graph(judge, record.temperature, half_tables=record.form == "int8")
     if record.form == "int8":
         quantise(graph, folder / GRAPH_FILE)
