@@ -69,7 +69,7 @@ def test_the_chosen_layers_are_the_bases_and_survive_a_reload(large, sample, tmp
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (["model.layers=[0,3]"], "the base has 3 layers"),
+        (["model.layers=[0,3]"], "the base has 0 to 2: name some"),
         (["model.layers=[1,1]"], "each once"),
         (["model.layers=[]"], "at least one layer"),
         (["model.layers=[0]", "model.method=lora"], "layers needs method=full"),

@@ -200,7 +200,7 @@ def test_a_head_for_other_classes_is_made_anew_and_a_backbone_that_does_not_fit_
         if wrong is not None:
             changed["deberta.encoder.layer.1.output.dense.weight"] = wrong
         save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(UserError, match=r"1 weights are absent or misfit.*layer\.1\.output\.dense\.weight"):
+        with pytest.raises(UserError, match=r"1 weights are absent or do not fit.*layer\.1\.output\.dense\.weight"):
             build_model(recipe, tokenizer, CPU, torch.float32)
 
 

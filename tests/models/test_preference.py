@@ -108,14 +108,20 @@ def test_padding_token_as_a_real_last_token_is_pooled(loaded):
         assert (alone - judge(rows[0], [len(rows[0])])).abs().max() > 1e-6
 
 
-def test_rows_scatter_undoes_their_grouping():
+def test_rows_scatter_undoes_their_gathering_and_so_do_gradients():
     lengths = [5, 1, 9, 9, 2, 5, 30]
-    rows = Packing.of(lengths, CPU)
-    tokens = torch.arange(sum(lengths))
-    assert torch.equal(rows.scatter([tokens[group.index] for group in rows.groups]), tokens)
-    assert sorted(n for group in rows.groups for n in group.lengths.tolist()) == sorted(lengths)
-    for group in rows.groups:
-        assert group.index.numel() <= 1.25 * group.lengths.sum()
+    packing = Packing.of(lengths, CPU)
+    tokens = torch.randn(sum(lengths), 2, requires_grad=True)
+    groups = packing.gather(tokens)
+    scattered = packing.scatter([states * 3 for states in groups])
+    assert torch.equal(scattered, tokens * 3)
+    weights = torch.randn_like(tokens)
+    (scattered * weights).sum().backward()
+    assert torch.equal(tokens.grad, weights * 3), "padding has none"
+    assert sorted(n for group in packing.groups for n in group.lengths) == sorted(lengths)
+    for group, states in zip(packing.groups, groups, strict=True):
+        assert group.real.shape == states.shape[:2] and group.real.sum(1).tolist() == group.lengths
+        assert group.real.numel() <= 1.25 * sum(group.lengths)
 
 
 @pytest.mark.parametrize(

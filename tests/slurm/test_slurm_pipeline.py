@@ -88,7 +88,8 @@ def test_a_chain_ends_as_in_one_process_through_a_failed_stage_and_a_dead_node(c
 
     said = pipeline()
     assert "12 of 12 stages submitted" in said and "squeue --jobs=" in said
-    assert re.search(r"^llama2/fold-1/oof +pending \(Dependency\) job \d+", pipeline("--status"), re.M)
+    pending = re.compile(r"^llama2/fold-1/oof +pending \(Dependency\) job \d+", re.M)
+    wait(lambda: pending.search(pipeline("--status")), lambda: pipeline("--status"))  # Slurm finds its reason later
     assert re.search(r"^0 of 12 stages submitted", pipeline(), re.M), "all of them are queued"
     held.unlink()
     ended = {"COMPLETED", "FAILED", "CANCELLED"}

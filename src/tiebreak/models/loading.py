@@ -287,7 +287,8 @@ def load_classifier(
     inside = f"{classifier.base_model_prefix}."
     wrong = sorted(name for name in fresh if whole or (name.startswith(inside) and "pooler" not in name.split(".")))
     if wrong:
-        raise UserError(f"model {base}: {len(wrong)} weights are absent or misfit, such as {wrong[0]}: fetch it again")
+        told = f"{len(wrong)} weights are absent or do not fit, such as {wrong[0]}"
+        raise UserError(f"model {base}: {told}: fetch it again")
     return classifier
 
 
