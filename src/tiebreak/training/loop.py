@@ -108,7 +108,9 @@ def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
         if job.engine.ranks.first:
             job.stop.clear()
         folder = job.saver.folder.parent
-        log.info(f"stopped as requested: step {cursor.step} is saved; resume with --out {folder} --resume auto")
+        log.info(
+            f"stopped as requested: step {cursor.step} is saved in {folder}; go on by the same command, --resume auto"
+        )
         raise Stopped
     return cursor
 
