@@ -76,39 +76,31 @@ def make_engine(
         recipe: of the training.
         choice: from `choose_engine`.
     """
-    engine = _wrap(model, make_optimizer, ranks, recipe, choice)
-    if hands_out(choice.kind, recipe):
-        from tiebreak.engines.hand_out import prove
+    from tiebreak.engines.base import Engine
 
-        prove(engine)
-    return engine
-
-
-def _wrap(
-    model: "PreferenceModel",
-    make_optimizer: "Callable[[PreferenceModel], torch.optim.Optimizer]",
-    ranks: Ranks,
-    recipe: Recipe,
-    choice: Choice,
-) -> "Engine":
     limit, handed_out = recipe.train.max_grad_norm, hands_out(choice.kind, recipe)
+    engine: Engine
     if choice.kind == "fsdp":
         from tiebreak.engines.fsdp import FSDPEngine, shard
 
         shard(model, ranks, recipe.fsdp, handed_out)
-        return FSDPEngine(model, make_optimizer(model), ranks, limit)
-    if choice.ds is not None:
+        engine = FSDPEngine(model, make_optimizer(model), ranks, limit)
+    elif choice.ds is not None:
         from tiebreak.engines.zero import Zero3Engine, ZeroEngine, cut, start
 
         start(ranks)
         if handed_out:
             cut(model, ranks, choice.ds)
         kind = Zero3Engine if choice.kind == "zero3" else ZeroEngine
-        return kind(model, make_optimizer(model), ranks, limit, choice.ds)
-    if choice.kind == "ddp":
+        engine = kind(model, make_optimizer(model), ranks, limit, choice.ds)
+    elif choice.kind == "ddp":
         from tiebreak.engines.ddp import DDPEngine
 
-        return DDPEngine(model, make_optimizer(model), ranks, limit)
-    from tiebreak.engines.base import Engine
+        engine = DDPEngine(model, make_optimizer(model), ranks, limit)
+    else:
+        engine = Engine(model, make_optimizer(model), ranks, limit)
+    if handed_out:
+        from tiebreak.engines.hand_out import prove
 
-    return Engine(model, make_optimizer(model), ranks, limit)
+        prove(engine)
+    return engine

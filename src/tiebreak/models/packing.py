@@ -64,8 +64,9 @@ class Packing:
             offsets = np.arange(real[-1, 0])
             entries.append((starts[rows][:, None] + np.minimum(offsets, real - 1)).ravel())
         index = np.concatenate(entries)
-        # The first entry of a token is its own: padding stands behind the token that it repeats.
-        restore = np.unique(index, return_index=True)[1]
+        restore = np.empty_like(index, shape=ends[-1])
+        # The first entry of a token is its own, as padding stands behind the token that it repeats: it is set last.
+        restore[index[::-1]] = np.arange(len(index))[::-1]
         index_there, restore_there = to_device(np.concatenate([index, restore]), device).split([len(index), ends[-1]])
         padding = torch.ones(len(index), dtype=torch.bool, device=device).index_fill_(0, restore_there, False)
         real_there = (~padding).split([len(part) for part in entries])
