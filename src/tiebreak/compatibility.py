@@ -13,6 +13,8 @@ from tiebreak.errors import UserError
 
 Backend = Literal["flash", "packed-sdpa", "packed-deberta", "eager", "sdpa"]
 """How attention is computed. The first three take packed batches, `eager` and `sdpa` padded ones."""
+OLDEST_FLASH = "2.6.3"
+"""The first flash-attn with soft-capping."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Family:
     first_position: int | None = None
     head: str = "score"
     before_head: str | None = None
+
+
+def is_new_flash(version: str) -> bool:
+    """Whether a version of flash-attn, such as 2.8.3.post2, is `OLDEST_FLASH` or newer."""
+    from packaging.version import Version
+
+    return Version(version) >= Version(OLDEST_FLASH)
 
 
 ROBERTA = Family(

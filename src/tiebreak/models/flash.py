@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-SOFTCAPPING = (2, 6, 3)
-"""The first flash-attn with it."""
+from tiebreak.compatibility import OLDEST_FLASH, is_new_flash
+
 HUB_KERNEL = ("kernels-community/flash-attn2", 4)
 """A build of flash-attn 2 for the package `kernels`: its repository, and the version for torch 2.10 and newer."""
 
@@ -32,8 +32,8 @@ def find_flash() -> tuple[Callable[..., Any] | None, str]:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
 
         found = version("flash-attn")
-        if tuple(map(int, found.split(".")[:3])) < SOFTCAPPING:
-            return None, f"flash-attn {found} is older than {'.'.join(map(str, SOFTCAPPING))} (make gpu)"
+        if not is_new_flash(found):
+            return None, f"flash-attn {found} is older than {OLDEST_FLASH} (make gpu)"
         return flash_attn_varlen_func, f"flash-attn {found}"
     if find_spec("kernels") is None:
         return None, "flash-attn 2 is not installed (make gpu)"

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from tiebreak.compatibility import FAMILIES
+from tiebreak.compatibility import FAMILIES, is_new_flash
 from tiebreak.config import Recipe
 from tiebreak.engines.choose import hands_out
 from tiebreak.models.architectures import Sizes, count_weights, find_architecture, linear_weights, lora_weights
@@ -237,6 +237,6 @@ def flash_is_here() -> bool:
     if find_spec("kernels") is not None:
         return True
     try:
-        return tuple(map(int, version("flash-attn").split(".")[:3])) >= (2, 6, 3)
+        return is_new_flash(version("flash-attn"))
     except (PackageNotFoundError, ValueError):
         return False
