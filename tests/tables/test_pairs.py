@@ -34,8 +34,8 @@ class Frame:
 def test_dicts_tuples_and_pairs_become_pairs():
     given = Pair("mine", ["p"], ["a"], ["b"])
     one, two, three = as_pairs([TEXTS, ("p", ["a"], ("b",)), given])
-    assert (one.id, one.prompt, one.response_a, one.response_b, one.label) == ("0", ["p"], ["a"], ["b"], None)
-    assert (two.id, two.prompt, two.response_a, two.response_b) == ("1", ["p"], ["a"], ["b"])
+    assert (one.id, one.prompt, one.response_a, one.response_b, one.label) == ("1", ["p"], ["a"], ["b"], None)
+    assert (two.id, two.prompt, two.response_a, two.response_b) == ("2", ["p"], ["a"], ["b"])
     assert three is given
     assert as_pairs(iter([])) == []
     assert as_pairs(Table([given])) == [given]

@@ -14,7 +14,8 @@ from tiebreak.evaluation.self_enhancement import family_of
 from tiebreak.evaluation.split_tables import unseen_families
 from tiebreak.tables.cells import normalise_prompt
 from tiebreak.tables.containers import open_rows
-from tiebreak.tables.rows import REQUIRED, Pair, Problem
+from tiebreak.tables.layouts import find_layout
+from tiebreak.tables.rows import Pair, Problem
 from tiebreak.tables.table import OnBadRow, read_labels, read_table
 
 ORDERS_TOLERANCE = 2e-8
@@ -69,7 +70,7 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
     """
     columns, _ = open_rows(path)
     notes = []
-    if set(REQUIRED) <= set(columns):
+    if find_layout(columns) is not None:
         table = read_table([path], on_bad_row)
         labelled = [pair for pair in table.pairs if pair.label is not None]
         if table.problems:

@@ -1,8 +1,9 @@
 """What public preference tables look like: each layout is known by its columns, and its rows become Kaggle's.
 
-A layout's reader takes one raw row and gives cells named as Kaggle names them: `id`, `prompt`, `response_a`,
-`response_b` (lists with a string for each turn, or raw cells) and, where the row has them, `winner`, `model_a`,
-`model_b` and `language`. The layouts of a file are tried in order; docs/tables.md shows `LAYOUTS` as a table.
+A layout's reader takes one raw row and gives cells named as Kaggle names them: `prompt`, `response_a`, `response_b`
+(lists with a string for each turn, or raw cells) and, where the row has them, `winner`, `model_a`, `model_b` and
+`language`; `tiebreak.tables.open_table` adds the id. The layouts of a file are tried in order; docs/tables.md shows
+`LAYOUTS` as a table.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from tiebreak.tables.winner import LABEL_COLUMNS
 
 Cells = Mapping[str, object]
 Counts = Counter[str]
-KAGGLE = frozenset({"id", "prompt", "response_a", "response_b"})
+KAGGLE = frozenset({"prompt", "response_a", "response_b"})
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Layout:
         of: public tables of this kind.
         needs: columns that a table of this kind has. lacks: columns that it has not.
         read: raw row -> Kaggle's cells; None where they are Kaggle's already.
-        numbers_rows: whether rows have no id that is theirs alone, and are numbered.
+        ids: columns that may hold a row's id; the first that a table has does. Without any, rows are numbered.
         labelled: whether every such table has labels, under columns of its own.
     """
 
@@ -39,12 +40,16 @@ class Layout:
     needs: frozenset[str]
     read: Callable[[Cells, Counts], dict[str, object]] | None
     lacks: frozenset[str] = frozenset()
-    numbers_rows: bool = False
+    ids: tuple[str, ...] = ("id",)
     labelled: bool = False
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a table with these columns is of this kind."""
         return self.needs <= set(columns) and not self.lacks & set(columns)
+
+    def id_column(self, columns: Sequence[str]) -> str | None:
+        """The column with a table's ids; None where the rows' numbers are the ids."""
+        return next((name for name in self.ids if name in columns), None)
 
 
 def find_layout(columns: Sequence[str]) -> Layout | None:
@@ -62,16 +67,11 @@ def _arena(cells: Cells, counts: Counts) -> dict[str, object]:
     prompt, a, b = read_sides(cells["conversation_a"], cells["conversation_b"], counts)
     rounds = _round(cells.get("turn"), len(prompt))
     return {
-        "id": cells["id"] if "id" in cells else cells["question_id"],
         "prompt": prompt[:rounds],
         "response_a": a[:rounds],
         "response_b": b[:rounds],
         **_kept(cells, "winner", "model_a", "model_b", "language"),
     }
-
-
-def _mt_bench(cells: Cells, counts: Counts) -> dict[str, object]:
-    return {**_arena(cells, counts), "id": None}
 
 
 def _round(turn: object, rounds: int) -> int:
@@ -89,7 +89,6 @@ def _helpsteer(cells: Cells, counts: Counts) -> dict[str, object]:
     strength = _number("overall_preference", cells.get("overall_preference"))
     winner = None if strength is None else TIE if strength == 0 else int(strength > 0)
     return {
-        "id": None,
         "prompt": prompt,
         "response_a": [*earlier[:-1], _answer("response1", cells)],
         "response_b": [*earlier[:-1], _answer("response2", cells)],
@@ -117,7 +116,7 @@ def _numbered(a: str, b: str, prompt: str, extra: str = "") -> Callable[[Cells, 
     def read(cells: Cells, counts: Counts) -> dict[str, object]:
         text = _joined(cells.get(prompt), cells.get(extra))
         answers = {"response_a": [_answer(a, cells)], "response_b": [_answer(b, cells)]}
-        return {"id": None, "prompt": [text], **answers, **_kept(cells, *LABEL_COLUMNS, "model_a", "model_b")}
+        return {"prompt": [text], **answers, **_kept(cells, *LABEL_COLUMNS, "model_a", "model_b")}
 
     return read
 
@@ -150,7 +149,7 @@ def _judgebench(cells: Cells, counts: Counts) -> dict[str, object]:
     label = str(cells["label"]).replace(" ", "")
     if label not in ("A>B", "B>A"):
         raise CellError(f"label is {label[:20]!r}, not A>B or B>A")
-    return {**row, "id": cells.get("pair_id"), "winner": int(label == "B>A")}
+    return {**row, "winner": int(label == "B>A")}
 
 
 def _shp(cells: Cells, counts: Counts) -> dict[str, object]:
@@ -169,7 +168,7 @@ def _chosen(cells: Cells, counts: Counts) -> dict[str, object]:
     else:
         prompt, best, worst = read_sides(chosen, rejected, counts)
     swapped = chosen_is_b([turn or "" for turn in prompt])
-    row: dict[str, object] = {"id": cells.get("id"), "prompt": prompt}
+    row: dict[str, object] = {"prompt": prompt}
     names = (cells.get("chosen_model"), cells.get("rejected_model"))
     sides = ((worst, names[1]), (best, names[0])) if swapped else ((best, names[0]), (worst, names[1]))
     for side, (answer, name) in zip("ab", sides, strict=True):
@@ -231,23 +230,21 @@ LAYOUTS = (
         "mt-bench",
         "lmsys/mt_bench_human_judgments",
         _needs("conversation_a", "conversation_b", "judge", "turn"),
-        _mt_bench,
+        _arena,
         lacks=_needs("tstamp"),
-        numbers_rows=True,
     ),
-    Layout("arena", "lmarena-ai/arena-human-preference-140k", _needs("id", "conversation_a", "conversation_b"), _arena),
     Layout(
         "arena",
-        "lmsys/chatbot_arena_conversations (33k), lmarena-ai/arena-human-preference-100k",
-        _needs("question_id", "conversation_a", "conversation_b"),
+        "lmsys/chatbot_arena_conversations (33k), lmarena-ai/arena-human-preference-100k and -140k",
+        _needs("conversation_a", "conversation_b"),
         _arena,
+        ids=("id", "question_id"),
     ),
     Layout(
         "helpsteer3",
         "nvidia/HelpSteer3",
         _needs("context", "response1", "response2", "overall_preference"),
         _helpsteer,
-        numbers_rows=True,
         labelled=True,
     ),
     Layout(
@@ -255,7 +252,6 @@ LAYOUTS = (
         "UltraFeedback, HH-RLHF, RewardBench, TRL's and LLaMA-Factory's preference files",
         _needs("chosen", "rejected"),
         _chosen,
-        numbers_rows=True,
         labelled=True,
     ),
     Layout(
@@ -263,7 +259,6 @@ LAYOUTS = (
         "stanfordnlp/SHP",
         _needs("history", "human_ref_A", "human_ref_B", "labels"),
         _shp,
-        numbers_rows=True,
         labelled=True,
     ),
     Layout(
@@ -271,6 +266,7 @@ LAYOUTS = (
         "ScalerLab/JudgeBench",
         _needs("question", "response_A", "response_B", "label"),
         _judgebench,
+        ids=("id", "pair_id"),
         labelled=True,
     ),
     Layout(
@@ -278,7 +274,6 @@ LAYOUTS = (
         "princeton-nlp/LLMBar",
         _needs("input", "output_1", "output_2", "label"),
         _llmbar,
-        numbers_rows=True,
         labelled=True,
     ),
     Layout(
@@ -286,14 +281,12 @@ LAYOUTS = (
         "GAIR-NLP/auto-j",
         _needs("prompt", "response 1", "response 2"),
         _numbered("response 1", "response 2", "prompt"),
-        numbers_rows=True,
     ),
     Layout(
         "pandalm",
         "WeOpenML/PandaLM",
         _needs("instruction", "response1", "response2"),
         _pandalm,
-        numbers_rows=True,
         labelled=True,
     ),
 )

@@ -10,8 +10,10 @@ from tiebreak.labels import CLASSES
 from tiebreak.tables.cells import CellError
 from tiebreak.tables.containers import NotUTF8, RawRows, open_rows, printable
 from tiebreak.tables.layouts import KAGGLE, Layout, find_layout
-from tiebreak.tables.rows import REQUIRED, TEXT_COLUMNS
+from tiebreak.tables.rows import TEXT_COLUMNS
 from tiebreak.tables.winner import winner_column
+
+KNOWN = KAGGLE | {"id"}
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,21 @@ class OpenTable:
     rows: RawRows
 
     @property
+    def numbered(self) -> bool:
+        """Whether the rows' numbers, from 1, are their ids, as the table has no column of ids."""
+        return self.layout is not None and self.layout.id_column(self.columns) is None
+
+    @property
     def description(self) -> str:
-        """In which layout the table is read; empty for Kaggle's own."""
-        if self.layout is None or self.layout.read is None:
-            column = winner_column(self.columns)
-            return "" if column in (None, "winner") else f"labels are in the column {column}"
-        ids = "; ids are the rows' numbers" if self.layout.numbers_rows else ""
-        return f"read as {self.layout.name} ({self.layout.of}){ids}"
+        """In which layout the table is read, and whence its ids are; empty for Kaggle's own with its columns."""
+        said = []
+        if self.layout is not None and self.layout.read is not None:
+            said = [f"read as {self.layout.name} ({self.layout.of})"]
+        elif (column := winner_column(self.columns)) not in (None, "winner"):
+            said = [f"labels are in the column {column}"]
+        if self.numbered:
+            said.append("without ids: the rows' numbers, from 1, are the ids")
+        return "; ".join(said)
 
 
 def open_table(path: Path, counts: Counter[str], renamed: Mapping[str, str] | None = None) -> OpenTable:
@@ -39,7 +49,7 @@ def open_table(path: Path, counts: Counter[str], renamed: Mapping[str, str] | No
     Args:
         path: of the file or folder.
         counts: gets the numbers of what a layout leaves out.
-        renamed: the file's own column for a known name ("prompt": "question"). Rows without an id are then numbered.
+        renamed: the file's own column for a known name ("prompt": "question").
 
     Raises:
         UserError: the table as a whole cannot be used.
@@ -51,34 +61,50 @@ def open_table(path: Path, counts: Counter[str], renamed: Mapping[str, str] | No
         columns, rows = _rename(columns, rows, renamed)
     layout = find_layout(columns)
     doubled = [name for name, count in Counter(columns).items() if count > 1]
-    if doubled and (layout or KAGGLE & set(columns)):
+    if doubled and (layout or KNOWN & set(columns)):
         raise UserError(
             f"{path}: column {printable(', '.join(map(repr, doubled)))} occurs more than once: leave one of them"
         )
-    if layout is not None and layout.read is not None:
-        rows = _in_kaggle_columns(layout, rows, counts)
+    if layout is not None:
+        own = layout.id_column(columns)
+        if own is None and (other := next((name for name in columns if name.casefold() == "id"), None)):
+            raise UserError(f"{path}: ids are read from the column id, and here it is {printable(other)}: rename it")
+        if layout.read is not None:
+            rows = _in_kaggle_columns(layout, own, rows, counts)
+        if own is None:
+            rows = _number(rows)
     return OpenTable(path, columns, layout, rows)
 
 
 def _rename(columns: list[str], rows: RawRows, renamed: Mapping[str, str]) -> tuple[list[str], RawRows]:
-    """Columns and rows under known names; with an `id` where there are texts and no id."""
+    """Columns and rows under known names."""
     names = {column: column for column in columns if column not in renamed} | {
         column: name for name, column in renamed.items()
     }
-    numbered = "id" not in names.values() and set(TEXT_COLUMNS) <= set(names.values())
 
     def renamed_rows() -> RawRows:
         for number, cells in rows:
             if isinstance(cells, str):
                 yield number, cells
             else:
-                known = {names[name]: value for name, value in cells.items() if name in names}
-                yield number, {"id": number, **known} if numbered else known
+                yield number, {names[name]: value for name, value in cells.items() if name in names}
 
-    return [*(["id"] if numbered else []), *names.values()], renamed_rows()
+    return list(names.values()), renamed_rows()
 
 
-def _in_kaggle_columns(layout: Layout, rows: RawRows, counts: Counter[str]) -> RawRows:
+def _number(rows: RawRows) -> RawRows:
+    """Rows with their numbers as ids."""
+    for number, cells in rows:
+        if isinstance(cells, str):
+            yield number, cells
+        elif cells.get("id") is not None:
+            yield number, "has an id, and the rows at the beginning have none: give every row one, or none"
+        else:
+            yield number, {**cells, "id": number}
+
+
+def _in_kaggle_columns(layout: Layout, own: str | None, rows: RawRows, counts: Counter[str]) -> RawRows:
+    """Rows as the layout reads them; `own` is the column with their ids."""
     assert layout.read is not None
     for number, cells in rows:
         if isinstance(cells, str):
@@ -88,13 +114,14 @@ def _in_kaggle_columns(layout: Layout, rows: RawRows, counts: Counter[str]) -> R
             yield number, f"{printable(odd)}: bytes that are not UTF-8"
             continue
         try:
-            read = layout.read(cells, counts)
+            given = cells.get("id") if own is None else cells[own]
+            read = {"id": given, **layout.read(cells, counts)}
         except CellError as error:
             yield number, str(error)
         except KeyError as error:
             yield number, f"no {error.args[0]}"
         else:
-            yield number, {**read, "id": number} if read["id"] is None else read
+            yield number, read
 
 
 def check_columns(table: OpenTable) -> None:
@@ -106,12 +133,12 @@ def check_columns(table: OpenTable) -> None:
     if table.layout is not None and table.layout.read is not None:
         return
     columns = table.columns
-    missing = [name for name in REQUIRED if name not in columns]
+    missing = [name for name in TEXT_COLUMNS if name not in columns]
     if any(name in columns for name in CLASSES) and "winner" not in columns:
         missing += [name for name in CLASSES if name not in columns]
     if missing:
         shown = printable(", ".join(columns)) or "none"
-        hint = "" if KAGGLE & set(columns) else " (no header line?)"
+        hint = "" if KNOWN & set(columns) else " (no header line?)"
         raise UserError(
             f"{table.path}: missing column {', '.join(missing)}; the file has {shown}{hint}. tiebreak convert "
             "--columns maps columns of other names; docs/tables.md lists the layouts that are known"

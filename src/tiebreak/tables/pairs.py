@@ -20,7 +20,7 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
             `Pair`; or a `Table`, or a pandas DataFrame or a `datasets.Dataset` with these columns. A text is a string,
             or a list with one string for each turn; None is an empty text, as a null turn in a table is. The text
             columns of a DataFrame or Dataset may also hold Kaggle's JSON arrays, as files do. Optional: `id` (else the
-            position, from 0), `winner` or the three one-hot winner columns, `model_a`, `model_b`, `language`.
+            number, from 1, as in files), `winner` or the three one-hot columns, `model_a`, `model_b`, `language`.
 
     Returns:
         One pair for each object, in the same order.
@@ -31,7 +31,7 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
     Example:
         >>> pair, = as_pairs([{"prompt": "2+2?", "response_a": "4", "response_b": "5", "winner": "model_a"}])
         >>> pair.id, pair.prompt, pair.label
-        ('0', ['2+2?'], 0)
+        ('1', ['2+2?'], 0)
     """
     if isinstance(objects, Table):
         objects = objects.pairs
@@ -66,7 +66,7 @@ def _as_pair(row: object, position: int, forms: Forms) -> Pair:
         row = dict(zip(TEXT_COLUMNS, row, strict=True))
     if not isinstance(row, Mapping):
         raise UserError(f"pairs[{position}]: a {type(row).__name__} instead of a dict or a tuple")
-    cells = _plain_row({"id": position} | {name: row[name] for name in (*REQUIRED, *OPTIONAL) if name in row})
+    cells = _plain_row({"id": position + 1} | {name: row[name] for name in (*REQUIRED, *OPTIONAL) if name in row})
     for name in TEXT_COLUMNS:
         if not isinstance(cells.get(name, ""), (str, list, type(None))):
             kind = type(row[name]).__name__

@@ -131,7 +131,9 @@ def accept(
 def _stand_in(problem: Problem, first_files: Mapping[str, Path]) -> Pair:
     """A pair with empty texts that keeps a bad row's id in a prediction."""
     if problem.id is None or problem.id in first_files:
-        raise UserError(f"{problem}. A prediction needs a unique id in every row: correct the table")
+        earlier = first_files.get(problem.id or "")
+        several = "" if earlier is None or earlier.name == problem.file else ", or predict the tables one by one"
+        raise UserError(f"{problem}. A prediction needs a unique id in every row: correct the table{several}")
     return Pair(problem.id, [""], [""], [""], file=problem.file, row=problem.row, unreadable=problem.reason)
 
 
@@ -206,7 +208,7 @@ def read_rows(
     count = 0
     for count, (number, cells) in enumerate(itertools.chain(head, table.rows), 1):  # noqa: B007
         yield (
-            Problem(path.name, number, None, cells)
+            Problem(path.name, number, str(number) if table.numbered else None, cells)
             if isinstance(cells, str)
             else read_pair(path.name, number, cells, forms, found)
         )
@@ -250,14 +252,14 @@ def has_labels(path: Path) -> bool:
 
 
 def read_labels(path: Path) -> dict[str, int]:
-    """Read the class 0, 1 or 2 of each labelled id, from any table with `id` and the winner columns.
+    """Read the class 0, 1 or 2 of each labelled id, from a table of any layout, or one of ids and winners alone.
 
     Raises:
         UserError: no id or winner columns, or a row whose winner cannot be read.
     """
     table = open_table(path, Counter())
-    known = table.layout is not None and table.layout.read is not None
-    if not known and ("id" not in table.columns or not has_winner(table.columns)):
+    layout, columns = table.layout, table.columns
+    if (layout is None and "id" not in columns) or not ((layout and layout.read) or has_winner(columns)):
         raise UserError(f"{path}: labels need the columns id and {', '.join(CLASSES)} (or winner)")
     head = list(itertools.islice(table.rows, SNIFFED_ROWS))
     forms = recognise([cells for _, cells in head if not isinstance(cells, str)])
