@@ -42,10 +42,12 @@ if [[ $mode == log ]]; then
 fi
 
 # The queue first: what leaves it meanwhile is done in the list.
-queue=$(squeue --noheader --user="$(id -un)" --array --format='%F %j %T %K %r') || {
-  echo "$command.sh: Slurm does not answer (see above). Without a cluster, tiebreak $command runs the same." >&2
-  exit 2
-}
+ask() { squeue --noheader --user="$(id -un)" --array --format='%F %j %T %K %r'; }
+if [[ $mode == dry ]]; then
+  queue=$(ask 2>/dev/null) || echo "note: Slurm does not answer here, so jobs that are queued already are listed too" >&2
+else
+  queue=$(ask) || fail "Slurm does not answer (see above). Without a cluster, tiebreak $command runs the same."
+fi
 stages=$("${ALONE[@]}" -m tiebreak "$command" "${options[@]}" --stages)
 
 # Stages by what is submitted at once: `gemma/fold-%a` is all of a teacher's folds.

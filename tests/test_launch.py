@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,6 +85,21 @@ def test_several_nodes_without_their_settings_are_refused():
         ["bash", LAUNCH / "torchrun.sh"], env={"NNODES": "2", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
     assert done.returncode != 0 and "set NODE_RANK" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_chain_is_shown_where_there_is_no_slurm(run, tmp_path):
+    """On a login node whose Slurm does not answer, or on a laptop."""
+    for tool in "bash id tr sed awk grep sort paste cut find tail".split():
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    words = ["slurm/pipeline.sh", "--dry-run", "--recipe", "demo", "--out", tmp_path / "chain"]
+    done = run(*words, PATH=str(tmp_path), PYTHON=sys.executable)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("sbatch --parsable ")
+    assert re.fullmatch(r"(\d+) of \1 stages would be submitted", lines[-1])
+    assert done.stderr.startswith("note: Slurm does not answer here") and not (tmp_path / "chain").exists()
+    refused = run(*(word for word in words if word != "--dry-run"), code=2, PATH=str(tmp_path), PYTHON=sys.executable)
+    assert "pipeline.sh: Slurm does not answer (see above)" in refused.stderr and not (tmp_path / "chain").exists()
 
 
 @pytest.mark.slow

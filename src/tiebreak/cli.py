@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,9 +12,10 @@ from tiebreak.errors import UserError
 from tiebreak.files import write_atomically
 from tiebreak.options import build_parser, check_command
 from tiebreak.outputs import refuse_over
+from tiebreak.overview import FIRST_STEPS
 from tiebreak.plurals import plural
 from tiebreak.preemption import INTERRUPTED, stop_at_once, was_interrupted
-from tiebreak.process import check_interpreter, configure_logging, prepare_process, use_cpu_in_deepspeed
+from tiebreak.process import check_interpreter, configure_logging, prepare_process, use_cpu_in_deepspeed, without_bars
 from tiebreak.storage import explain, explain_shortage, make_folder
 from tiebreak.terminal import complain, finish_streams, prepare_streams, say
 from tiebreak.uses import USES
@@ -34,6 +34,9 @@ def _run(words: list[str]) -> int:
     try:
         stop_at_once()
         check_interpreter()
+        if not words:
+            say(FIRST_STEPS.rstrip())
+            return 0
         check_command(words)
         options = build_parser().parse_args(words)
         prepare_process()
@@ -304,10 +307,9 @@ def _weights(options: argparse.Namespace) -> int:
     if options.name is None:
         say(listing())
         return 0
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     use_cpu_in_deepspeed()
-    install_weights(options.name, options.out, options.given, options.accept_licence, ask_at_terminal())
+    with without_bars():
+        install_weights(options.name, options.out, options.given, options.accept_licence, ask_at_terminal())
     return 0
 
 

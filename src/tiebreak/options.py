@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tiebreak import __version__
 from tiebreak.errors import UserError, did_you_mean
 from tiebreak.options_of_use import add_commands_of_use
-from tiebreak.overview import COMMANDS, FIRST_STEPS
+from tiebreak.overview import COMMANDS
 from tiebreak.parsers import (
     FOLDS,
     GIB,
@@ -71,10 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_command(words: list[str]) -> None:
-    """Refuse words that begin with no command; without any, show what one can do."""
-    if not words:
-        print(FIRST_STEPS, flush=True)
-        raise UserError("name a COMMAND, as in the lines above")
+    """Refuse words that begin with no command."""
     places = [i for i, word in enumerate(words) if not word and words[i - 1] not in MAY_BE_EMPTY]
     if places and words[0] not in ("", "compare"):  # whose answers may be empty
         raise UserError(f"there is an empty word after {words[places[0] - 1]}: is a variable of the shell not set?")

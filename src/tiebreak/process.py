@@ -54,6 +54,19 @@ def without_secrets(but: str) -> Iterator[None]:
         os.environ.update(taken)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Let libraries show no progress bars meanwhile where nobody looks; processes of later times show theirs."""
+    hidden = not sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ
+    if hidden:
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if hidden:
+            os.environ.pop("TQDM_DISABLE", None)
+
+
 def check_interpreter() -> None:
     """Refuse a Python without docstrings, of which transformers makes its classes, and a folder that is gone.
 

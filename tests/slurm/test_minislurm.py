@@ -27,6 +27,9 @@ def test_clusters_coexist_with_and_without_namespaces(tmp_path):
         assert one("env") == f"export SLURM_CONF={tmp_path}/one/slurm.conf\n"
         assert "already up" in one("up")
         assert "n3" in one("status")
+        two.slurm("sbatch", "--hold", "--output=/dev/null", "--wrap", "true")
+        assert two("down") == f"2 nodes are down; jobs that ended with them: 1; Slurm's logs: {tmp_path}/two\n"
+        assert two("down") == f"not up: {tmp_path}/two\n"
     assert "not up" in one("status", code=1)
 
 
