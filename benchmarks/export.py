@@ -1,7 +1,7 @@
 """What `tiebreak export --int8` costs and gains: log loss, verdicts, rows a second, size, and the runtime's own size.
 
     tiebreak weights deberta-v3-xsmall --accept-licence
-    python src/train.py --recipe demo-deberta --model deberta-v3-xsmall --data train.csv --valid none --out student \
+    tiebreak train --recipe demo-deberta --model deberta-v3-xsmall --data train.csv --valid none --out student \
       --set data.max_tokens=160
     python benchmarks/export.py student --data arena.csv --rows 2000
 

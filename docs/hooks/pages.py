@@ -55,11 +55,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]
     up = "../" * page.file.src_uri.count("/")
-    if messages.MARK in markdown:
-        markdown = markdown.replace(messages.MARK, messages.render())
     parts = CODE.split(markdown)
     parts[::2] = [MENTION.sub(rf"\1[docs/\2.md]({up}\2.md)", LINK.sub(_page_of, part)) for part in parts[::2]]
-    return PICTURE.sub(_inline, "".join(parts))
+    text = PICTURE.sub(_inline, "".join(parts))
+    # Last, as messages name files of docs/ in words of their own.
+    return text.replace(messages.MARK, messages.render()) if messages.MARK in text else text
 
 
 def _inline(picture: re.Match[str]) -> str:

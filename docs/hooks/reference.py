@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import annotated_types
+from numpy.typing import ArrayLike
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
@@ -27,6 +28,7 @@ from tiebreak.pipeline.recipe import PIPELINES, Pipeline
 from tiebreak.plurals import plain_number
 from tiebreak.tables.containers import SUFFIXES
 from tiebreak.tables.layouts import LAYOUTS
+from tiebreak.verdict import Text
 
 SRC = Path(tiebreak.__file__).parent
 WORDS_OF = {
@@ -190,9 +192,14 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 # Python
 
 
+ALIASES = {str(ArrayLike | None): "ArrayLike | None", str(ArrayLike): "ArrayLike", str(Text): "Text"}
+"""Types that `inspect` writes out, and their names."""
+
+
 def python_page() -> str:
     """Every public name of the package: signature and docstring."""
     lines = ["# Python\n", "Everything that `import tiebreak` offers. [Python](../python.md) is the guide.\n"]
+    lines += [f"`Text` is `{str(Text).replace('collections.abc.', '')}`; `ArrayLike` what numpy makes an array of.\n"]
     for name in tiebreak.__all__:
         thing = getattr(tiebreak, name)
         lines += [f"## `tiebreak.{name}`\n", *_entry(name, thing)]
@@ -206,9 +213,10 @@ def python_page() -> str:
 
 def _entry(name: str, thing: Any) -> Iterator[str]:
     if not (inspect.isclass(thing) and issubclass(thing, Exception)):
-        signature = re.sub(
-            r"tiebreak\.[\w.]+\.(\w+)|(?:pathlib|collections\.abc|typing|numpy)\.", r"\1", str(inspect.signature(thing))
-        )
+        signature = str(inspect.signature(thing)).replace("typing.", "")
+        for long, short in ALIASES.items():
+            signature = signature.replace(long.replace("typing.", ""), short)
+        signature = re.sub(r"tiebreak\.[\w.]+\.(\w+)|(?:pathlib|collections\.abc|typing|numpy)\.", r"\1", signature)
         signature = (
             re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
             .replace("(self, ", "(")
