@@ -1,192 +1,202 @@
-"""Rows per second of `tiebreak predict` against Hugging Face's Trainer.predict, on the same model and the same rows.
+"""Rows a second of prediction: ours against Trainer.predict, torch.compile, CrossEncoder.predict and onnxruntime.
 
-    python benchmarks/predict_speed.py                    # a small DeBERTa on rows as long as the Arena's, float32
-    python benchmarks/predict_speed.py --recipe demo-gemma2 --rows 200
-    python benchmarks/predict_speed.py --workers          # one process against two, a core each
+    python benchmarks/predict_speed.py --recipes demo-deberta --rows 64 --threads 2
 
-The peer runs as it comes (batches of 8 rows in the input's order, padded to the longest of the batch) and at its best
-(sorted by length). Every way of predicting takes its turn in each round, in alternating order, in one process with the
-same number of threads and the same allocator settings, those of the `tiebreak` command; tokenisation, loading and
-merging are outside the clock of all. Printed: rows and real tokens per second (medians over the rounds), the ratios,
-the padding each runs, and the largest difference of a logit.
+One judge with random weights, rows as long as the Arena's, fp32, all ways in one process. The peers run as they come
+(the Trainer in batches of 8 rows in the input's order, CrossEncoder.predict in batches of 32, which it sorts by length
+itself) and at their best (rows sorted by length; the best of several sizes of batch, tried before). onnxruntime runs
+our export of the same judge, in bulk. Tokenisation, loading and merging are outside the clock of all; only
+CrossEncoder.predict splits its texts, spelled ids, within it. Compared are the logits.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
-
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command sets it, for the peer too
+from typing import Any
 
 import numpy as np
-import torch
+from harness import Ways, has, peer, record, run_claim, take_turns
+from subjects import (
+    LONGEST,
+    QUICK_SIZES,
+    RECIPES,
+    SIZES,
+    as_pair,
+    compile_layers,
+    train_judge,
+    write_plain_tokenizer,
+    write_rows,
+)
 
-from tiebreak.config import load_recipe
-from tiebreak.data.plan import blocks
-from tiebreak.data.prepare import prepare
-from tiebreak.data.templates import TEMPLATES
-from tiebreak.models.loading import build_model, load_tokenizer
-from tiebreak.prediction.compute import SwapPolicy, forward, run_blocks
-from tiebreak.sample.generator import write_sample
-
-SIZES = {
-    "hidden_size": 192,
-    "pooler_hidden_size": 192,
-    "intermediate_size": 768,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-}
-"""Of the base in place of the demo's own: large enough that the matrix products count."""
-
-
-def enlarged(base: str, folder: Path) -> str:
-    """The demo base's architecture and tokenizer at these sizes, with random weights."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    from tiebreak.models.bases import resolve_base
-
-    found = resolve_base(base)
-    config = AutoConfig.from_pretrained(found)
-    for name, value in SIZES.items():
-        setattr(config, name, value)
-    if hasattr(config, "layer_types") and config.layer_types:
-        config.layer_types = [config.layer_types[k % len(config.layer_types)] for k in range(config.num_hidden_layers)]
-    if hasattr(config, "num_key_value_heads") and config.num_key_value_heads:
-        config.num_key_value_heads, config.head_dim = config.num_attention_heads, 32
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(found).save_pretrained(folder)
-    return str(folder)
+OURS, COMES, SORTED, COMPILED = "tiebreak", "Trainer, as it comes", "Trainer, sorted", "torch.compile, sorted"
+CROSS, CROSS_BEST, ONNX = "CrossEncoder", "CrossEncoder, best batch", "onnxruntime"
+PEER_ROWS = 8
+BATCHES = (1, 4, 8)
+"""Of CrossEncoder.predict beside its default 32; the fastest over a few rows is its best."""
+Predict = Callable[[], np.ndarray]
 
 
-def compare(options: argparse.Namespace, folder: Path) -> dict:
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+def in_order(order: np.ndarray, predict: Callable[[list[int]], np.ndarray]) -> Predict:
+    """Predict rows in this order, and put the logits back."""
 
-    base = load_recipe(options.recipe).model.base
-    recipe = load_recipe(
-        options.recipe,
-        [f"model.base={enlarged(base, folder / 'base')}", "model.method=full", f"data.max_tokens={options.max_tokens}"],
-    )
-    write_sample(folder / "table.csv", options.rows, seed=11, profile="arena")
-    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([folder / "table.csv"], tokenizer, TEMPLATES[recipe.model.template], recipe.data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge = build_model(recipe, tokenizer, device, torch.float32).eval()
-    # The peer gets transformers' own attention, from the same weights.
-    judge.classifier.save_pretrained(folder / "peer")
-    from transformers import AutoModelForSequenceClassification
+    def run() -> np.ndarray:
+        logits = np.empty((len(order), 3), np.float32)
+        logits[order] = predict(order.tolist())
+        return logits
 
-    plain = AutoModelForSequenceClassification.from_pretrained(folder / "peer").to(device).eval()
-    plain.config.pad_token_id = tokenizer.pad_token_id
-    rows = [{"input_ids": tokens.input_ids(k)[0].tolist(), "labels": 0} for k in range(len(tokens))]
-    arguments = TrainingArguments(
-        str(folder / "trainer"),
-        per_device_eval_batch_size=8,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=device.type == "cpu",
-    )
-    trainer = Trainer(plain, arguments, data_collator=DataCollatorWithPadding(tokenizer))
-    order = np.argsort(tokens.lengths, kind="stable")
-    cut = blocks(tokens.lengths, recipe.predict.tokens_per_block)[::-1]
+    return run
 
-    def ours() -> np.ndarray:
+
+def ours(judge: Any, tokens: Any) -> Predict:
+    """What `tiebreak predict` does between tokens and logits."""
+    from tiebreak.data.plan import blocks
+    from tiebreak.prediction.compute import SwapPolicy, forward, run_blocks
+
+    cut = blocks(tokens.lengths, judge.recipe.predict.tokens_per_block)[::-1]
+
+    def run() -> np.ndarray:
         part = run_blocks(
-            lambda some, swapped: forward(judge, tokens, some, swapped), tokens.lengths, cut, SwapPolicy()
+            lambda some, swap: forward(judge.model, tokens, some, swap), tokens.lengths, cut, SwapPolicy()
         )
         logits = np.empty_like(part.logits)
         logits[part.rows] = part.logits
         return logits
 
-    def as_it_comes() -> np.ndarray:
-        return trainer.predict(rows).predictions
+    return run
 
-    def sorted_by_length() -> np.ndarray:
-        logits = np.empty((len(rows), 3), dtype=np.float32)
-        logits[order] = trainer.predict([rows[k] for k in order]).predictions
-        return logits
 
-    ways = {"tiebreak": ours, "Trainer, as it comes": as_it_comes, "Trainer, sorted": sorted_by_length}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    logits: dict[str, np.ndarray] = {}
-    for k in range(options.rounds):
-        for name in sorted(ways, reverse=k % 2 == 1):
-            began = time.perf_counter()
-            logits[name] = ways[name]()
-            seconds[name].append(time.perf_counter() - began)
-            print(f"round {k + 1}/{options.rounds}: {name}, {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
+def trainer_ways(plain: Any, tokenizer: Any, rows: list[list[int]], order: np.ndarray, folder: Path) -> dict:
+    """Hugging Face's Trainer in the input's order and sorted."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        str(folder / "trainer"),
+        per_device_eval_batch_size=PEER_ROWS,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = Trainer(plain, arguments, data_collator=DataCollatorWithPadding(tokenizer))
+
+    def predict(chosen: list[int]) -> np.ndarray:
+        return trainer.predict([{"input_ids": rows[k], "labels": 0} for k in chosen]).predictions
+
+    return {COMES: in_order(np.arange(len(rows)), predict), SORTED: in_order(order, predict)}
+
+
+def compiled(model: Any, tokenizer: Any, rows: list[list[int]], order: np.ndarray) -> Predict:
+    """Batches of like length through compiled layers."""
+    import torch
+
+    def predict(chosen: list[int]) -> np.ndarray:
+        logits = []
+        with torch.no_grad():
+            for start in range(0, len(chosen), PEER_ROWS):
+                some = [{"input_ids": rows[k]} for k in chosen[start : start + PEER_ROWS]]
+                logits.append(model(**tokenizer.pad(some, return_tensors="pt")).logits.numpy())
+        return np.concatenate(logits)
+
+    return in_order(order, predict)
+
+
+def cross_encoder_ways(folder: Path, rows: list[list[int]], order: np.ndarray) -> tuple[Ways, int]:
+    """CrossEncoder.predict as it comes, and in the batches that a few rows went fastest in."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(folder), device="cpu", max_length=2 * LONGEST)
+    texts = [as_pair(row) for row in rows]
+    some = [texts[k] for k in order[:: max(1, len(order) // PEER_ROWS)]]
+
+    def seconds(batch: int) -> float:
+        began = time.perf_counter()
+        model.predict(some, batch_size=batch, show_progress_bar=False)
+        return time.perf_counter() - began
+
+    best = min(BATCHES, key=lambda batch: min(seconds(batch) for _ in range(2)))
+    ways = {
+        CROSS: lambda: model.predict(texts, show_progress_bar=False),
+        CROSS_BEST: lambda: model.predict(texts, batch_size=best, show_progress_bar=False),
+    }
+    return ways, best
+
+
+def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """The record of one model."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from tiebreak.api import Judge
+    from tiebreak.data.prepare import prepare
+    from tiebreak.export.export import export_judge
+    from tiebreak.prediction.onnx_model import OnnxModel
+
+    folder.mkdir()
+    run = train_judge(recipe, folder, options.max_tokens, QUICK_SIZES if options.quick else SIZES)
+    judge = Judge.load(run, "cpu", "fp32")
+    table = write_rows(folder / "table.csv", options.rows)
+    tokens = prepare([table], judge.tokenizer, judge.manifest.text_template(judge.recipe), judge.recipe.data)
+    # The peers get transformers' own attention, from the same weights.
+    judge.model.classifier.save_pretrained(folder / "peer")
+    pad = judge.tokenizer.pad_token_id
+    write_plain_tokenizer(folder / "peer", judge.model.classifier.config.vocab_size, pad)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder / "peer").eval()
+    plain.config.pad_token_id = pad
+    tokenizer = AutoTokenizer.from_pretrained(folder / "peer")
+    rows = [tokens.input_ids(k)[0].tolist() for k in range(len(tokens))]
+    order = np.argsort(-tokens.lengths, kind="stable")
+    ways: Ways = {OURS: ours(judge, tokens), **trainer_ways(plain, tokenizer, rows, order, folder)}
+    best = 0
+    if options.all:
+        again = AutoModelForSequenceClassification.from_pretrained(folder / "peer", pad_token_id=pad).eval()
+        ways[COMPILED] = compiled(compile_layers(again), tokenizer, rows, order)
+    if not options.quick and has("sentence_transformers"):
+        more, best = cross_encoder_ways(folder / "peer", rows, order)
+        ways |= more
+    graph = not options.quick and "deberta" in recipe and has("onnxruntime") and has("onnx")
+    if graph:
+        export_judge(run, folder / "onnx", data=[write_rows(folder / "held.csv", 8, seed=17)], tolerance=9, agreement=0)
+        session = OnnxModel(folder / "onnx", threads=options.threads)
+        ways[ONNX] = lambda: session.logits([[np.array(row)] for row in rows])
+    turns = take_turns(ways, options.rounds)
+    torch._dynamo.reset()
+    rates = turns.rates(len(rows))
+    logits = {name: told[-1] for name, told in turns.results.items()}
+    apart = max(float(np.abs(each - logits[OURS]).max()) for each in logits.values())
+    peers = [peer("Trainer.predict", rates[COMES], rates[SORTED], "sorted")]
+    if options.all:
+        peers.append(peer("transformers, torch.compile", None, rates[COMPILED], "sorted"))
+    if not options.quick:
+        name, package = "CrossEncoder.predict", "sentence_transformers"
+        peers.append(peer(name, rates.get(CROSS), rates.get(CROSS_BEST), f"batches of {best}", package=package))
+    if graph:
+        peers.append(peer("onnxruntime, our export", None, rates[ONNX], "in bulk"))
+    setting = f"{recipe.removeprefix('demo-')}, {tokens.lengths.mean():.0f} tokens a row"
     real = int(tokens.lengths.sum())
-    lengths = {"Trainer, as it comes": tokens.lengths, "Trainer, sorted": tokens.lengths[order]}
     padded = {
-        name: sum(8 * int(each[k : k + 8].max()) for k in range(0, len(each), 8)) / real
-        for name, each in lengths.items()
+        name: sum(PEER_ROWS * int(each[k : k + PEER_ROWS].max()) for k in range(0, len(each), PEER_ROWS)) / real
+        for name, each in {COMES: tokens.lengths, SORTED: tokens.lengths[order]}.items()
     }
-    took = {name: median(each) for name, each in seconds.items()}
-    return {
-        "recipe": options.recipe,
-        "rows": len(tokens),
-        "mean_tokens": round(real / len(tokens), 1),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "rows_per_second": {name: round(len(tokens) / value, 2) for name, value in took.items()},
-        "real_tokens_per_second": {name: round(real / value) for name, value in took.items()},
-        "tokens_run_per_real_token": {"tiebreak": 1.0} | {name: round(value, 3) for name, value in padded.items()},
-        "ratio": {name: round(took[name] / took["tiebreak"], 2) for name in ways if name != "tiebreak"},
-        "largest_logit_difference": float(max(np.abs(logits[name] - logits["tiebreak"]).max() for name in logits)),
-    }
+    yield record(
+        setting, "rows/s", rates[OURS], peers, f"logits to {apart:.0e}",
+        seconds=turns.raw, tokens_run_per_real_token=padded,
+    )  # fmt: skip
 
 
-def compare_workers(options: argparse.Namespace, folder: Path) -> dict:
-    """The whole command by one process and by two, each on one thread; from the first part to the merged table."""
-    from tiebreak.cli import main
-
-    write_sample(folder / "table.csv", options.rows, seed=11, profile="arena")
-    run = folder / "run"
-    changes = [f"data.max_tokens={options.max_tokens}", "train.max_steps=1", "train.batch_size=8", "train.epochs=1"]
-    common = [word for change in [*changes, "predict.tokens_per_block=4096"] for word in ("--set", change)]
-    base = enlarged(load_recipe(options.recipe).model.base, folder / "base")
-    train = ["train", "--recipe", options.recipe, "--model", base, "--data", str(folder / "table.csv")]
-    assert main([*train, *common, "--set", "model.method=full", "--valid", "none", "--out", str(run)]) == 0
-    predict = [sys.executable, "-m", "tiebreak", "predict", "--model", str(run), "--data", str(folder / "table.csv")]
-    took: dict[int, list[float]] = {1: [], 2: []}
-    for k in range(options.rounds):
-        for count in (1, 2) if k % 2 == 0 else (2, 1):
-            out = folder / f"out-{k}-{count}"
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            began = time.time()
-            processes = [
-                subprocess.Popen([*predict, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL)
-                for _ in range(count)
-            ]
-            assert [process.wait() for process in processes] == [0] * count
-            # Starting Python and its libraries is no part of the work: count from when the folder is there.
-            (parts,) = out.glob("parts-*")
-            began = max(began, (parts / "ids.jsonl").stat().st_mtime)
-            took[count].append((out / "merged.json").stat().st_mtime - began)
-    files = [folder / f"out-0-{count}" / "predictions.csv" for count in (1, 2)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    one, two = (median(took[count]) for count in (1, 2))
-    return {"rows": options.rows, "one_s": round(one, 1), "two_s": round(two, 1), "ratio": round(two / one, 3)}
+def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """Prediction by each model."""
+    if options.quick:
+        options.max_tokens, options.all = 512, False
+    for recipe in options.recipes:
+        yield from measure_one(recipe, options, folder / recipe)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="demo-deberta")
-    parser.add_argument("--rows", type=int, default=120)
-    parser.add_argument("--max-tokens", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, help="as many as there are cores without")
-    parser.add_argument("--workers", action="store_true", help="one process against two instead")
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    # Progress goes to stderr.
-    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
-        found = (compare_workers if options.workers else compare)(options, Path(folder))
-    print(json.dumps(found, indent=2))
+    run_claim(
+        __doc__,
+        measure,
+        recipes={"nargs": "+", "default": list(RECIPES)},
+        rows={"type": int, "default": 2 * PEER_ROWS},
+        max_tokens={"type": int, "default": LONGEST},
+        all={"action": argparse.BooleanOptionalAction, "default": True, "help": "torch.compile too"},
+    )
