@@ -26,7 +26,7 @@ from tiebreak.cli import main as tiebreak
 from tiebreak.data.encode import prompt_group
 from tiebreak.data.features import extract_features
 from tiebreak.data.predictions import read_predictions
-from tiebreak.evaluation import baselines
+from tiebreak.evaluation import baselines, text_baselines
 from tiebreak.evaluation.metrics import row_losses, softmax
 from tiebreak.pipeline.summary import SYSTEMS
 from tiebreak.pretrained.weights import default_folder
@@ -131,13 +131,13 @@ def compare(chain: Path, train: Path, test: Path) -> str:
     labels = np.array([pair.label for pair in held_out])
     found = {}
     taught = np.array([pair.label for pair in known])
-    answers, unseen = baselines.count_words(known), baselines.count_words(held_out)
+    answers, unseen = text_baselines.count_words(known), text_baselines.count_words(held_out)
     fitted = baselines.fit(answers.chars, taught)
     found["prior"] = baselines.prior(fitted, len(held_out))
     found["length"] = baselines.length(fitted, unseen.chars)
     weights, intercepts = baselines.fit_logistic(extract_features(known, NUMBERS), taught)
     found["all numbers"] = softmax(extract_features(held_out, NUMBERS) @ weights.T + intercepts)
-    found["TF-IDF and length"] = baselines.fit_text(answers, taught)(unseen)
+    found["TF-IDF and length"] = text_baselines.fit_text(answers, taught)(unseen)
     for name in (*TEACHERS, *SYSTEMS):
         folder = chain / name if name == "average" else chain / name / "test"
         by_id = dict(zip(*read_predictions(folder / "predictions.csv"), strict=True))

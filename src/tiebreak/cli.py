@@ -256,8 +256,9 @@ def _ensemble(options: argparse.Namespace) -> int:
 def _attack(options: argparse.Namespace) -> int:
     from tiebreak.tables.attack import attack
 
-    rows = attack([Path(name) for name in options.data], Path(options.out))
-    say(f"{options.out}: {plural(rows, 'row')}, one answer of each doubled")
+    rows = attack([Path(name) for name in options.data], Path(options.out), options.kinds, options.rows)
+    what = "edited" if options.kinds else "doubled"
+    say(f"{options.out}: {plural(rows, 'row')}, one answer of each {what}")
     return 0
 
 

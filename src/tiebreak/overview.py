@@ -4,7 +4,7 @@ GROUPS = {
     "look at data": {
         "check": "validate tables: counts, problems, lengths, duplicates, leaks",
         "convert": "write a table of any known layout as a Kaggle table",
-        "baseline": "class prior, length and TF-IDF on held-out folds of a table",
+        "baseline": "class prior, length, TF-IDF and boosted trees on held-out folds of a table",
         "sample": "write the embedded sample table, in the raw Kaggle encoding",
     },
     "train": {
@@ -29,7 +29,7 @@ GROUPS = {
     "measure": {
         "report": "scores, calibration and bias of predictions, on one page",
         "bench": "scores on public suites from local files, and what of them was trained on",
-        "attack": "write a table with one answer per row repeated, for the report's repetition audit",
+        "attack": "write a table with one answer per row repeated or edited, for the report's audits",
         "sweep": "try settings of a recipe on the same held-out rows, and stop the worse ones early",
         "ladder": "ablation: variants trained and scored on the same held-out rows, in one table",
     },

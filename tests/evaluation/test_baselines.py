@@ -2,9 +2,11 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
@@ -13,18 +15,20 @@ from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import LENGTH, PRIOR, TFIDF, baseline, count_words, cross_fit, fit_text
+from tiebreak.evaluation.baselines import BOOSTED, LENGTH, PRIOR, TFIDF, WITH_NUMBERS, baseline, cross_fit
 from tiebreak.evaluation.inputs import read_labelled
-from tiebreak.evaluation.measure import measure, predict_baselines
+from tiebreak.evaluation.measure import BASELINES, measure, predict_baselines
 from tiebreak.evaluation.metrics import log_loss
+from tiebreak.evaluation.text_baselines import count_words, fit_boosted, fit_text
 from tiebreak.labels import CLASSES
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.process import configure_logging
 from tiebreak.sample.generator import write_sample
 from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.rows import Pair
 from tiebreak.tables.table import read_table
 
-NAMES = (PRIOR, LENGTH, TFIDF)
+NAMES = (PRIOR, LENGTH, TFIDF, WITH_NUMBERS, BOOSTED)
 
 
 def write_table(path, rows):
@@ -74,6 +78,8 @@ def test_each_baseline_learns_what_it_can_see(two, said):
     law = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
     assert law - 0.1 < loss["tfidf+length"] < law + 0.15 < loss["prior"]
     assert found.by_fold("tfidf+length")[:, 1].mean() > 0.8
+    for name in (WITH_NUMBERS, BOOSTED):
+        assert law - 0.1 < loss[name] < law + 0.15, name
 
 
 def test_predictions_are_out_of_fold_and_whole(two):
@@ -123,7 +129,7 @@ def test_the_command_prints_the_table_and_writes_predictions(two, tmp_path, caps
     assert str(found) in printed
     for name in NAMES:
         by_fold = found.by_fold(name)
-        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        (line,) = [line for line in printed.splitlines() if line.split(" ")[0] == name]
         loss, accuracy = found.score(name)
         assert loss == log_loss(found.probabilities[name], found.labels)
         assert f"{loss:.4f} ± {by_fold[:, 0].std(ddof=1):.4f}" in line
@@ -161,12 +167,12 @@ def test_the_command_and_the_report_give_the_same_figures(kind, two, tmp_path, c
     reported = predict_baselines(rows)
     assert rows.ids == found.ids and rows.notes == []
     for name, probabilities in found.probabilities.items():
-        np.testing.assert_array_equal(reported[name.partition("+")[0]], probabilities)
+        np.testing.assert_array_equal(reported[BASELINES[name]], probabilities)
     assert main(["baseline", "--data", str(path)]) == 0
     printed, report = capsys.readouterr().out, measure(rows, [], path.name, resamples=2)
     for name in NAMES:
-        scores = report.baselines[name.partition("+")[0]]
-        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        scores = report.baselines[BASELINES[name]]
+        (line,) = [line for line in printed.splitlines() if line.split(" ")[0] == name]
         assert line.split()[1] == f"{scores.log_loss.value:.4f}"
         assert (scores.log_loss.value, scores.accuracy.value) == pytest.approx(found.score(name), abs=1e-12)
 
@@ -189,3 +195,41 @@ def test_without_texts_there_is_the_prior_of_the_other_rows():
         rest = labels[found.folds != fold]
         shares = np.bincount(rest, minlength=3) / len(rest)
         np.testing.assert_allclose(found.probabilities[PRIOR][found.folds == fold], [shares] * (60), atol=1e-12)
+
+
+def numbered(rows: int, seed: int = 0):
+    """Pairs of the same words and characters; nine in ten votes are for the answer on three lines."""
+    generator = np.random.default_rng(seed)
+    pairs, labels = [], []
+    for k in range(rows):
+        winner, flipped = int(generator.integers(2)), generator.random() < 0.1
+        answers = ["one two three ", "one two three "]
+        answers[winner] = "one\ntwo\nthree\n"
+        pairs.append(Pair(str(k), [f"question {k}"], [answers[0]], [answers[1]]))
+        labels.append(winner ^ flipped)
+    return pairs, np.array(labels)
+
+
+def test_all_numbers_see_what_words_and_lengths_do_not():
+    """The answers differ in line breaks alone, which neither words nor lengths tell."""
+    pairs, labels = numbered(400)
+    found = cross_fit([pair.id for pair in pairs], labels, pairs)
+    assert found.score(WITH_NUMBERS)[0] < 0.45 and found.score(BOOSTED)[0] < 0.45 < 0.6 < found.score(TFIDF)[0]
+
+
+def test_trees_give_swapped_answers_the_swapped_probabilities():
+    pairs, labels = numbered(400, seed=1)
+    answers = count_words(pairs)
+    swapped = count_words([replace(pair, response_a=pair.response_b, response_b=pair.response_a) for pair in pairs])
+    predict = fit_boosted(answers, labels, lambda some: np.full((len(some.chars), 3), 1 / 3))
+    np.testing.assert_allclose(predict(answers)[:, [1, 0, 2]], predict(swapped), atol=1e-12)
+
+
+def test_trees_are_the_same_whatever_the_threads():
+    pairs, labels = numbered(300, seed=2)
+    answers, text = count_words(pairs), lambda some: np.full((len(some.chars), 3), 1 / 3)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(fit_boosted(answers, labels, text)(answers))
+    np.testing.assert_array_equal(*found)

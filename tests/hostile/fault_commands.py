@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "baseline": (
         ["baseline", "t.csv", "--folds", "2", "--out", "b"],
-        ["b/prior.csv", "b/length.csv", "b/tfidf+length.csv"],
+        ["b/prior.csv", "b/length.csv", "b/tfidf+length.csv", "b/tfidf+numbers.csv", "b/boosted.csv"],
     ),
     "check": (["check", "t.csv", "--out", "c.txt"], ["c.txt"]),
     "convert": (["convert", "t.csv", "--out", "v.csv"], ["v.csv"]),

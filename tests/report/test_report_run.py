@@ -128,7 +128,7 @@ def test_bayes_closes_the_gap_and_the_baselines_never_saw_the_prompt(table, tmp_
     found = Report.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
     assert found.judges[0].scores.gap_closed.value == pytest.approx(1, abs=1e-6)  # nine decimals in the file
     assert found.pairs[0].log_loss.high < 0, "the law is better than its overconfident copy"
-    assert list(found.baselines) == ["prior", "length", "tfidf", "bayes"]
+    assert list(found.baselines) == ["prior", "length", "tfidf", "numbers", "boosted", "bayes"]
     rows = read_labelled(table)
     labels, prior = rows.labels, predict_baselines(rows)["prior"]
     groups = np.array([prompt_group(pair.prompt) for pair in rows.pairs])

@@ -8,8 +8,8 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import count_words, fit_text
 from tiebreak.evaluation.metrics import row_losses
+from tiebreak.evaluation.text_baselines import count_words, fit_text
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.language import SUBJECTS
 from tiebreak.sample.law import POSITION, bayes_probabilities, is_sample, law

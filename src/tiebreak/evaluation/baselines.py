@@ -1,14 +1,14 @@
-"""What a judge has to beat: the class prior, the answers' lengths and their words.
+"""What a judge has to beat: the class prior, the answers' lengths, their words and their numbers.
 
 The one implementation behind `tiebreak baseline`, the report, the pipeline's table, and the baselines that a model
 folder stores.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,23 +17,18 @@ from tiebreak.data.features import compare_lengths
 from tiebreak.data.folds import assign_folds
 from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import gap_closed, log_loss, scores, softmax
+from tiebreak.evaluation.text_baselines import count_words, fit_boosted, fit_text
 from tiebreak.files import as_paths
 from tiebreak.labels import TIE
 from tiebreak.plurals import plural
 from tiebreak.tables.rows import Pair
 from tiebreak.tables.table import OnBadRow, read_table
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
 log = logging.getLogger(__name__)
 
 PRIOR, LENGTH, TFIDF = "prior", "length", "tfidf+length"
+WITH_NUMBERS, BOOSTED = "tfidf+numbers", "boosted"
 FOLDS = 5
-BUCKETS = 2**18
-"""Columns that words are hashed into: bounds memory, and no fold needs a vocabulary of its own."""
-LEAST_ANSWERS = 2
-"""Words of fewer training answers are left out."""
 
 
 class Baselines(TypedDict):
@@ -115,69 +110,6 @@ def length(fitted: Baselines, chars: np.ndarray) -> np.ndarray:
     return softmax(features @ weights.T + np.array(fitted["length_intercepts"]))
 
 
-def count_chars(pairs: Sequence[Pair]) -> np.ndarray:
-    """Characters of the two answers (n, 2)."""
-    sizes = [[sum(map(len, pair.response_a)), sum(map(len, pair.response_b))] for pair in pairs]
-    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the TF-IDF baseline knows of n rows: word counts of A and of B (n, BUCKETS), their characters (n, 2)."""
-
-    words_a: "csr_matrix"
-    words_b: "csr_matrix"
-    chars: np.ndarray
-
-    def rows(self, chosen: np.ndarray) -> "Answers":
-        """The rows of these numbers (m,)."""
-        return Answers(self.words_a[chosen], self.words_b[chosen], self.chars[chosen])
-
-
-def count_words(pairs: Sequence[Pair]) -> Answers:
-    """Hashed word counts of both answers; nothing is learnt from the rows, so folds may share them."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashing = HashingVectorizer(n_features=BUCKETS, alternate_sign=False, norm=None, dtype=np.float32)
-    a, b = (
-        hashing.transform("\n".join(turns) for turns in answers)
-        for answers in ((pair.response_a for pair in pairs), (pair.response_b for pair in pairs))
-    )
-    return Answers(a, b, count_chars(pairs))
-
-
-def fit_text(answers: Answers, labels: np.ndarray) -> Callable[[Answers], np.ndarray]:
-    """Fit a logistic model on TF-IDF of answer A minus that of answer B, and on their lengths.
-
-    Args:
-        answers: of m rows.
-        labels: (m,), at least two classes.
-
-    Returns:
-        The fitted model, answers of n rows -> probabilities (n, 3); 0 for a class that did not occur.
-    """
-    from scipy.sparse import csr_matrix, hstack, vstack
-    from sklearn.feature_extraction.text import TfidfTransformer
-    from sklearn.linear_model import LogisticRegression
-
-    words = vstack([answers.words_a, answers.words_b])
-    kept = np.flatnonzero(np.bincount(words.indices, minlength=BUCKETS) >= LEAST_ANSWERS)
-    tfidf = TfidfTransformer(sublinear_tf=True).fit(words[:, kept])
-
-    def features(answers: Answers) -> csr_matrix:
-        difference = tfidf.transform(answers.words_a[:, kept]) - tfidf.transform(answers.words_b[:, kept])
-        return hstack([difference, csr_matrix(compare_lengths(answers.chars))], format="csr")
-
-    model = LogisticRegression(max_iter=1_000).fit(features(answers), labels)
-
-    def predict(answers: Answers) -> np.ndarray:
-        probabilities = np.zeros((len(answers.chars), 3))
-        probabilities[:, model.classes_] = model.predict_proba(features(answers))
-        return probabilities
-
-    return predict
-
-
 @dataclass(frozen=True, repr=False)
 class OutOfFold:
     """Out-of-fold predictions of every row by each baseline.
@@ -188,7 +120,8 @@ class OutOfFold:
         folds: (n,), the fold that held out the row.
         scored: (n,), the rows that count: with two classes, those that are no tie.
         classes: 2 or 3.
-        probabilities: (n, 3) by `prior`, `length` and `tfidf+length`; without texts, `prior` alone.
+        probabilities: (n, 3) by `prior`, `length`, `tfidf+length`, `tfidf+numbers` and `boosted`; without texts,
+            `prior` alone.
     """
 
     ids: list[str]
@@ -256,7 +189,7 @@ def cross_fit(
     groups = np.arange(len(labels)) if pairs is None else np.array([prompt_group(pair.prompt) for pair in pairs])
     assigned = assign_folds(labels, groups, folds, seed)
     answers = None if pairs is None else count_words(pairs)
-    names = (PRIOR,) if answers is None else (PRIOR, LENGTH, TFIDF)
+    names = (PRIOR,) if answers is None else (PRIOR, LENGTH, TFIDF, WITH_NUMBERS, BOOSTED)
     probabilities = {name: np.zeros((len(labels), 3)) for name in names}
     for fold in range(folds):
         train, held_out = np.flatnonzero((assigned != fold) & scored), np.flatnonzero(assigned == fold)
@@ -270,6 +203,9 @@ def cross_fit(
         probabilities[PRIOR][held_out] = prior(fitted, len(held_out))
         probabilities[LENGTH][held_out] = length(fitted, unseen.chars)
         probabilities[TFIDF][held_out] = fit_text(known, labels[train])(unseen)
+        with_numbers = fit_text(known, labels[train], numbers=True)
+        probabilities[WITH_NUMBERS][held_out] = with_numbers(unseen)
+        probabilities[BOOSTED][held_out] = fit_boosted(known, labels[train], with_numbers)(unseen)
     for values in probabilities.values():
         values[:, classes:] = 0.0
         values /= values.sum(axis=1, keepdims=True)

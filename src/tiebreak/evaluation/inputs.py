@@ -9,11 +9,12 @@ import numpy as np
 from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import count_chars
 from tiebreak.evaluation.self_enhancement import family_of
 from tiebreak.evaluation.split_tables import unseen_families
+from tiebreak.evaluation.text_baselines import count_chars
 from tiebreak.tables.cells import normalise_prompt
 from tiebreak.tables.containers import open_rows
+from tiebreak.tables.edits import KINDS, REPEATED, parse_edited_id
 from tiebreak.tables.layouts import find_layout
 from tiebreak.tables.rows import Pair, Problem
 from tiebreak.tables.table import OnBadRow, read_labels, read_table
@@ -26,7 +27,8 @@ ORDERS_TOLERANCE = 2e-8
 class Predictions:
     """One judge's predictions of the report's rows: probabilities (n, 3), orders (2, n, 3) or None, attacked or None.
 
-    `attacked` (n, 3) are those of the attacked table, NaN where it lacks the row.
+    `attacked` (n, 3) are those of the attacked table, NaN where it lacks the row, and `edited` the same by the kind of
+    edit.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Predictions:
     probabilities: np.ndarray
     orders: np.ndarray | None = None
     attacked: np.ndarray | None = None
+    edited: dict[str, np.ndarray] = field(default_factory=dict)
     family: str | None = None
 
 
@@ -133,12 +136,26 @@ def read_judges(
         for leak in dict.fromkeys(leak for model in models for leak in model.in_sample):
             rows.notes.append(f"{name} is in-sample, by --allow-in-sample: {leak}")
         if attacked:
-            attacked_path = split_name(attacked[i])[1]
-            judge.attacked = _aligned(rows.ids, *read_predictions(attacked_path))
-            if np.isnan(judge.attacked).all():
-                raise UserError(f"{attacked_path}: none of its ids is labelled; attack and predict the same table")
+            _read_attacked(judge, split_name(attacked[i])[1], rows.ids)
         judges.append(judge)
     return judges, rows
+
+
+def _read_attacked(judge: Predictions, path: Path, row_ids: list[str]) -> None:
+    """Note what a judge says of an attacked table: with the rows' own ids, or with those of edited copies."""
+    ids, probabilities = read_predictions(path)
+    known, kinds = set(row_ids), [parse_edited_id(name) for name in ids]
+    if known.isdisjoint(ids) and any(kind and kind[1] in known for kind in kinds):
+        for wanted in KINDS:
+            chosen = [k for k, kind in enumerate(kinds) if kind and kind[0] == wanted]
+            judge.edited[wanted] = _aligned(row_ids, [ids[k].partition(":")[2] for k in chosen], probabilities[chosen])
+        judge.attacked = judge.edited.pop(REPEATED)
+        if np.isnan(judge.attacked).all():
+            judge.attacked = None
+        return
+    judge.attacked = _aligned(row_ids, ids, probabilities)
+    if np.isnan(judge.attacked).all():
+        raise UserError(f"{path}: none of its ids is labelled; attack and predict the same table")
 
 
 def _keep(rows: LabelledRows, chosen: list[int]) -> LabelledRows:

@@ -5,13 +5,14 @@ import contextlib
 import numpy as np
 
 from tiebreak.errors import UserError
-from tiebreak.evaluation.baselines import LENGTH, PRIOR, TFIDF, cross_fit
+from tiebreak.evaluation.baselines import BOOSTED, LENGTH, PRIOR, TFIDF, WITH_NUMBERS, cross_fit
 from tiebreak.evaluation.bootstrap import Bootstrap
 from tiebreak.evaluation.comparison import compare_judges
 from tiebreak.evaluation.evaluate import measure_probabilities
 from tiebreak.evaluation.inputs import LabelledRows, Predictions
 from tiebreak.evaluation.metrics import row_losses
 from tiebreak.evaluation.repetition import audit_repetition
+from tiebreak.evaluation.robustness import audit_edits
 from tiebreak.evaluation.schema import JudgeReport, Mistake, Report
 from tiebreak.evaluation.scores import score, score_slices
 from tiebreak.evaluation.selective import measure_selective
@@ -24,7 +25,7 @@ from tiebreak.sample.law import bayes_probabilities, is_sample
 MISTAKES = 8
 LEAST_PROMPTS = 50
 """Baselines fitted on fewer say nothing."""
-BASELINES = {PRIOR: "prior", LENGTH: "length", TFIDF: "tfidf"}
+BASELINES = {PRIOR: "prior", LENGTH: "length", TFIDF: "tfidf", WITH_NUMBERS: "numbers", BOOSTED: "boosted"}
 """Their names in metrics.json."""
 
 
@@ -110,6 +111,7 @@ def measure_judge(
         position=evaluation.position,
         verbosity=None if chars is None else audit_verbosity(p, labels, chars, bootstrap),
         self_enhancement=audit_families(p, labels, models, judge.family, bootstrap) if models else None,
+        edits=audit_edits(rows.ids, p, judge.edited, bootstrap),
         repetition=None if judge.attacked is None else audit_repetition(rows.ids, p, judge.attacked, bootstrap),
         mistakes=worst_mistakes(p, rows),
     )

@@ -223,6 +223,25 @@ class Repetition(ReportSection):
     """toward - away."""
 
 
+class EditEffect(ReportSection):
+    """What an edit that should not pay gains an answer."""
+
+    kind: str
+    """Of `tiebreak attack --kinds`."""
+    keeps_meaning: bool
+    """Otherwise it is a plea."""
+    rows: int
+    """Rows predicted both as they are and with one answer edited."""
+    win_gain: Estimate
+    """Mean change of P(win) of the edited answer."""
+    changed: Estimate
+    """Share of rows whose verdict is another."""
+    p_value: float
+    """Of no effect, times the number of kinds."""
+    alarm: bool
+    """Whether that is at most .01 and the effect more than half a point."""
+
+
 class Mistake(ReportSection):
     """A wrong verdict."""
 
@@ -246,6 +265,7 @@ class JudgeReport(ReportSection):
     verbosity: Verbosity | None
     self_enhancement: SelfEnhancement | None
     repetition: Repetition | None
+    edits: list[EditEffect] = []
     mistakes: list[Mistake]
     """The most confident wrong verdicts."""
 
@@ -309,7 +329,8 @@ class Report(ReportSection):
     notes: list[str]
     """What was lacking or left out."""
     baselines: dict[str, Scores]
-    """By `prior`, `length`, `tfidf` (fitted on the other folds' prompts) and, on the embedded sample, `bayes`."""
+    """By `prior`, `length`, `tfidf`, `numbers` (TF-IDF with all numbers) and `boosted` (trees on both), fitted on the
+    other folds' prompts, and, on the embedded sample, `bayes`."""
     judges: list[JudgeReport]
     pairs: list[JudgePair]
     runs: list[Run]

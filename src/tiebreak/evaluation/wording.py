@@ -3,7 +3,8 @@
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.plurals import plural
 
-NAMES = {"prior": "class prior", "length": "answer length", "tfidf": "TF-IDF", "bayes": "Bayes"}
+NAMES = {"prior": "class prior", "length": "answer length", "tfidf": "TF-IDF", "numbers": "TF-IDF + numbers"}
+NAMES |= {"boosted": "boosted trees", "bayes": "Bayes"}
 """The baselines' names for people. Bayes is the law that the embedded sample's labels are drawn from."""
 COLUMNS = ("log loss", "95 % interval", "accuracy", "macro F1", "Brier")
 """Of the table of judges."""

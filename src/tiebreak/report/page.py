@@ -62,6 +62,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "any_verbosity": any(judge.verbosity for judge in judges),
         "any_families": any(judge.self_enhancement for judge in judges),
         "any_repetition": any(judge.repetition for judge in judges),
+        "any_edits": any(judge.edits for judge in judges),
         "slice_index": slice_index,
         "agreement_at": agreement_at,
         "classes": CLASS_NAMES,
