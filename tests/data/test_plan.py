@@ -40,6 +40,15 @@ def test_an_epoch_holds_every_example_once(swap, epoch):
         assert any(swapped for _, swapped in seen) == (swap == "random")
 
 
+@pytest.mark.parametrize("swap", ["never", "random"])
+def test_the_order_and_the_coins_of_an_epoch_stay_as_they_were_in_earlier_versions(swap: str):
+    rng = np.random.default_rng([9, 1])
+    order, coins = rng.permutation(50), rng.random(50) < 0.5
+    step = Plan(np.ones(50, np.int32), batch_size=50, epochs=2, seed=9, swap=swap).step(1)
+    assert (step.rows == order).all()
+    assert (step.swapped == (coins[order] if swap == "random" else np.zeros(50, bool))).all()
+
+
 def test_epochs_and_seeds_differ_in_order():
     plan = Plan(np.ones(64, np.int32), batch_size=64, epochs=2, seed=0)
     other = Plan(np.ones(64, np.int32), batch_size=64, epochs=2, seed=1)
@@ -177,6 +186,15 @@ def test_blocks_hold_each_row_once_within_the_budget_whatever_the_order(lengths,
     assert all(len(block) == 1 or sum(block) <= tokens for block in held)
     random.shuffle(lengths)
     assert [[lengths[row] for row in block] for block in blocks(np.array(lengths, np.int32), tokens)] == held
+
+
+@pytest.mark.parametrize("longest", [2_048, 2**16 - 1, 2**16, 2**20])
+def test_blocks_take_rows_in_the_order_of_a_stable_sort_however_long_the_longest_is(longest: int):
+    lengths = np.random.default_rng(3).integers(1, 40, 500).astype(np.int32)
+    lengths[[7, 300]] = longest
+    cut = np.concatenate(blocks(lengths, 100))
+    assert cut.tolist() == sorted(range(500), key=lambda row: lengths[row]) and cut[-2:].tolist() == [7, 300]
+    assert blocks(lengths[:0], 100) == []
 
 
 def test_blocks_of_many_tokens_do_not_overflow():

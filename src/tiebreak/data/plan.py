@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-LAID_AT_ONCE = 4_096
+LAID_AT_ONCE = 512
+"""Steps: as fast a step as more of them together, and the first one is not kept waiting for thousands."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ class Plan:
             order = rng.permutation(self.examples)
             if self.swap == "both":
                 rows, swapped = order // 2, order % 2 == 1
+            elif self.swap == "random":
+                rows, swapped = order, (rng.random(self.examples) < 0.5)[order]
             else:
-                coins = rng.random(self.examples) < 0.5
-                rows, swapped = order, coins[order] if self.swap == "random" else np.zeros(self.examples, bool)
+                rows, swapped = order, np.zeros(self.examples, bool)
             self._epoch = (epoch, rows, swapped)
         return self._epoch[1], self._epoch[2]
 
@@ -150,12 +152,14 @@ def _least_loaded(descending: np.ndarray, bins: int) -> tuple[np.ndarray, np.nda
 
 def blocks(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
     """Cut rows, sorted by length, into blocks of at most `tokens` tokens (or one row)."""
+    # numpy sorts 16 bits by radix, six times as fast as more of them.
+    short = lengths.astype(np.uint16) if len(lengths) and lengths.max() < 2**16 else lengths
     # int32 where it can count the rows: the order of 100 million takes half the memory.
-    order = np.argsort(lengths, kind="stable").astype(np.int32 if len(lengths) < 2**31 else np.int64)
+    order = np.argsort(short, kind="stable").astype(np.int32 if len(lengths) < 2**31 else np.int64)
     ends = np.cumsum(lengths[order], dtype=np.int64)
     cut, start, done = [], 0, 0
     while start < len(order):
-        stop = max(start + 1, int(np.searchsorted(ends, done + tokens, side="right")))
+        stop = max(start + 1, int(ends.searchsorted(done + tokens, side="right")))
         cut.append(order[start:stop])
         start, done = stop, int(ends[stop - 1])
     return cut
