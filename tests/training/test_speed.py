@@ -9,7 +9,7 @@ from tiebreak.models.adapters import add_adapters
 from tiebreak.models.attention import Attention
 from tiebreak.models.last_layer import return_pooled_tokens_only
 from tiebreak.models.preference import PreferenceModel
-from tiebreak.training.speed import PEAKS, StepFlops, padded_tokens
+from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
 
 GEMMA2_9B = Gemma2Config(
     hidden_size=3584,
@@ -63,11 +63,23 @@ def test_a_padded_batch_computes_every_place():
     assert padded_tokens(True, [3, 5, 1]) == 9
 
 
-def test_peaks_are_found_by_the_longest_name(monkeypatch):
-    from tiebreak.training import speed
-
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40S")
-    assert speed.peak_flops(torch.device("cuda")) == PEAKS["L40S"]
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce MX150")
-    assert speed.peak_flops(torch.device("cuda")) is None
-    assert speed.peak_flops(torch.device("cpu")) is None
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        *(("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 NVL", 835e12)),
+        *(("NVIDIA H200", 989e12), ("NVIDIA GH200 144G HBM3e", 989e12), ("NVIDIA B200", 2250e12)),
+        *(("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA A100 80GB PCIe", 312e12), ("A100-PCIE-40GB", 312e12)),
+        *(("NVIDIA A10", 125e12), ("NVIDIA A10G", 70e12), ("NVIDIA RTX A6000", 155e12)),
+        *(("NVIDIA L4", 121e12), ("NVIDIA L40", 181e12), ("NVIDIA L40S", 362e12)),
+        *(("NVIDIA RTX 6000 Ada Generation", 364e12), ("NVIDIA GeForce RTX 5090", 210e12)),
+        *(("Tesla T4", 65e12), ("Tesla V100-SXM2-32GB", 125e12), ("Tesla V100-PCIE-16GB", 112e12)),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        # Less than the card of that name, by how much no table says.
+        *(("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None)),
+        ("NVIDIA GeForce MX150", None),
+    ],
+)
+def test_a_peak_is_that_of_the_whole_name(name, peak, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda")) == peak
+    assert peak_flops(torch.device("cpu")) is None

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,22 +10,37 @@ from tiebreak.errors import UserError
 from tiebreak.plurals import plural
 
 NVIDIA_S = 20
+NO_DEVICES = ("", "-1")
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def gpu_memory() -> list[tuple[int, int]]:
     """(all, free) bytes of each GPU of this node that the process may use; empty without one."""
-    command = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        return [(int(a) << 20, int(b) << 20) for a, b in _ask_driver("memory.total,memory.free")]
+    except ValueError:
+        return []
+
+
+def gpu_kinds() -> list[tuple[str, str, str]]:
+    """(name, compute capability, driver) of each GPU of this node that the process may use; empty without one."""
+    return [(each[0], each[1], each[2]) for each in _ask_driver("name,compute_cap,driver_version") if len(each) == 3]
+
+
+def _ask_driver(fields: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU that the process may use."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "":
+    if visible in NO_DEVICES:
         return []
     if visible is not None:  # others may be another job's
         command += ["-i", visible]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_S, check=True)
-        return [(int(a) << 20, int(b) << 20) for a, b in (line.split(",") for line in shown.stdout.splitlines())]
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.SubprocessError):
         return []
+    return [line.split(", ") for line in shown.stdout.splitlines()]
 
 
 @cache
@@ -34,7 +50,7 @@ def refuse_unusable_gpus() -> None:
     Raises:
         UserError: the driver shows GPUs; to be called where `torch.cuda.is_available()` is false.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in NO_DEVICES:
         return
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
@@ -51,6 +67,52 @@ def refuse_unusable_gpus() -> None:
             f"{torch.__version__} {built}. Install a torch for this driver, or a newer driver (docs/engines.md); to "
             'compute on the CPU all the same: CUDA_VISIBLE_DEVICES=""'
         )
+
+
+def is_built_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a torch has code that a GPU runs: of its own major version and no newer minor one, or older PTX.
+
+    Args:
+        capability: compute capability of the GPU, such as (8, 6).
+        architectures: `torch.cuda.get_arch_list()`, such as sm_80 and compute_120 (PTX); one in `a` is for that alone.
+    """
+    for kind, _, digits in (each.partition("_") for each in architectures):
+        number = int("".join(filter(str.isdigit, digits)) or 0)
+        built = divmod(number, 10)
+        if digits.endswith("a"):
+            fits = built == capability
+        else:
+            fits = built <= capability and (kind == "compute" or built[0] == capability[0])
+        if fits:
+            return True
+    return not any(each.startswith("sm_") for each in architectures)  # a torch without CUDA, or for other makers' GPUs
+
+
+@cache
+def refuse_unbuilt_gpu(index: int) -> None:
+    """Refuse a GPU for which torch has no code: it would be told by the first kernel, after everything is loaded.
+
+    Raises:
+        UserError: as with a V100 under a torch for CUDA 13.
+    """
+    import torch
+
+    if not (architectures := torch.cuda.get_arch_list()):
+        return
+    capability = torch.cuda.get_device_capability(index)
+    if not is_built_for(capability, architectures):
+        raise UserError(without_code(torch.cuda.get_device_name(index), capability, architectures))
+
+
+def without_code(name: str, capability: tuple[int, int], architectures: Sequence[str]) -> str:
+    """Say that torch has no code for a GPU, and what to install."""
+    import torch
+
+    return (
+        f"torch {torch.__version__} has no code for a {name}, of compute capability {capability[0]}.{capability[1]}: "
+        f"it has {' '.join(architectures)}. Install the same torch for another CUDA version; 12.6 has 5.0 to 9.0 "
+        "(docs/gpu.md)"
+    )
 
 
 def own_gpu(local_rank: int, visible: int) -> int:

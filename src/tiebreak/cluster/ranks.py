@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tiebreak.cluster.machine import own_gpu, refuse_unusable_gpus
+from tiebreak.cluster.machine import own_gpu, refuse_unbuilt_gpu, refuse_unusable_gpus
 from tiebreak.errors import UserError
 from tiebreak.preemption import INTERRUPTED, STOPPED, Stopped
 from tiebreak.process import share_cores
@@ -53,7 +53,9 @@ class Ranks:
         import torch
 
         if torch.cuda.is_available():
-            return torch.device("cuda", own_gpu(self.local_rank, torch.cuda.device_count()))
+            own = own_gpu(self.local_rank, torch.cuda.device_count())
+            refuse_unbuilt_gpu(own)
+            return torch.device("cuda", own)
         refuse_unusable_gpus()
         return torch.device("cpu")
 

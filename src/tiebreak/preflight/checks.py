@@ -25,7 +25,8 @@ from tiebreak.models.architectures import ARCHITECTURES, find_architecture
 from tiebreak.models.bases import settle_quantization
 from tiebreak.plurals import plural
 from tiebreak.preflight.early import refuse_untracked
-from tiebreak.preflight.findings import NOTE, Finding, finding_of, refuse, render
+from tiebreak.preflight.findings import NOTE, Finding, finding_of, findings_of, refuse, render
+from tiebreak.preflight.gpus import check_gpus
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
 from tiebreak.preflight.network import check_collectives, exchange, exit_together
@@ -209,6 +210,7 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
         findings.append(check_folder(folder, recipe))
         if not findings[-1].failed:
             findings.append(check_tokenizer(folder, recipe))
+    findings += findings_of("GPUs", check_gpus)
     needs = None if architecture is None and isinstance(folder, Path) else plan.estimate(architecture)
     findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
     if plan.ranks.first:
@@ -240,6 +242,7 @@ def check_prediction(models: Sequence[Path], files: Sequence[Path], changes: Seq
     for folder, stored in judges:
         recipe_of = partial(judge_recipe, stored, changes)
         findings.append(finding_of("model files", partial(_check_judge, folder, recipe_of)))
+    findings += findings_of("GPUs", check_gpus)
     findings += check_cache()
     findings.append(finding_of("versions", lambda: check_versions("cuda" if gpu_memory() else "cpu")))
     if ranks.first:

@@ -28,12 +28,17 @@ class Finding:
 
 def finding_of(check: str, look: Callable[[], Finding]) -> Finding:
     """Run a check and return its finding; a UserError becomes a failure."""
+    return findings_of(check, lambda: [look()])[0]
+
+
+def findings_of(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run a check and return its findings, of which there may be none; a UserError becomes a failure."""
     try:
         return look()
     except UserError as error:
-        return Finding(check, str(error), FAIL)
+        return [Finding(check, str(error), FAIL)]
     except OSError as error:
-        return Finding(check, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), FAIL)
+        return [Finding(check, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), FAIL)]
 
 
 def render(findings: Iterable[Finding]) -> str:

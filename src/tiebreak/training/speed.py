@@ -1,15 +1,21 @@
 """Count the arithmetic of a step, and look up the GPU's peak that it is compared with."""
 
+import re
+
 import torch
 from torch import nn
 
 from tiebreak.models.last_layer import beyond_attention
 from tiebreak.models.preference import PreferenceModel
 
-PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12}
-PEAKS |= {"H100 PCIe": 756e12, "H100 NVL": 835e12, "L40": 181e12, "L4": 121e12, "A10": 125e12, "A10G": 70e12}
-PEAKS |= {"RTX A6000": 155e12, "RTX 5090": 210e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
-"""Dense bf16 multiply-add peaks in FLOP/s, from the vendors' data sheets; SXM where the name says no other form."""
+PEAKS = {"B200": 2250e12, "GH200": 989e12, "H200": 989e12, "H200 NVL": 835e12, "H100": 989e12, "H100 PCIE": 756e12}
+PEAKS |= {"H100 NVL": 835e12, "A100": 312e12, "A100 PCIE": 312e12, "A40": 150e12, "A30": 165e12, "A10": 125e12}
+PEAKS |= {"A10G": 70e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX A6000": 155e12, "RTX 6000 ADA": 364e12}
+PEAKS |= {"RTX 5090": 210e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+PEAKS |= {"T4": 65e12, "V100": 125e12, "V100 PCIE": 112e12, "V100S PCIE": 130e12}
+"""Dense peaks of half precision (bf16; fp16 of the last line's, which have no bf16) with sums in fp32, in FLOP/s, from
+the vendors' data sheets, by the GPU's name without what `OF_NO_KIND` matches; SXM where the name says no other form."""
+OF_NO_KIND = re.compile(r"\b(NVIDIA|Tesla|GeForce|Generation|SXM\d?|\d+GB?|HBM\d\w?)\b")
 
 
 class StepFlops:
@@ -46,12 +52,14 @@ class StepFlops:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Look up the GPU's dense bf16 peak in FLOP/s; None on a CPU and on GPUs that are not in the table."""
+    """Look up the GPU's dense peak of half precision in FLOP/s; None on a CPU and on GPUs that are not in the table.
+
+    A GPU is known by its whole name: laptops' and cut ones (MIG) have less than the card that their name begins with.
+    """
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    known = [card for card in PEAKS if card in name]
-    return PEAKS[max(known, key=len)] if known else None
+    words = OF_NO_KIND.sub(" ", torch.cuda.get_device_name(device).replace("-", " ")).upper().split()
+    return PEAKS.get(" ".join(words))
 
 
 def padded_tokens(attention_packed: bool, lengths: list[int]) -> int:
