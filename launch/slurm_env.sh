@@ -27,10 +27,12 @@ MASTER_PORT=$((20000 + (SLURM_JOB_ID * 17 + LIFE) % 10000))
 export MASTER_ADDR MASTER_PORT
 
 # Debian gives a node's own name the address 127.0.1.1, which gloo would tell the other nodes: name the interface.
-if ((SLURM_NNODES > 1)) && [[ -z ${GLOO_SOCKET_IFNAME:-} && $(getent ahostsv4 "$(hostname)") == 127.* ]]; then
+# NCCL looks for an interface by itself, and may take one that leads nowhere (a bridge of virtual machines).
+if ((SLURM_NNODES > 1)) && [[ $(getent ahostsv4 "$(hostname)") == 127.* ]]; then
   peer=$(getent ahostsv4 "$(address "${NODES##*$'\n'}")" | awk '{ print $1; exit }')
-  GLOO_SOCKET_IFNAME=$(ip -o route get "$peer" | grep -oP ' dev \K\S+')
-  export GLOO_SOCKET_IFNAME
+  interface=$(ip -o route get "$peer" | grep -oP ' dev \K\S+')
+  export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$interface}
+  export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$GLOO_SOCKET_IFNAME}
 fi
 
 # The tasks of a node share its cores; with fewer than two each, reading rows and computing take turns.

@@ -69,10 +69,11 @@ def test_help_is_the_head_of_the_file():
 def test_a_jobs_hostfile_and_meeting_place(cluster, tmp_path):
     script = tmp_path / "meet.sh"
     script.write_text(
-        "#!/bin/bash\nlaunch/hostfile.sh\n. launch/slurm_env.sh\necho $MASTER_ADDR $GLOO_SOCKET_IFNAME $MASTER_PORT\n"
+        "#!/bin/bash\nlaunch/hostfile.sh\n. launch/slurm_env.sh\n"
+        "echo $MASTER_ADDR $GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME $MASTER_PORT\n"
     )
     options = ["--wait", "--exclusive", "--nodes=2", "--ntasks-per-node=2", f"--chdir={ROOT}"]
     job = cluster.slurm("sbatch", "--parsable", *options, f"--output={tmp_path / 'out'}", script).strip()
     first, second, meeting = (tmp_path / "out").read_text().splitlines()
     assert first.endswith(" slots=2") and second.endswith(" slots=2") and first != second
-    assert meeting == f"{first.split()[0]} eth0 {20000 + int(job) * 17}"
+    assert meeting == f"{first.split()[0]} eth0 eth0 {20000 + int(job) * 17}"

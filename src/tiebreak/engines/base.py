@@ -139,9 +139,12 @@ class Engine:
     def set_moments(self, parameter: nn.Parameter, values: Moments) -> None:
         """Set the optimizer state from the full one."""
         torchs = isinstance(self.optimizer, torch.optim.AdamW)
+        paged = getattr(self.optimizer, "is_paged", False)
         state: dict[str, Any] = {}
         for key, value in values.items():
-            if key != "step":
+            if paged and key in ("state1", "state2"):  # in memory that goes to the host and comes back, as at the start
+                state[key] = self.optimizer.get_state_buffer(parameter, value.dtype).copy_(value)
+            elif key != "step":
                 state[key] = self._part_of(parameter, value)
             else:
                 state[key] = value.to(step_device(self.optimizer, parameter), copy=True) if torchs else int(value)

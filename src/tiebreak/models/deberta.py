@@ -61,7 +61,7 @@ def group_slots(packing: Packing, buckets: int, most: int, device: torch.device)
         most: its `max_relative_positions`.
         device: of the slots.
     """
-    lengths = [group.lengths[-1] for group in packing.groups]
+    lengths = [group.length for group in packing.groups]
     longest = max(lengths)
     there = to_device(distance_slots(longest, buckets, most), device)
     vectors = (there[longest - length : longest + length - 1] for length in lengths)

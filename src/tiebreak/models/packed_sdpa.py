@@ -15,6 +15,8 @@ from tiebreak.models.tiled_attention import Rule, attend_tiled
 # cuDNN makes a plan for each new shape of a batch, and here nearly every group has its own.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
+MOST_FLASH_WIDTH = 128
+"""Of a head; wider ones have no backward pass in torch's flash kernel on some GPUs."""
 TILED_FROM = {False: 192, True: 384}
 """Tokens from which tiles are faster on a CPU, without and with gradients (benchmarks/attention.py)."""
 
@@ -63,6 +65,8 @@ def attend_packed(
             near = (distance >= 0) & (distance < window) if causal else distance.abs() < window
             mask = near if mask is None else mask & near
         if softcap is None and sinks is None:
+            if not takes_key_heads(q, mask):
+                k, v = repeat_key_heads(q, k, v)
             attended = F.scaled_dot_product_attention(
                 q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True
             )
@@ -70,6 +74,29 @@ def attend_packed(
             attended = _attend_by_hand(q, k, v, mask, causal, scaling, softcap, sinks, dropout)
         outputs.append(attended.transpose(1, 2))
     return packing.scatter(outputs)[None], None
+
+
+def takes_key_heads(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether torch's fused attention surely takes fewer key heads than query heads.
+
+    On a GPU its flash kernel alone does; where that cannot run, the table of scores, length x length, would be made. It
+    runs in half precision, without a mask, from compute capability 8.0, and backwards not for the widest heads.
+
+    Args:
+        query: (n, heads, length, head_dim).
+        mask: of the call.
+    """
+    if query.device.type != "cuda":
+        return True
+    half = torch.is_autocast_enabled("cuda") or query.dtype in (torch.float16, torch.bfloat16)
+    capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return mask is None and half and capable and query.shape[-1] <= MOST_FLASH_WIDTH
+
+
+def repeat_key_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values (n, key heads, length, head_dim) with as many heads as the query has."""
+    repeats = query.shape[1] // key.shape[1]
+    return (key, value) if repeats == 1 else (key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1))
 
 
 def _attend_by_hand(
@@ -87,8 +114,7 @@ def _attend_by_hand(
 
     `sinks` (heads,) are one more logit of each softmax, whose weight goes nowhere (gpt-oss's model card, 2025).
     """
-    repeats = q.shape[1] // k.shape[1]
-    k, v = (states.repeat_interleave(repeats, dim=1) for states in (k, v))
+    k, v = repeat_key_heads(q, k, v)
     scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -20,19 +20,27 @@ from tiebreak.cluster.transfer import to_device
 
 MOST_PADDING = 1.25
 """A group's padded size over its tokens, at most: above it a group is split."""
+LENGTHS_ROUNDED = {"cuda": 16}
+"""A group's length is a multiple of this, by type of device. The GPU's fused kernels want a bias whose rows begin at
+multiples of 8 or 16 entries, and copy any other; and there are fewer shapes."""
 
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Rows attended together: the tokens of each, and which entries (n, longest) are tokens, not padding."""
+    """Rows attended together: the tokens of each, and which entries (n, length) are tokens, not padding."""
 
     lengths: list[int]
     real: torch.Tensor
 
     @property
     def padded(self) -> bool:
-        """Whether any row is shorter than the longest."""
-        return self.lengths[0] < self.lengths[-1]
+        """Whether any row is shorter than the group is long."""
+        return self.lengths[0] < self.length
+
+    @property
+    def length(self) -> int:
+        """Entries of each row, padding included."""
+        return self.real.shape[1]
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,10 @@ class Packing:
         """Group rows of the given lengths, whose tokens stand one after another."""
         ends = np.cumsum(lengths)
         starts = ends - lengths
-        entries, groups = [], group_by_length(lengths)
+        entries, groups, multiple = [], group_by_length(lengths), LENGTHS_ROUNDED.get(device.type, 1)
         for rows in groups:
             real = np.take(lengths, rows)[:, None]
-            offsets = np.arange(real[-1, 0])
+            offsets = np.arange(-(-real[-1, 0] // multiple) * multiple)
             entries.append((starts[rows][:, None] + np.minimum(offsets, real - 1)).ravel())
         index = np.concatenate(entries)
         restore = np.empty_like(index, shape=ends[-1])
@@ -82,21 +90,21 @@ class Packing:
         return len(self.padding) > len(self.restore)
 
     def gather(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(T, ...) in the packed order -> for each group (n, longest, ...)."""
+        """(T, ...) in the packed order -> for each group (n, length, ...)."""
         gathered: tuple[torch.Tensor, ...] = _Gather.apply(states, self)  # type: ignore[no-untyped-call]
         return gathered
 
     def scatter(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """For each group (n, longest, ...) -> (T, ...) in the packed order."""
+        """For each group (n, length, ...) -> (T, ...) in the packed order."""
         scattered: torch.Tensor = _Scatter.apply(self, *outputs)  # type: ignore[no-untyped-call]
         return scattered
 
     def lay_out(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Take every entry's token: (T, ...) -> for each group (n, longest, ...), no gradients."""
+        """Take every entry's token: (T, ...) -> for each group (n, length, ...), no gradients."""
         return self._cut(states.index_select(0, self.index))
 
     def pick(self, outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Take every token's entry: for each group (n, longest, ...) -> (T, ...), no gradients."""
+        """Take every token's entry: for each group (n, length, ...) -> (T, ...), no gradients."""
         return torch.cat([output.flatten(0, 1) for output in outputs]).index_select(0, self.restore)
 
     def _cut(self, entries: torch.Tensor) -> tuple[torch.Tensor, ...]:
