@@ -12,11 +12,12 @@ DOCS = Path(__file__).parent.parent / "docs" / "engines.md"
 CASES = {
     "8-bit base under ZeRO-3": Setting("llama", "qlora", bits=8, engine="zero3"),
     "8-bit base under FSDP2": Setting("llama", "qlora", bits=8, engine="fsdp"),
+    "8-bit base on a GPU": Setting("llama", "qlora", bits=8, device="cuda"),
     "4-bit base under ZeRO-3": Setting("gemma2", "qlora", engine="zero3"),
     "adapters under FSDP2": Setting("gemma2", "lora", engine="fsdp"),
     "8-bit optimizer under FSDP2": Setting("llama", engine="fsdp", optimizer="adamw-8bit"),
     "8-bit optimizer under ZeRO": Setting("llama", engine="zero2", optimizer="paged-adamw-8bit"),
-    "fp16": Setting("deberta-v2", precision="fp16"),
+    "fp16 in training": Setting("deberta-v2", precision="fp16"),
     "SDPA for Gemma-2 or DeBERTa": Setting("gemma2", attention="sdpa"),
     "flash-attn for DeBERTa": Setting("deberta-v2", attention="flash", device="cuda"),
     "bf16 on a CPU": Setting("llama", precision="bf16"),
@@ -27,6 +28,7 @@ USUAL = [
     Setting("llama", "qlora", bits=8, engine="ddp", optimizer="paged-adamw-8bit"),
     Setting("llama", "full", engine="fsdp", attention="sdpa"),
     Setting("deberta-v2", "full", engine="zero3", lora_dropout=0.1),
+    Setting("gemma2", "qlora", precision="fp16", device="cuda", predicting=True),
 ]
 
 

@@ -63,14 +63,15 @@ class Judge:
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: str = "auto", precision: Literal["auto", "fp32", "bf16"] = "auto"
+        cls, folder: str | Path, device: str = "auto", precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     ) -> "Judge":
         """Load a judge from its model folder or the run folder above it.
 
         Args:
             folder: as `tiebreak train`, `distill` or `pipeline` left it.
             device: `auto` is the GPU where there is one; else a name that torch knows, such as `cpu` or `cuda:1`.
-            precision: of the forward passes; `auto` is what the judge's recipe says.
+            precision: of the forward passes; `auto` is what the judge's recipe says. Rows that fp16 cannot hold are
+                computed again in fp32.
 
         Raises:
             UserError: not a tiebreak model folder, or one that is not whole.
@@ -86,7 +87,7 @@ class Judge:
         path, manifest = find_model_folder(folder)
         recipe = judge_recipe(manifest)
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        dtype = choose_precision(recipe.train.precision if precision == "auto" else precision, place)
+        dtype = choose_precision(recipe.train.precision if precision == "auto" else precision, place, predicting=True)
         tokenizer = load_saved_tokenizer(path)
         return cls(load_model(path, recipe, place, dtype), tokenizer, manifest, recipe, path)
 

@@ -11,8 +11,8 @@ from typing import Literal
 from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 
-Backend = Literal["flash", "packed-sdpa", "packed-deberta", "eager", "sdpa"]
-"""How attention is computed. The first three take packed batches, `eager` and `sdpa` padded ones."""
+Backend = Literal["flash", "flex", "packed-sdpa", "packed-deberta", "eager", "sdpa"]
+"""How attention is computed. The first four take packed batches, `eager` and `sdpa` padded ones."""
 OLDEST_FLASH = "2.6.3"
 """The first flash-attn with soft-capping."""
 
@@ -97,13 +97,16 @@ class Setting:
     engine: str = "single"
     device: str = "cpu"
     optimizer: str = "adamw"
+    predicting: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe, model_type: str, device: str, engine: str = "single") -> "Setting":
+    def of(
+        cls, recipe: Recipe, model_type: str, device: str, engine: str = "single", predicting: bool = False
+    ) -> "Setting":
         """The setting of a recipe on a device under an engine; prediction is `single`."""
         model = recipe.model
         fields = (model_type, model.method, model.bits, model.attention, recipe.train.precision, model.lora.dropout)
-        return cls(*fields, engine, device, recipe.train.optimizer)
+        return cls(*fields, engine, device, recipe.train.optimizer, predicting)
 
     @property
     def quantised(self) -> int | None:
@@ -138,6 +141,14 @@ TABLE = (
         "bitsandbytes#1709",
     ),
     Rule(
+        "8-bit base on a GPU",
+        lambda s: s.quantised == 8 and s.device == "cuda",
+        False,
+        "every linear layer waits for the GPU, and columns of outliers are looked for in the whole batch, so a row's "
+        "logits depend on the rows beside it: model.method=lora (bf16) or model.bits=4 does neither",
+        "bitsandbytes#28, bitsandbytes#1401",
+    ),
+    Rule(
         "4-bit base under ZeRO-3",
         lambda s: s.quantised == 4 and s.engine == "zero3",
         False,
@@ -168,11 +179,11 @@ TABLE = (
         "measured",
     ),
     Rule(
-        "fp16",
-        lambda s: s.precision == "fp16",
+        "fp16 in training",
+        lambda s: s.precision == "fp16" and not s.predicting,
         True,
         "Gemma-2 and DeBERTa-v3 overflow in fp16 (masked scores, large activations): take bf16, or fp32 on a GPU "
-        "without it",
+        "without it; predictions may be in fp16",
         "DeBERTa#77",
     ),
     Rule(

@@ -73,12 +73,12 @@ class ModelSettings(Section):
     method: Literal["full", "lora", "qlora"] = "full"
     """Train all weights, adapters, or adapters on a quantised base (`bits`)."""
     bits: Literal[4, 8] = 4
-    """Bits of the base under `qlora`: 4 is NF4, 8 is LLM.int8."""
+    """Bits of the base under `qlora`: 4 is NF4; 8 is LLM.int8, under which a row's logits depend on its neighbours."""
     lora: LoraSettings = LoraSettings()
     """Used by `lora` and `qlora`."""
-    attention: Literal["auto", "flash", "packed-sdpa", "rows", "eager", "sdpa"] = "auto"
-    """Attention backend. `flash` and `packed-sdpa` (or `rows`, its former name) run packed batches, `eager` and `sdpa`
-    padded ones; `auto` is flash-attn on a GPU that has it, else `packed-sdpa` where the family can, else `eager`."""
+    attention: Literal["auto", "flash", "flex", "packed-sdpa", "rows", "eager", "sdpa"] = "auto"
+    """Attention backend. `flash`, `flex` and `packed-sdpa` (or `rows`, its former name) run packed batches, `eager` and
+    `sdpa` padded ones; `auto` takes the first of flash, flex (both on GPUs), packed-sdpa and eager that can run."""
     dropout: Share | None = None
     """Dropout of the backbone's layers; none keeps the model's own."""
 
@@ -166,8 +166,8 @@ class TrainSettings(Section):
     max_grad_norm: bounds.Norm | None = 1.0
     """Gradients are scaled down to this global norm; none leaves them."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32. The loss is fp32.
-    fp16 is refused with its reason (tiebreak.compatibility)."""
+    """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32 (predictions on T4, V100: fp16).
+    The loss is fp32. Training in fp16 is refused with its reason (tiebreak.compatibility)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     eval_every: bounds.Steps | None = None
@@ -230,6 +230,8 @@ class PredictSettings(Section):
 
     tokens_per_block: bounds.Tokens = 16_384
     """Maximum tokens of one block of rows. Fixed by the recipe, so predictions do not depend on the ranks."""
+    merge_adapters: bool = False
+    """Add adapters to the base's weights in memory: fewer products, but a 4-bit base grows (docs/recipes.md)."""
     lease_s: bounds.Lease = 180.0
     """Seconds without a heartbeat after which another process takes over a block of rows."""
 

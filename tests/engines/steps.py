@@ -37,6 +37,8 @@ STEPS = 4
 """Of a whole run, which resume.py needs."""
 COMPARED = 3
 """Steps of each combination."""
+HALF_STEPS = 2
+"""Of each combination in bf16."""
 WEIGHED = ("demo-llama2:full", "demo-llama2:qlora:")
 """The combinations whose tensors are weighed begin so."""
 CHANGES = [
@@ -150,8 +152,8 @@ def run(table: Path, combination: str) -> dict:
     feed_forward = dict(engine.model.layers[-1].named_children())
     watched = feed_forward.get("mlp") or feed_forward["intermediate"]
     watched.register_forward_pre_hook(lambda module, inputs: passes.append(1))
-    moments = {}
-    for index in range(COMPARED):
+    moments, steps = {}, HALF_STEPS if change.endswith("bf16") else COMPARED
+    for index in range(steps):
         if index == 1 and weighed:
             before |= {m.untyped_storage().data_ptr(): m.untyped_storage() for m in moments.values()}
             weigh(engine, before, sizes)
@@ -163,7 +165,7 @@ def run(table: Path, combination: str) -> dict:
         "sizes": sizes,
         "wrapper": type(engine.module).__name__,
         "passes": len(passes),
-        "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(COMPARED)],
+        "micro_batches": [len(plan.step(index).micro_batches[0]) for index in range(steps)],
         "whole": sorted(name for name, p in engine.model.named_parameters() if not is_cut(p)),
         "devices": sorted({p.device.type for p in engine.model.parameters()}),
         "records": list(job.log),

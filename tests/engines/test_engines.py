@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import CHANGES, COMPARED, WEIGHED
+from steps import CHANGES, COMPARED, HALF_STEPS, WEIGHED
 
 from tiebreak.config import TrainSettings, load_recipe
 from tiebreak.engines.choose import choose_engine
@@ -34,10 +34,12 @@ MATRIX = [f"{name}:{method}:{kind}" for name in BACKBONES for method in METHODS 
 FOUR = [f"{name}:qlora:plain" for name in BACKBONES]
 BOTH = ("full", "qlora")
 OFFLOADED = [f"demo-gemma2:{method}:{kind}_offload" for method in BOTH for kind in ("zero3", "fsdp")]
-BF16 = [f"demo-gemma2:{method}:{kind}@train.precision=bf16" for method in BOTH for kind in ("plain", "fsdp")]
+HALF = "@train.precision=bf16"
+"""What a GPU runs in."""
 REPEAT = "@train.gradient_checkpointing=true"
-REPEATED = ["demo-gemma2:qlora:zero3", "demo-deberta:full:zero3", "demo-llama2:lora:fsdp", "demo-gemma2:full:plain"]
 EIGHT_BIT = [f"demo-llama2:qlora8:{kind}" for kind in ("plain", "zero2")]
+REPEATED = ["demo-gemma2:qlora:zero3", "demo-deberta:full:zero3", "demo-llama2:lora:fsdp", "demo-gemma2:full:plain"]
+REPEATED += EIGHT_BIT
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def results(run, sample, tmp_path_factory):
     alone = [combination for combination in MATRIX if combination.endswith(":plain")]
     wanted = {
         1: [*alone, EIGHT_BIT[0]],
-        2: [*MATRIX, *OFFLOADED, *BF16, *(one + REPEAT for one in REPEATED), *EIGHT_BIT],
+        2: [*MATRIX, *OFFLOADED, *(one + HALF for one in MATRIX), *(one + REPEAT for one in REPEATED), *EIGHT_BIT],
         4: FOUR,
     }
     for world, combinations in wanted.items():
@@ -108,15 +110,18 @@ def test_activation_checkpointing_changes_nothing(results, combination):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("method", ["full", "qlora"])
-def test_fsdp_in_bf16_is_ddp_in_bf16(results, method):
+@pytest.mark.parametrize("combination", MATRIX)
+def test_every_engine_runs_in_bf16(results, combination):
     """Under FSDP2 norm weights and embeddings are rounded to bf16 too: 2 to the power of -8 of their size."""
-    ddp, fsdp = (results[2][f"demo-gemma2:{method}:{kind}@train.precision=bf16"] for kind in ("plain", "fsdp"))
-    exact = results[1][f"demo-gemma2:{method}:plain"]
-    losses = [[record["loss"] for record in found["records"]] for found in (ddp, fsdp, exact)]
-    assert losses[1] == pytest.approx(losses[0], abs=2**-7)
-    assert losses[1] != losses[2], "nothing ran in bf16"
-    assert {weight.dtype for weight in fsdp["weights"].values()} == {torch.float32}, "the optimizer's weights are fp32"
+    found, ddp = results[2][combination + HALF], results[2][twin(combination) + HALF]
+    losses, expected = ([record["loss"] for record in run["records"]] for run in (found, ddp))
+    exact = [record["loss"] for record in results[1][twin(combination)]["records"]]
+    assert len(losses) == HALF_STEPS
+    assert losses == pytest.approx(expected, abs=2**-7)
+    assert losses == pytest.approx(exact[:HALF_STEPS], abs=0.05) and losses != exact[:HALF_STEPS], "in bf16, not fp32"
+    norms = [[record["grad_norm"] for record in run["records"]] for run in (found, ddp)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+    assert {weight.dtype for weight in found["weights"].values()} == {torch.float32}, "the optimizer's weights are fp32"
 
 
 @pytest.mark.processes

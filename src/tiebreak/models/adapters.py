@@ -43,6 +43,19 @@ def add_adapters(classifier: Any, settings: ModelSettings) -> Any:
         ) from None
 
 
+def keep_input_types(network: Any) -> None:
+    """Stop adapters from turning each layer's input into fp32, which autocast at once turns back.
+
+    The products are the same, bit for bit, and need no copy of the input for the backward pass. To be called where the
+    forward pass has autocast, or runs in fp32.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for module in network.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
 def linear_layers(classifier: Any) -> str:
     """A pattern that matches every linear layer of the backbone, and of nothing else; its pooler is a head."""
     return rf"(.*\.)?{classifier.base_model_prefix}\.(?!pooler\.).*\.({'|'.join(sorted(_linear_names(classifier)))})"

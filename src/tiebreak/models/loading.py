@@ -15,9 +15,9 @@ from tiebreak.config import ModelSettings, Recipe
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
 from tiebreak.models import deberta
-from tiebreak.models.adapters import add_adapters, load_adapters
+from tiebreak.models.adapters import add_adapters, keep_input_types, load_adapters
 from tiebreak.models.architectures import ARCHITECTURES
-from tiebreak.models.attention import Attention, choose_attention
+from tiebreak.models.attention import HALF_ALONE, Attention, choose_attention
 from tiebreak.models.bases import resolve_base
 from tiebreak.models.check_base import check_base, check_model_type
 from tiebreak.models.demo import FAMILIES as DEMO_BASES
@@ -29,6 +29,7 @@ from tiebreak.models.layers import freeze, keep_layers
 from tiebreak.models.meta import empty_classifier, refuse_larger
 from tiebreak.models.packing_proof import prove_packed
 from tiebreak.models.preference import PreferenceModel
+from tiebreak.models.recomputing import recompute_activations
 from tiebreak.models.tokenizer import load_saved_tokenizer
 from tiebreak.models.tokenizer import load_tokenizer as load_tokenizer
 from tiebreak.pretrained.base_files import read_config
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 CLS = {"eurobert": "bos"}
 """What a configuration calls pooling by the first token, where it is not `cls`."""
+VOLTA = (7, 0)
+"""Compute capability from which a GPU has matrix units for fp16."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "pooler_dropout")
 
 
@@ -57,13 +60,19 @@ def find_model_type(base: str) -> str:
     return str(load_or_refuse(base, lambda: AutoConfig.from_pretrained(where, trust_remote_code=False)).model_type)
 
 
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype of a recipe's `train.precision`; `auto` is bf16 where the GPU has it, else fp32."""
-    if wanted == "auto":
-        # A T4 emulates bf16, slower than fp32.
-        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_it else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
+def choose_precision(wanted: str, device: torch.device, predicting: bool = False) -> torch.dtype:
+    """The dtype of a recipe's `train.precision`.
+
+    `auto` is bf16 where the GPU has it; else fp32, but in prediction fp16 on a GPU that has matrix units for it (T4,
+    V100), where rows that fp16 cannot hold are computed again in fp32 (tiebreak.models.fp16).
+    """
+    if wanted != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    if device.type != "cuda":
+        return torch.float32
+    if torch.cuda.is_bf16_supported(including_emulation=False):  # a T4 emulates bf16, slower than fp32
+        return torch.bfloat16
+    return torch.float16 if predicting and torch.cuda.get_device_capability(device) >= VOLTA else torch.float32
 
 
 def build_model(
@@ -94,7 +103,7 @@ def build_model(
         if recipe.model.method != "full":
             network = add_adapters(network, recipe.model)
     if recipe.train.gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(network, recipe.model)
     judge = _wrap(network, attention, recipe.model, precision)
     if weights == "device":
         prove_packed(judge.to(device), device)
@@ -311,8 +320,10 @@ def adapt(classifier: Any, tokenizer: "PreTrainedTokenizerBase", attention: Atte
 def _wrap(network: Any, attention: Attention, settings: ModelSettings, precision: torch.dtype) -> PreferenceModel:
     dropout = settings.head_dropout if settings.head == "linear" else 0.0  # other heads have their own
     autocast = None if precision == torch.float32 else precision
+    if settings.method != "full":
+        keep_input_types(network)
     judge = PreferenceModel(network, attention, autocast, settings.pooling, dropout)
-    if attention.packed and judge.pooling != "mean" and (judge.is_decoder or attention.backend != "flash"):
+    if attention.packed and judge.pooling != "mean" and (judge.is_decoder or attention.backend not in HALF_ALONE):
         judge.early = return_pooled_tokens_only(judge.layers, judge.is_decoder)
     return judge
 

@@ -5,10 +5,12 @@ not know; it would then train and predict on a mixture of rows, without a word. 
 """
 
 import logging
+from contextlib import nullcontext
 
 import torch
 
-from tiebreak.models.attention import Attention
+from tiebreak.models.attention import HALF_ALONE, Attention
+from tiebreak.models.fp16 import in_fp32
 from tiebreak.models.heads import pool
 from tiebreak.models.preference import PreferenceModel
 
@@ -33,14 +35,16 @@ def prove_packed(judge: PreferenceModel, device: torch.device) -> None:
     """
     if not judge.attention.packed or next(judge.parameters()).is_meta:
         return
+    may_overflow = judge.autocast == torch.float16 and judge.attention.backend not in HALF_ALONE  # random rows may
     training = [module for module in judge.modules() if module.training]
     judge.eval()
     try:
-        difference = packed_difference(judge, device)
+        with in_fp32(judge) if may_overflow else nullcontext():
+            difference = packed_difference(judge, device)
     finally:
         for module in training:
             module.training = True
-    tolerance = TOLERANCE[judge.autocast or torch.float32]
+    tolerance = TOLERANCE[torch.float32 if may_overflow or judge.autocast is None else judge.autocast]
     if difference <= tolerance:
         return
     kind = judge.classifier.config.model_type

@@ -11,6 +11,7 @@ from tiebreak.cluster.transfer import to_device
 from tiebreak.compatibility import find_family
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention
+from tiebreak.models.flex import FlexRows
 from tiebreak.models.heads import (
     FeatureHead,
     SiameseHead,
@@ -146,6 +147,8 @@ class PreferenceModel(nn.Module):
             bounds = to_device(np.array([0, *ends], dtype=np.int32), device)
             keywords |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             keywords |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+        elif self.attention.backend == "flex":
+            keywords["flex"] = FlexRows(lengths, device)
         else:
             packing = Packing.of(lengths, device, pooled)
             if self.attention.backend == "packed-deberta":

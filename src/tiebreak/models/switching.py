@@ -12,6 +12,7 @@ from tiebreak.models.adapters import refuse_incomplete
 from tiebreak.models.folder import check_judge, load_or_refuse
 from tiebreak.models.guard import check_adapter
 from tiebreak.models.loading import load_model
+from tiebreak.models.merged import merge_for_prediction
 from tiebreak.models.preference import PreferenceModel
 
 log = logging.getLogger(__name__)
@@ -38,13 +39,16 @@ class LoadedModels:
         """The model of a folder, in evaluation mode; the one returned before must not be used any more."""
         if folder == self._active and self._judge is not None:
             return self._judge
-        base = base_of(recipe, precision)
-        if self._judge is None or recipe.model.method == "full" or base != self._base:
+        merging = recipe.predict.merge_adapters and recipe.model.method != "full"
+        base = "" if merging else base_of(recipe, precision)
+        if self._judge is None or recipe.model.method == "full" or merging or base != self._base:
             self._judge = None
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             self._judge = load_model(folder, recipe, self._device, precision)
+            if merging:
+                merge_for_prediction(self._judge)
             self._base, self._loaded = base, {folder: "default"}
         else:
             if folder not in self._loaded:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from tiebreak.cluster.transfer import to_device
 from tiebreak.data.plan import blocks as cut_blocks
 from tiebreak.data.tokens import Tokens
+from tiebreak.models.fp16 import in_fp32
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.prediction.finished import gather, order_probabilities
 from tiebreak.prediction.onnx_model import open_onnx
@@ -109,7 +111,24 @@ def run_blocks(compute: Forward, lengths: np.ndarray, blocks: Sequence[np.ndarra
 
 
 def forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
-    """Compute the logits (n, 3) float32 of rows (n,) in one order, by one forward pass."""
+    """Compute the logits (n, 3) float32 of rows (n,) in one order, by one forward pass.
+
+    Rows that fp16 cannot hold have a second one, in fp32.
+    """
+    logits = _forward(model, tokens, rows, swapped)
+    if model.autocast == torch.float16 and (lost := ~np.isfinite(logits).all(1)).any():
+        _tell_of_fp32()
+        with in_fp32(model):
+            logits[lost] = _forward(model, tokens, rows[lost], swapped)
+    return logits
+
+
+@lru_cache(maxsize=1)
+def _tell_of_fp32() -> None:
+    log.info("some rows are beyond what fp16 holds: they are computed again in fp32 (said once)")
+
+
+def _forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: bool) -> np.ndarray:
     texts = [text for row in rows for text in tokens.input_ids(int(row), swapped)]
     device = next(model.parameters()).device
     flat = to_device(np.concatenate(texts).astype(np.int64), device)
@@ -117,7 +136,7 @@ def forward(model: PreferenceModel, tokens: Tokens, rows: np.ndarray, swapped: b
     features = None if values is None else to_device(values, device)
     with torch.inference_mode():
         logits: torch.Tensor = model(flat, [len(text) for text in texts], features)
-        return np.asarray(logits.float().cpu().numpy())
+        return np.array(logits.float().cpu().numpy())
 
 
 def onnx_forward(folder: Path, tokens: Tokens) -> Forward:

@@ -135,10 +135,11 @@ def prepare_models(
     for one in opened:
         recipe, stored, name = one.recipe, one.stored, one.name
         model_type = find_model_type(str(one.folder) if recipe.model.method == "full" else recipe.model.base)
-        for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type)):
+        for warning in check_compatibility(Setting.of(recipe, model_type, ranks.device.type, predicting=True)):
             log.info(warning)
         paths, template = _files(request.data, recipe, files), stored.text_template(recipe)
-        precision, tokenizer = choose_precision(recipe.train.precision, ranks.device), load_saved_tokenizer(one.folder)
+        precision = choose_precision(recipe.train.precision, ranks.device, predicting=True)
+        tokenizer = load_saved_tokenizer(one.folder)
         own = template == stored.text_template(stored.make_recipe())
         check_judge_template(tokenizer, template, recipe.model.template, own)
         base = _unknown_base(one)
@@ -281,6 +282,7 @@ def make_manifest(
 
 def _settings(key: str, recipe: Recipe, blocks: int, swap: SwapPolicy, precision: str, base: str | None) -> str:
     settings = [key, recipe.predict.tokens_per_block, blocks, swap.enabled, swap.margin, precision]
+    settings += ["merged"] if recipe.predict.merge_adapters and recipe.model.method != "full" else []
     return _hash(settings if base is None else [*settings, base])
 
 

@@ -57,7 +57,9 @@ def check_versions(device: str) -> Finding:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             if extra:
-                notes.append(f"{name} is not installed: attention runs without it, slower")
+                notes.append(
+                    f"{name} is not installed: attention is FlexAttention then, or packed-sdpa (docs/engines.md)"
+                )
             else:
                 faults.append(f"{name} is not installed, supported is {requirement.specifier}")
             continue
