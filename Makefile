@@ -6,7 +6,7 @@ DEMO := runs/demo
 # Compiles what commands and tests import; pip would take a minute and a half more, for 18,000 files.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE DS_ACCELERATOR=cpu $(BIN)/python -W ignore -c
 
-.PHONY: install gpu demo test test-fast check docs clean
+.PHONY: install gpu demo test test-fast test-gpu check docs clean
 
 install: .venv/installed
 
@@ -41,6 +41,11 @@ test: .venv/dev
 
 test-fast: .venv/dev
 	$(PYTEST) -m "not processes and not slow"
+
+# On a machine with a GPU: what only a GPU can show, and a table to paste; a quarter of an hour.
+test-gpu: .venv/dev
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python benchmarks/gpu.py
 
 check: .venv/dev
 	$(BIN)/ruff check .
