@@ -3,13 +3,14 @@
 from collections import Counter
 
 import fake_flash
+import fake_flex
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from training_runs import set_
 
 from tiebreak.cli import main
-from tiebreak.models import attention, deberta, flash
+from tiebreak.models import attention, deberta, flash, flex
 from tiebreak.training import loop
 
 pytestmark = pytest.mark.slow
@@ -62,14 +63,17 @@ def test_the_count_sees_what_waits():
     ("name", "backend"),
     [
         *(("demo-gemma2", "packed-sdpa"), ("demo-llama2", "packed-sdpa"), ("demo-deberta", "packed-deberta")),
-        *(("demo-gemma2", "flash"), ("demo-llama2", "flash")),
+        *(("demo-gemma2", "flash"), ("demo-llama2", "flash"), ("demo-gemma2", "flex")),
     ],
 )
 def test_a_step_waits_once(name, backend, sample, tmp_path, monkeypatch, capsys):
     """Whatever its layers and micro-batches: when totals and gradient norm are looked at together, after the last."""
     monkeypatch.setattr(flash, "find_flash", lambda: (fake_flash.varlen, "the stand-in"))
-    if backend == "flash":
-        monkeypatch.setattr(attention, "why_no_flash", lambda *about: None)
+    monkeypatch.setattr(flex, "compiled", lambda: uncounted(fake_flex.flex_attention))
+    if backend in ("flash", "flex"):
+        monkeypatch.setattr(attention, "why_neither", lambda *about: None)
+        monkeypatch.setattr(attention, "why_no_flash", lambda *about: "absent" if backend == "flex" else None)
+        monkeypatch.setattr(attention, "why_no_flex", lambda *about: None)
     counted, looked = [], []
     train_step, tolist = loop.train_step, torch.Tensor.tolist
 
