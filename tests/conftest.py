@@ -57,8 +57,9 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def restored_handlers() -> Iterator[None]:
-    """A command run in this process installs its own signal handlers, and its output of messages."""
+def restored_state() -> Iterator[None]:
+    """A command run in this process sets signal handlers, variables of its environment, and its output of messages."""
+    environment = dict(os.environ)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     logger = logging.getLogger("tiebreak")
@@ -66,6 +67,9 @@ def restored_handlers() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
     logger.level, logger.propagate, logger.handlers[:] = *state[:2], state[2]
     logger.manager._clear_cache()
 

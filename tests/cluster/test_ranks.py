@@ -84,7 +84,7 @@ def test_the_rank_of_a_message_needs_no_whole_environment(environment, values, r
     assert own_rank() == rank
 
 
-def test_rank_0_speaks_first_and_the_others_name_themselves(environment, monkeypatch, capsys, restored_handlers):
+def test_rank_0_speaks_first_and_the_others_name_themselves(environment, monkeypatch, capsys, restored_state):
     waited: list[float] = []
     monkeypatch.setattr(ranks.time, "sleep", waited.append)
     assert print_error(UserError("no such file")) == 2

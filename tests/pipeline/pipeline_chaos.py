@@ -19,6 +19,9 @@ from pathlib import Path
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import warm
+
 from tiebreak.pipeline.run_pipeline import open_pipeline, plan_stages
 
 SETTINGS = ["train.max_steps=4", "train.save_every=1", "train.eval_every=2", "train.batch_size=16"]
@@ -43,7 +46,7 @@ def command(home: Path, out: Path) -> list[str]:
 def run(words: list[str], log: Path, kill_after: float | None = None) -> bool:
     """Whether the command ended by itself; else its processes, all of them, were killed."""
     with open(log, "a") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = warm.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         code = process.wait(timeout=DEADLINE_S if kill_after is None else kill_after)
     except subprocess.TimeoutExpired:

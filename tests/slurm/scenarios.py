@@ -19,7 +19,7 @@ import torch
 from minicluster import LIMIT_S, POLL_S, Batch, Cluster
 from safetensors.torch import load_file
 
-STEPS = 40
+STEPS = 28
 """Of a run that is disturbed: enough of them to be hit in the middle."""
 LOOK_AT = 4
 MODELS = {"train_gemma": "demo-gemma2", "train_llama": "demo-llama2", "train_deberta": "demo-deberta"}

@@ -17,7 +17,8 @@ from scenarios import LONG, MODELS, STEPS, TINY, Running, Work, assert_as_undist
 from tiebreak.cli import main
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(LIMIT_S)]
-NODES = (1, 2, 3)
+NODES = {"train_gemma": (1, 2), "train_llama": (1, 2, 3), "train_deberta": (1, 3), "distill": (1, 2)}
+RUNS = [f"{file}-{nodes}" for file, numbers in NODES.items() for nodes in numbers]
 ENGINES = {("train_gemma", 2): "deepspeed", ("train_deberta", 3): "fsdp"}
 """Where it is not DDP."""
 SETTINGS = {"train_llama": LONG}
@@ -53,7 +54,7 @@ def plan(work: Work) -> dict[str, Callable[[], str]]:
     """All scenarios by their name, in the order of submission."""
     found = {name: partial(scenario, work) for name, scenario in FAULTS.items()}
     found |= {"hopeless": partial(scenarios.hopeless, work), "mistaken": partial(scenarios.mistaken, work)}
-    found |= {f"{file}-{n}": partial(trained, work, file, n) for file in (*MODELS, "distill") for n in NODES}
+    found |= {f"{file}-{n}": partial(trained, work, file, n) for file, numbers in NODES.items() for n in numbers}
     return found | {name: partial(predicted, work, name) for name in PREDICTIONS}
 
 
@@ -91,7 +92,7 @@ def text(job: str, running: Running, record_property) -> str:
         record_property("slurm", f"{running.seconds[job]:.0f} s from submission to end")
 
 
-@pytest.mark.parametrize("job", [f"{file}-{nodes}" for file in (*MODELS, "distill") for nodes in NODES])
+@pytest.mark.parametrize("job", RUNS)
 def test_invariant_1_any_number_of_nodes_equals_one_process(job, text, work):
     file, nodes = job.split("-")
     run = work.folder / job / "run"

@@ -21,6 +21,8 @@ from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint, load_c
 from tiebreak.training.claim import Claim, take_over
 from tiebreak.training.loop import TrainingJob, fit
 
+CHANGES = ("train.batch_size=5", "train.tokens_per_micro_batch=1000")
+"""Smaller steps than those of steps.py, each in one micro-batch: what is resumed is the same."""
 KINDS = ("plain", "zero1", "zero2", "zero3", "fsdp")
 
 
@@ -40,7 +42,7 @@ class StopAfter:
 def go_on(table: Path, combination: str, folder: Path, until: int | None = None, save_in: Path | None = None):
     """From the newest checkpoint in `folder`, if any, to step `until` or the end; the weights by name."""
     ranks = find_ranks()
-    job = make_job(table, combination)
+    job = make_job(table, combination, CHANGES)
     if ranks.first:
         for path in {folder, save_in or folder}:
             path.mkdir(parents=True, exist_ok=True)
