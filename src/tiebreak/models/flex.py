@@ -8,6 +8,7 @@ A kernel is compiled for each length (dynamic ones are compiled anew for each ba
 padded to one of few lengths; a token of the padding sees itself alone. Dong et al. 2024, arXiv:2412.05496.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,8 @@ from tiebreak.cluster.transfer import to_device
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
+
+log = logging.getLogger(__name__)
 
 BLOCK = 128
 """Queries, and keys, of a block that a kernel skips as a whole; FlexAttention's own default."""
@@ -162,15 +165,16 @@ def attend_flex(
     behind = (0, 0, 0, rows.padded - tokens)
     query, key, value = (F.pad(states.to(dtype), behind) for states in (query, key, value))
     softcap = kwargs.get("softcap")
-    attended = compiled()(
-        query,
-        key,
-        value,
-        score_mod=None if softcap is None else soft_cap(softcap),
-        block_mask=rows.mask(getattr(module, "is_causal", True), kwargs.get("sliding_window")),
-        scale=kwargs.get("scaling"),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    with torch.autocast(kind, enabled=False):  # whose state is part of what a kernel is compiled for
+        attended = compiled()(
+            query,
+            key,
+            value,
+            score_mod=None if softcap is None else soft_cap(softcap),
+            block_mask=rows.mask(getattr(module, "is_causal", True), kwargs.get("sliding_window")),
+            scale=kwargs.get("scaling"),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
     return attended[:, :, :tokens].transpose(1, 2), None
 
 
@@ -191,6 +195,7 @@ def try_flex(
     Returns:
         Why FlexAttention cannot be used; None if it gave what exact arithmetic gives.
     """
+    log.info("FlexAttention is tried: its kernels are compiled, which may take a minute")
     rows = FlexRows([TRIED // 4, TRIED - TRIED // 4], device)
     layer = nn.Module()
     draw = torch.Generator().manual_seed(0)

@@ -78,15 +78,15 @@ def _decoder(recipe: Recipe, architecture: dict[str, Any], b: int, device: str, 
     kind, width, inner = (architecture[name] for name in ("model_type", "hidden_size", "intermediate_size"))
     heads, size = architecture["num_attention_heads"], architecture["head_dim"]
     queries, keys = heads * size, architecture["num_key_value_heads"] * size
-    full, lora = recipe.model.method == "full", recipe.model.method == "lora"
+    full = recipe.model.method == "full"
     # A norm keeps its input in fp32, and for the gradient of its weight the normalised too.
     norm = 4 * width * (2 if full else 1)
     norms = 2 if kind in ("gemma2", "gemma3_text") else 1  # before each half of the layer; these two norm after it too
-    # A trained matrix needs its input, an adapter too. Where that is fp32 under bf16 each product casts its own copy:
-    # the residual stream of full fine-tuning, and what peft hands to adapters beside a bf16 base.
-    own = b == 2 and (full or lora)
+    # A trained matrix needs its input, an adapter too. Where that is fp32 under bf16, the residual stream of full
+    # fine-tuning, each product casts its own copy.
+    own = b == 2 and full
     into_attention, into_inner = (3 * b * width, 2 * b * width) if own else (b * width, b * width)
-    extra = b * (queries + inner) if lora and b == 2 else 0
+    extra = 0
     if recipe.model.lora.dropout and not full:  # a mask, and another copy for each adapter
         into_attention, into_inner = 3 * (b + 1) * width, 2 * (b + 1) * width
         extra = (b + 1) * (queries + inner)
