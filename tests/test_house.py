@@ -110,6 +110,24 @@ def test_a_file_name_stands_in_one_room_only():
     assert {name: places for name, places in names.items() if len(places) > 1} == {}
 
 
+def test_nothing_is_subscripted_that_python_3_10_does_not_subscript():
+    """No checker of types or style says so: for both, logging's classes are generic in every version."""
+    found = []
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        checked = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ]
+        inside = {id(node) for block in checked for part in block.body for node in ast.walk(part)}
+        names = [
+            ast.unparse(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Subscript) and id(node) not in inside
+        ]
+        found += [(path.name, name) for name in names if name.split(".")[-1] in ("StreamHandler", "LoggerAdapter")]
+    assert found == []
+
+
 @pytest.mark.parametrize("settings", [[], ["--config", 'src = [".", "src"]']], ids=["ours", "ruff's own"])
 def test_the_check_of_style_passes_beside_the_folders_that_the_demo_makes(tmp_path: Path, settings: list[str]):
     """Ruff takes a module named as a folder beside it for this project's own, and asks for another order of imports."""

@@ -1,6 +1,7 @@
 """What a command sets before torch is imported, and how it imports."""
 
 import gc
+import io
 import logging
 import os
 import subprocess
@@ -8,7 +9,8 @@ import sys
 
 import pytest
 
-from tiebreak.process import configure_logging, import_bitsandbytes, importing
+from tiebreak.errors import UserError
+from tiebreak.process import configure_logging, import_bitsandbytes, importing, without_bars
 
 CODE = """
 import os, sys
@@ -167,3 +169,13 @@ def test_a_signal_while_the_interpreter_ends_changes_nothing(name):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_progress_bars_are_hidden_for_a_while_only(monkeypatch):
+    """A notebook that is started later shows its own."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with pytest.raises(UserError), without_bars():
+        assert os.environ["TQDM_DISABLE"] == "1"
+        raise UserError("nothing there")
+    assert "TQDM_DISABLE" not in os.environ

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tiebreak.errors import UserError
 from tiebreak.terminal import complain, silence, visible
@@ -186,7 +186,13 @@ def quieten_transformers() -> None:
     logging.set_verbosity_error()
 
 
-class _StdoutHandler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    TextHandler = logging.StreamHandler[TextIO]
+else:
+    TextHandler = logging.StreamHandler  # which Python 3.10 does not subscript
+
+
+class _StdoutHandler(TextHandler):
     """Writes to what `sys.stdout` is at the moment of writing, which tests and notebooks replace."""
 
     def __init__(self) -> None:
