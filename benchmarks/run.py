@@ -53,6 +53,7 @@ CLAIMS = {
     "train": Claim("train_speed.py", "training", fewer=("--no-all",), quick=True),
     "predict": Claim("predict_speed.py", "prediction", fewer=("--no-all",), quick=True),
     "teachers": Claim("cached_teachers.py", "distillation from cached teachers", by_threads=False),
+    "frozen": Claim("frozen_cache.py", "frozen layers kept", by_threads=False),
     "workers": Claim("workers.py", "two workers, one table", by_threads=False),
     "first": Claim("first_step.py", "first step after the start", by_threads=False),
     "tokenise": Claim("tokenise.py", "tokenisation", by_threads=False),

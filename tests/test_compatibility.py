@@ -21,6 +21,9 @@ CASES = {
     "SDPA for Gemma-2 or DeBERTa": Setting("gemma2", attention="sdpa"),
     "flash-attn for DeBERTa": Setting("deberta-v2", attention="flash", device="cuda"),
     "bf16 on a CPU": Setting("llama", precision="bf16"),
+    "frozen cache without frozen layers": Setting("llama", "lora", frozen_cache=True),
+    "frozen cache with changing rows": Setting("deberta-v2", freeze=6, frozen_cache=True, augmented=True),
+    "frozen cache under ZeRO-3 or FSDP2": Setting("deberta-v2", freeze=6, frozen_cache=True, engine="fsdp"),
     "LoRA dropout": Setting("llama", "lora", lora_dropout=0.05),
 }
 USUAL = [
@@ -29,6 +32,8 @@ USUAL = [
     Setting("llama", "full", engine="fsdp", attention="sdpa"),
     Setting("deberta-v2", "full", engine="zero3", lora_dropout=0.1),
     Setting("gemma2", "qlora", precision="fp16", device="cuda", predicting=True),
+    Setting("deberta-v2", freeze="backbone", frozen_cache=True, engine="zero2"),
+    Setting("deberta-v2", freeze=6, engine="fsdp", augmented=True),
 ]
 
 

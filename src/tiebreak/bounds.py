@@ -82,5 +82,6 @@ Wait = Annotated[Whole, within(1, 30 * 86_400, "a month without progress is a ha
 Lease = Annotated[Real, within(0.01, 7 * 86_400, "a silent process's rows are taken over after it")]
 Temperature = Annotated[Real, within(1e-3, 1e3, "logits are divided by it")]
 PartOfRows = Annotated[Real, within(1e-6, 1.0, "it is the share of the rows to use")]
+Gigabytes = Annotated[Real, within(0.0, 1e6, "no disk holds more than a petabyte")]
 Folds = Annotated[Whole, within(2, 1_000, "each fold is a training")]
 Place = Annotated[str, AfterValidator(is_a_place)]

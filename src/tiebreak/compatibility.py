@@ -98,6 +98,9 @@ class Setting:
     device: str = "cpu"
     optimizer: str = "adamw"
     predicting: bool = False
+    freeze: str | int = "none"
+    frozen_cache: bool = False
+    augmented: bool = False
 
     @classmethod
     def of(
@@ -106,7 +109,9 @@ class Setting:
         """The setting of a recipe on a device under an engine; prediction is `single`."""
         model = recipe.model
         fields = (model_type, model.method, model.bits, model.attention, recipe.train.precision, model.lora.dropout)
-        return cls(*fields, engine, device, recipe.train.optimizer, predicting)
+        cached = model.freeze, recipe.train.frozen_cache_gb > 0
+        augmented = bool(recipe.data.drop_turns or recipe.data.jitter or recipe.data.paraphrases)
+        return cls(*fields, engine, device, recipe.train.optimizer, predicting, *cached, augmented)
 
     @property
     def quantised(self) -> int | None:
@@ -206,6 +211,30 @@ TABLE = (
         False,
         "without bf16 instructions it is more than ten times slower than fp32: take train.precision=fp32",
         "measured",
+    ),
+    Rule(
+        "frozen cache without frozen layers",
+        lambda s: s.frozen_cache and s.freeze in ("none", "embeddings"),
+        True,
+        "nothing but a table of embeddings gives the same in every epoch (adapters change every layer): set "
+        "model.freeze to a number of layers or to backbone, or train.frozen_cache_gb=0",
+        "by construction",
+    ),
+    Rule(
+        "frozen cache with changing rows",
+        lambda s: s.frozen_cache and s.augmented,
+        True,
+        "data.drop_turns, data.jitter and data.paraphrases make other rows in each epoch, whose states are not kept: "
+        "set train.frozen_cache_gb=0, or leave the augmentation to data.swap",
+        "by construction",
+    ),
+    Rule(
+        "frozen cache under ZeRO-3 or FSDP2",
+        lambda s: s.frozen_cache and s.engine in ("zero3", "fsdp"),
+        True,
+        "frozen layers would be gathered for nothing, at every micro-batch: take DDP or ZeRO-2, or "
+        "train.frozen_cache_gb=0",
+        "by construction",
     ),
     Rule(
         "LoRA dropout",

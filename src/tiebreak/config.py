@@ -168,6 +168,8 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast dtype of the backbone: `auto` is bf16 on a GPU that has it, else fp32 (predictions on T4, V100: fp16).
     The loss is fp32. Training in fp16 is refused with its reason (tiebreak.compatibility)."""
+    frozen_cache_gb: bounds.Gigabytes = 0.0
+    """Most GB of $TIEBREAK_CACHE for what frozen layers give for a row, computed once and without dropout; 0: none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     eval_every: bounds.Steps | None = None
@@ -179,8 +181,7 @@ class TrainSettings(Section):
     keep: bounds.Checkpoints = 2
     """Number of newest checkpoints kept, in addition to the best."""
     timeout_s: bounds.Wait = 600
-    """Seconds without progress after which a rank is reported as hung and the job aborted; must exceed the longest
-    micro-batch or checkpoint save."""
+    """Seconds without progress after which a rank is hung and the job aborted; above any micro-batch or save."""
 
 
 class DistillSettings(Section):

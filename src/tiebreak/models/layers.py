@@ -9,6 +9,9 @@ from tiebreak.errors import UserError
 from tiebreak.models.heads import backbone_of
 from tiebreak.models.preference import PreferenceModel
 
+LAST_NORMS = ("norm", "final_norm", "final_layernorm", "ln_f")
+"""What families call the norm behind the last layer."""
+
 
 def keep_layers(classifier: Any, kept: list[int]) -> None:
     """Leave a classifier these of its transformer layers, in this order, and its configuration with as many.
@@ -32,20 +35,23 @@ def freeze(judge: PreferenceModel, what: str | int) -> None:
 
     Args:
         judge: changed in place.
-        what: `none`; `embeddings`; an integer n for the embeddings and the n lowest layers; `backbone`.
+        what: `none`; `embeddings`, the table of tokens alone; an integer n for all that comes before layer n, counted
+            from 0, and what is shared with it, as DeBERTa's relative positions; `backbone`.
 
     Raises:
         UserError: more layers than the base has.
     """
     if what == "none":
         return
-    frozen = [judge.backbone] if what == "backbone" else [judge.classifier.get_input_embeddings()]
-    if isinstance(what, int):
+    named = dict(judge.backbone.named_parameters())
+    trained = {id(parameter) for head in judge.heads.values() for parameter in head.parameters()}
+    if what == "embeddings":
+        named = dict(judge.classifier.get_input_embeddings().named_parameters())
+    elif isinstance(what, int):
         if what > (count := len(judge.layers)):
             raise UserError(f"model.freeze is {what}, but the base has {count} layers: lower it, or take `backbone`")
-        frozen += judge.layers[:what]
-    heads = {id(parameter) for head in judge.heads.values() for parameter in head.parameters()}
-    for module in frozen:
-        for parameter in module.parameters():
-            if id(parameter) not in heads:
-                parameter.requires_grad_(False)
+        trained |= {id(parameter) for layer in judge.layers[what:] for parameter in layer.parameters()}
+        trained |= {id(parameter) for name, parameter in named.items() if name.split(".")[0] in LAST_NORMS}
+    for parameter in named.values():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)

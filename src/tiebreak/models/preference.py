@@ -1,7 +1,7 @@
 """The judge: a backbone and a head behind one forward, `(tokens, lengths) -> logits`."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from tiebreak.compatibility import find_family
 from tiebreak.models import deberta
 from tiebreak.models.attention import Attention
 from tiebreak.models.flex import FlexRows
+from tiebreak.models.frozen import Frozen, real_tokens
 from tiebreak.models.heads import (
     FeatureHead,
     SiameseHead,
@@ -39,6 +40,7 @@ class PreferenceModel(nn.Module):
     Attributes:
         early: whether the last layer of a packed forward returns the pooled tokens alone
             (`last_layer.return_pooled_tokens_only`).
+        frozen: the bottom whose states can be given, once `frozen.open_gate` was called.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class PreferenceModel(nn.Module):
         self.pooling = pooling if pooling != "auto" else "last" if self.is_decoder else "cls"
         self.dropout = nn.Dropout(dropout)
         self.early = False
+        self.frozen: Frozen | None = None
 
     @property
     def classifier(self) -> Any:
@@ -90,7 +93,20 @@ class PreferenceModel(nn.Module):
         inner: nn.Module = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
         return inner
 
-    def forward(self, tokens: torch.Tensor, lengths: list[int], features: torch.Tensor | None = None) -> torch.Tensor:
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but for frozen modules behind an open gate, which stay without dropout."""
+        super().train(mode)
+        for module in self.frozen.modules if self.frozen else ():
+            module.eval()
+        return self
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        lengths: list[int],
+        features: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Logits of each row, as the row would get alone.
 
         Args:
@@ -98,17 +114,13 @@ class PreferenceModel(nn.Module):
             lengths: tokens of each text, summing to T: n texts, or under a siamese head 2n, a row's two sides
                 one after the other.
             features: (n, k) float32 of the rows, for a head that sees them.
+            states: of the frozen bottom for these texts, as `frozen.frozen_states` gives them; None computes them.
 
         Returns:
             (n, 3) float32 logits of A, B, tie.
         """
         device = tokens.device
-        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-            hidden, starts = self.hidden_states(tokens, lengths)
-            if self.early and self.attention.packed:
-                pooled = hidden.float()
-            else:
-                pooled = pool(hidden, starts, lengths, self.pooling)
+        pooled = self.pooled(tokens, lengths, states)
         classifier, inner = self.classifier, self.head
         head = classifier.get_submodule(head_name(classifier))  # with its wrapper, which chooses the adapter's own
         with torch.autocast(device.type, enabled=False):
@@ -120,18 +132,44 @@ class PreferenceModel(nn.Module):
             logits: torch.Tensor = head(pooled, features) if isinstance(inner, FeatureHead) else head(pooled)
             return logits
 
-    def hidden_states(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
+    def pooled(self, tokens: torch.Tensor, lengths: list[int], states: torch.Tensor | None = None) -> torch.Tensor:
+        """The vector (n, width) float32 that stands for each text, from what `forward` takes."""
+        whole = self.frozen is not None and self.frozen.depth is None
+        if states is not None and whole:
+            return states
+        with torch.autocast(tokens.device.type, self.autocast, enabled=self.autocast is not None):
+            hidden, starts = self.hidden_states(tokens, lengths, states)
+            if self.early and self.attention.packed:
+                return hidden.float()
+            return pool(hidden, starts, lengths, self.pooling)
+
+    def hidden_states(
+        self, tokens: torch.Tensor, lengths: list[int], states: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """The backbone's last hidden states, and the index of each text's first.
 
         Args:
             tokens: (T,) int64, as `forward` takes them.
             lengths: tokens of each text.
+            states: (T, width) of the frozen layers, which then are not computed.
 
         Returns:
             Hidden states (T, hidden), padding between texts where the backbone cannot run packed, or, under `early`,
             those of the pooled tokens alone (n, hidden); and indices (n,).
         """
-        return (self._packed if self.attention.packed else self._padded)(tokens, lengths)
+        forward = self._packed if self.attention.packed else self._padded
+        if states is None or self.frozen is None:
+            return forward(tokens, lengths)
+        if not self.attention.packed:
+            longest = max(lengths)
+            starts = np.arange(len(lengths)) * longest
+            padded = states.new_zeros(len(lengths) * longest, states.shape[1])
+            states = padded.index_copy_(0, real_tokens(starts, lengths, tokens.device), states)
+        self.frozen.given = states.unflatten(0, (1 if self.attention.packed else len(lengths), -1))
+        try:
+            return forward(tokens, lengths)
+        finally:
+            self.frozen.given = None
 
     def _packed(self, tokens: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, np.ndarray]:
         """Hidden states (T, hidden), or of the n pooled tokens alone (n, hidden), and each text's first index."""

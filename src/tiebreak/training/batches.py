@@ -1,6 +1,7 @@
 """Rows of the token table -> the tensors of a forward pass and its loss."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,13 +11,16 @@ from tiebreak.data.augment import Augmentation
 from tiebreak.data.tokens import Tokens
 from tiebreak.labels import NO_LABEL, SWAPPED_CLASS
 
+if TYPE_CHECKING:
+    from tiebreak.training.frozen_cache import FrozenStates
+
 
 @dataclass(frozen=True)
 class Batch:
     """`tokens` (T,) int64, `lengths` of the n rows' texts, `labels` (n,) int64, and their weight in the loss (n,).
 
     A row without a label has -1. `features` (n, k) are the rows' features, `teachers` (t, n, 3) the teachers' logits,
-    in the order in which each row is seen.
+    in the order in which each row is seen. `states` are those of the frozen bottom, if they are kept.
     """
 
     tokens: torch.Tensor
@@ -25,11 +29,12 @@ class Batch:
     weights: torch.Tensor
     features: torch.Tensor | None = None
     teachers: torch.Tensor | None = None
+    states: torch.Tensor | None = None
 
     @property
-    def inputs(self) -> tuple[torch.Tensor, list[int], torch.Tensor | None]:
+    def inputs(self) -> tuple[torch.Tensor, list[int], torch.Tensor | None, torch.Tensor | None]:
         """What the model takes."""
-        return self.tokens, self.lengths, self.features
+        return self.tokens, self.lengths, self.features, self.states
 
 
 def make_batch(
@@ -41,6 +46,7 @@ def make_batch(
     labelled: bool = True,
     augmentation: Augmentation | None = None,
     epoch: int = 0,
+    frozen: "FrozenStates | None" = None,
 ) -> Batch:
     """Collect the rows (n,) in the given orders (n,); a swapped row gets the swapped label.
 
@@ -56,6 +62,7 @@ def make_batch(
         labelled: False leaves the labels out.
         augmentation: changes each row as it is seen in this epoch.
         epoch: from 0.
+        frozen: the kept states of the table's rows.
     """
     weights = torch.ones(len(rows))
     if len(rows) == 0:
@@ -68,6 +75,8 @@ def make_batch(
         else:
             seen[i], made = augmentation.input_ids(row, swap, epoch)
             texts += made
+    lengths = [len(text) for text in texts]
+    states = None if frozen is None else frozen.of(rows, swapped, lengths)
     features = tokens.features_of(seen, swapped)
     known = tokens.labels[rows].astype(np.int64)
     labels = np.where(swapped, SWAPPED_CLASS[known], known)
@@ -75,9 +84,10 @@ def make_batch(
     seen_targets = None if targets is None else targets[:, swapped.astype(np.int64), rows]
     return Batch(
         to_device(np.concatenate(texts).astype(np.int64), device),
-        [len(text) for text in texts],
+        lengths,
         to_device(labels, device),
         to_device(weights, device),
         None if features is None else to_device(features, device),
         None if seen_targets is None else to_device(seen_targets, device),
+        None if states is None else to_device(states, device),
     )

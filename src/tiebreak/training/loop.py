@@ -25,6 +25,7 @@ from tiebreak.preemption import Stopped, StopRequest
 from tiebreak.terminal import one_line
 from tiebreak.training.batches import Batch, make_batch
 from tiebreak.training.checkpoints import Cursor, Saver, find_checkpoint
+from tiebreak.training.frozen_cache import FrozenStates
 from tiebreak.training.log import RunLog
 from tiebreak.training.optimizer import lr_factor, set_learning_rates
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops
@@ -56,7 +57,7 @@ class TrainingJob:
     rows of `tokens`, as `make_batch` takes them. `augmentation` changes rows as they are trained on.
     `newest` is the step of this process's last evaluation, and its logits. `pieces` is what each micro-batch is cut
     into, after memory ran out. `until` is the step after which the run pauses, evaluated and saved (none: the plan's
-    last).
+    last). `frozen` are the kept states of the rows of `tokens` and of `valid`.
     """
 
     recipe: Recipe
@@ -78,6 +79,7 @@ class TrainingJob:
     newest: tuple[int, np.ndarray] | None = None
     pieces: int = 1
     until: int | None = None
+    frozen: tuple[FrozenStates | None, FrozenStates | None] = (None, None)
 
     @property
     def last_step(self) -> int:
@@ -210,7 +212,7 @@ def accumulate(job: TrainingJob, step: Step, index: int) -> tuple[list[torch.Ten
     for number, members in enumerate(micro_batches, 1):
         rows = job.rows[step.rows[members]]
         job.watch.at(index + 1, "reading rows")
-        seen_as = (job.augmentation, step.epoch)
+        seen_as = (job.augmentation, step.epoch, job.frozen[0])
         batch = make_batch(job.tokens, rows, step.swapped[members], ranks.device, job.targets, labelled, *seen_as)
         job.watch.at(index + 1, "computing")
         with engine.micro_batch(last=number == len(micro_batches)):
@@ -287,7 +289,7 @@ def evaluate_if_due(job: TrainingJob, cursor: Cursor) -> bool:
 def predict_held_out(job: TrainingJob, step: int) -> np.ndarray | None:
     """Compute logits (n, 3) of the held-out rows with the engine's weights; None if a stop was requested meanwhile."""
     budget = job.recipe.train.tokens_per_micro_batch
-    return predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, step))
+    return predict_rows(job.engine, job.valid, job.held_out, budget, partial(interrupted, job, step), job.frozen[1])
 
 
 def interrupted(job: TrainingJob, step: int) -> bool:

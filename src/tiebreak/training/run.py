@@ -35,6 +35,7 @@ from tiebreak.tables.table import OnBadRow
 from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.finish import Pause, Run, finish, tell_held_out
+from tiebreak.training.frozen_cache import keep_frozen
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Loss, TrainingJob, fit
 from tiebreak.training.losses import cross_entropy, distillation
@@ -315,15 +316,13 @@ def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> T
     if run.checkpoint is not None:
         load_weights(run.checkpoint, engine)
         load_optimizer(run.checkpoint, engine)
-    teachers = prepared.teachers
     if ranks.first:
         sizes = {"parameters": parameters, "trained_parameters": trained}
         describe(run.folder, engine, sizes | prepared.manifest.record | prepared.teachers_record)
-    precision = str(prepared.precision).removeprefix("torch.")
     log.info(
         f"{recipe.name}: {len(split.train):,} rows to train on, {len(split.held_out):,} held out, "
         f"{plan.steps:,} steps; {trained:,} trained parameters; "
-        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; "
+        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(prepared.precision)[6:]}; "
         f"attention: {model.attention.backend} ({model.attention.reason})"
     )
     for note in [*run.notes, f"run folder: {run.folder}"]:
@@ -343,7 +342,8 @@ def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> T
         watch=HangWatchdog(ranks, recipe.train.timeout_s),
         flops=flops,
         eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
-        targets=teachers.targets if teachers else None,
+        targets=prepared.teachers.targets if prepared.teachers else None,
         augmentation=make_augmentation(recipe.data, recipe.train.seed, split.tokens, split.variants),
         until=pause.step(plan.steps) if pause else None,
+        frozen=keep_frozen(engine, recipe, split),
     )
