@@ -92,6 +92,24 @@ def test_labels_are_scored_from_the_data_or_from_another_table(model, table, tmp
     assert "none of its ids" in capsys.readouterr().err
 
 
+def test_a_table_without_ids_is_predicted_and_scored_by_its_rows_numbers(model, table, tmp_path):
+    """With the probabilities of the same table with ids; in every layout: tests/tables/test_ids.py."""
+    with open(table, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    place = header.index("id")
+    bare = tmp_path / "bare.csv"
+    with open(bare, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row[:place] + row[place + 1 :] for row in (header, *rows)])
+    common = ["predict", "--model", str(model), *BLOCKS]
+    assert main([*common, "--data", str(table), "--labels", "auto", "--out", str(tmp_path / "with")]) == 0
+    assert main([*common, "--data", str(bare), "--labels", str(bare), "--out", str(tmp_path / "without")]) == 0
+    ids, probabilities = read_predictions(tmp_path / "without" / "predictions.csv")
+    assert ids == [str(number) for number in range(1, 151)]
+    np.testing.assert_array_equal(probabilities, read_predictions(tmp_path / "with" / "predictions.csv")[1])
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text())["model"] for name in ("with", "without"))
+    assert one == other and one["rows"] == 150
+
+
 def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, capsys):
     table = tmp_path / "test.csv"
     table.write_text(
