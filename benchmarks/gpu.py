@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                                # ten minutes on one GPU; prints a table to paste
     python benchmarks/gpu.py --only gemma2-9b --minutes 3   # the cases whose name has this
+    python benchmarks/gpu.py --only deberta --cudnn         # what cuDNN's plans for each new shape cost
     python benchmarks/gpu.py --quick                        # tiny models, on a CPU too, to see that it runs
 
 Nothing is downloaded: configurations are those in models/architectures.py, weights are random, tokens are the demo
@@ -311,7 +312,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose name has this")
     parser.add_argument("--minutes", type=float, default=10, help="no case begins after these")
     parser.add_argument("--rows", type=int, default=256, help="of the table")
+    parser.add_argument("--cudnn", action="store_true", help="let torch take cuDNN's attention, as it would by itself")
     options = parser.parse_args(words)
+    if options.cudnn:  # it is off where models are loaded, as it makes a plan for each new shape
+        torch.backends.cuda.enable_cudnn_sdp(True)
     device = Ranks().device
     dtype = loading.choose_precision("auto", device)
     if device.type == "cpu" and not options.quick:

@@ -29,7 +29,7 @@ RUNS = {
     "fsdp, offloaded": (["--engine", "fsdp"], [OFFLOAD]),
 }
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-ON_A_CPU = ("ddp", "fsdp, offloaded")
+ON_A_CPU = ("fsdp, offloaded",)
 """Also run where there is none, so that the test itself is known to work."""
 
 

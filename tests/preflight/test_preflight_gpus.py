@@ -59,3 +59,12 @@ def test_an_old_driver_is_a_failure(monkeypatch, tmp_path):
 def test_a_driver_that_does_not_say_the_capability_is_not_judged(monkeypatch):
     (found,) = check(monkeypatch, ("NVIDIA H100", "[N/A]", "470.1"))
     assert found.verdict == "ok"
+
+
+def test_nodes_are_compared():
+    h100, a100 = "8 x NVIDIA H100 80GB HBM3 (9.0)", "8 x NVIDIA A100-SXM4-80GB (8.0)"
+    assert gpus.compare_gpus({"n1": h100, "n2": h100}) == gpus.compare_gpus({"n1": None, "n2": None}) == []
+    (found,) = gpus.compare_gpus({"n1": h100, "n2": None, "n3": None})
+    assert found.failed and "no GPU that a process may use on n2, n3, while n1 has 8 x NVIDIA H100" in found.text
+    (found,) = gpus.compare_gpus({"n1": h100, "n2": a100, "n3": h100})
+    assert found.verdict == "note" and f"on n1, n3: {h100}; on n2: {a100}" in found.text

@@ -1,10 +1,11 @@
-"""This node's GPUs, as the driver names them, and whether the torch that is installed has code for them."""
+"""The nodes' GPUs, as the driver names them, and whether the torch that is installed has code for them."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from tiebreak.cluster.machine import gpu_kinds, is_built_for, refuse_unusable_gpus, without_code
 from tiebreak.errors import UserError
-from tiebreak.preflight.findings import NOTE, OK, Finding
+from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
 
 AMPERE = (8, 0)
 
@@ -36,6 +37,24 @@ def check_gpus() -> list[Finding]:
         notes.append("they differ, so the fastest wait for the slowest")
     text = f"{', '.join(listed)}, driver {kinds[0][2]}, torch {torch.__version__}"
     return [Finding("GPUs", "; ".join([text, *notes]), NOTE if notes else OK)]
+
+
+def compare_gpus(rows: Mapping[str, str | None]) -> list[Finding]:
+    """Compare the rows of `check_gpus` of all nodes, by the nodes' names; none for a node without a GPU.
+
+    Ranks without a GPU would form another process group than the others, and different ones wait for the slowest.
+    """
+    if len(set(rows.values())) < 2:
+        return []
+    without = sorted(name for name, text in rows.items() if text is None)
+    if without:
+        there = next(f"{name} has {text}" for name, text in sorted(rows.items()) if text is not None)
+        return [Finding("GPUs", f"no GPU that a process may use on {', '.join(without[:8])}, while {there}", FAIL)]
+    of: dict[str | None, list[str]] = {}
+    for name, text in sorted(rows.items()):
+        of.setdefault(text, []).append(name)
+    listed = "; ".join(f"on {', '.join(names[:8])}: {text}" for text, names in of.items())
+    return [Finding("GPUs", f"nodes differ, so the fastest wait for the slowest: {listed}", NOTE)]
 
 
 def _numbers(capability: str) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from tiebreak.cluster.meeting import POLL_S, ClockServer, find_nodes, probe_all
 from tiebreak.cluster.ranks import Ranks, agree, print_error
 from tiebreak.errors import UserError
 from tiebreak.preflight.findings import FAIL, NOTE, Finding, as_rows, from_rows
+from tiebreak.preflight.gpus import compare_gpus
 from tiebreak.preflight.memory import Estimate
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def exchange(store: "dist.Store", ranks: Ranks, own: list[Finding]) -> list[Find
         for node in nodes[1:]:
             failed = [row for row in from_rows(reports[node]["own"]) if row.failed and row not in findings]
             findings += [Finding(row.check, f"on {node.name}: {row.text}", row.verdict) for row in failed]
+        gpus = {
+            node.name: next((row["text"] for row in reports[node]["own"] if row["check"] == "GPUs"), None)
+            for node in nodes
+        }
+        findings += compare_gpus(gpus)
         if silences := [text for report in reports.values() for text in report["silent"]]:
             findings.append(Finding("nodes", "; ".join(silences) + ": a firewall, or a wrong name?", FAIL))
         else:
