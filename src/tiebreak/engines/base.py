@@ -67,8 +67,12 @@ class Engine:
         *sums, norm = torch.cat([self.sum(totals), clipped.detach().to(totals)[None]]).tolist()
         if math.isfinite(sums[0]) and math.isfinite(norm):
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear()
         return sums, norm
+
+    def clear(self) -> None:
+        """Let the next step's gradients begin at nothing."""
+        self.optimizer.zero_grad(set_to_none=True)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks (in place)."""

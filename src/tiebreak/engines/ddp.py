@@ -33,3 +33,10 @@ class DDPEngine(Engine):
             return
         with self.module.no_sync():
             yield
+
+    def clear(self) -> None:
+        """Zero the gradients where they are, in the buckets that travel.
+
+        Without them the micro-batches before the last would make all gradients a second time, beside the buckets.
+        """
+        self.optimizer.zero_grad(set_to_none=False)
