@@ -151,13 +151,13 @@ def browser():
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Each room's seconds; and each job's on a cluster: tests wait for jobs that run side by side."""
+    """Each room's seconds; each job's on a cluster, as tests wait for jobs that run side by side; peaks of memory."""
     seconds: Counter[str] = Counter()
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
         if not isinstance(report, pytest.TestReport):
             continue
         seconds[report.location[0].rpartition("/")[0]] += report.duration
         for name, text in report.user_properties:
-            if name == "slurm" and report.when == "call":
+            if name in ("slurm", "peak") and report.when == "call":
                 terminalreporter.write_line(f"{report.nodeid.rpartition('[')[2].rstrip(']'):16} {text}")
     terminalreporter.write_line("seconds: " + ", ".join(f"{room} {took:.0f}" for room, took in seconds.most_common()))

@@ -6,15 +6,18 @@ attention, which torch cannot run without a card, are replaced by functions that
 
 import ctypes
 import os
-import weakref
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.cuda.amp.common
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from live import Live
 
 DRIVER = ctypes.CDLL(os.environ["LD_PRELOAD"])
 ROUNDED = 512
@@ -26,40 +29,6 @@ torch.cuda.is_bf16_supported = lambda *args, **kwargs: True
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda *args: (9, 0)
 torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # or autocast switches itself off
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the storages that live on each type of device, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = {"cuda": 0, "cpu": 0}
-        self.peak = {"cuda": 0, "cpu": 0}
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for tensor in found if isinstance(found, (tuple, list)) else [found]:
-            if isinstance(tensor, torch.Tensor) and tensor.device.type in self.live:
-                self.count(tensor.untyped_storage(), tensor.device.type)
-        return found
-
-    def count(self, storage: Any, device: str) -> None:
-        if (key := storage._cdata) in self.known:
-            return
-        size = -(-storage.nbytes() // ROUNDED) * ROUNDED
-        self.known.add(key)
-        self.live[device] += size
-        self.peak[device] = max(self.peak[device], self.live[device])
-        weakref.finalize(storage, self.drop, key, device, size)
-
-    def drop(self, key: int, device: str, size: int) -> None:
-        self.known.discard(key)
-        self.live[device] -= size
-
-    def restart(self) -> None:
-        """Let the peaks begin at what lives now."""
-        self.peak = dict(self.live)
 
 
 @contextmanager
@@ -111,6 +80,11 @@ def install() -> None:
     from tiebreak.models import flash
 
     flash.find_flash = lambda: (flash_attn_varlen_func, "simulated")
+
+
+def counted() -> Live:
+    """A count of the bytes that live, rounded as CUDA's allocator does."""
+    return Live(ROUNDED)
 
 
 def fake() -> FakeTensorMode:

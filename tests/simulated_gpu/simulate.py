@@ -26,13 +26,14 @@ from tiebreak.models.architectures import ARCHITECTURES  # noqa: E402
 from tiebreak.models.attention import Attention  # noqa: E402
 from tiebreak.models.heads import attach_head, heads_of  # noqa: E402
 from tiebreak.models.loading import _wrap  # noqa: E402
+from tiebreak.models.recomputing import recompute_activations  # noqa: E402
 from tiebreak.preflight.memory import NF4  # noqa: E402
 
 CUDA = torch.device("cuda")
 
 
-class _Product(torch.autograd.Function):
-    """A product with a frozen quantised matrix, which is whole while it is used."""
+class _Product4(torch.autograd.Function):
+    """A product with a frozen matrix in 4 bits, which is whole while it is used."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -44,25 +45,37 @@ class _Product(torch.autograd.Function):
         return grad @ grad.new_empty(ctx.shape), None
 
 
-class Quantised(nn.Linear):
-    """bitsandbytes' layer: so many bytes a weight."""
+class _Product8(_Product4):
+    """In 8 bits: the input is quantised from fp16, and the product goes from int32 to fp16 to its own type."""
 
-    def __init__(self, linear: nn.Linear, bytes_each: float) -> None:
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        ctx.shape = shape
+        codes = torch.empty_like(states.half(), dtype=torch.int8)
+        summed = codes.new_empty((*states.shape[:-1], shape[0]), dtype=torch.int32)
+        return torch.empty_like(summed, dtype=torch.float16).to(states.dtype)
+
+
+class Quantised(nn.Linear):
+    """bitsandbytes' layer."""
+
+    def __init__(self, linear: nn.Linear, bits: int) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
-        held = torch.empty(round(linear.weight.numel() * bytes_each), dtype=torch.uint8, device=CUDA)
+        self.product = _Product4 if bits == 4 else _Product8
+        held = torch.empty(round(linear.weight.numel() * (NF4 if bits == 4 else 1)), dtype=torch.uint8, device=CUDA)
         self.weight = nn.Parameter(held, requires_grad=False)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # peft copies the result before it adds the adapter's.
-        return _Product.apply(input.to(torch.bfloat16), (self.out_features, self.in_features)).clone()
+        result = self.product.apply(input.to(torch.bfloat16), (self.out_features, self.in_features))
+        return result.clone() if self.product is _Product4 else result  # peft does so before it adds the adapter's
 
 
-def replace(network: nn.Module, bytes_each: float) -> None:
+def replace(network: nn.Module, bits: int) -> None:
     for module in list(getattr(network, network.base_model_prefix).modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, Quantised(child, bytes_each))
+                setattr(module, name, Quantised(child, bits))
 
 
 def build(recipe: Any, backend: str) -> Any:
@@ -76,7 +89,7 @@ def build(recipe: Any, backend: str) -> Any:
         )
         attach_head(network, recipe.model, recipe.data.features)
         if recipe.model.method == "qlora":
-            replace(network, NF4 if recipe.model.bits == 4 else 1)
+            replace(network, recipe.model.bits)
         for head in heads_of(network).values():
             for module in head.modules():
                 for name, parameter in list(module.named_parameters(recurse=False)):
@@ -86,22 +99,18 @@ def build(recipe: Any, backend: str) -> Any:
         if recipe.model.method != "full":
             network = adapted(network, recipe)
     if recipe.train.gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(network, recipe.model)
     return _wrap(network, attention, recipe.model, torch.bfloat16).train()
 
 
 def adapted(network: Any, recipe: Any) -> Any:
     """With adapters; peft moves and copies modules, which fake tensors do not bear."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     nn.Module.to = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
     network = add_adapters(network, recipe.model)
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             there = torch.empty(parameter.shape, dtype=parameter.dtype, device=CUDA)
             setattr(module, name, nn.Parameter(there, requires_grad=parameter.requires_grad))
-        if isinstance(module, BaseTunerLayer) and recipe.model.method == "qlora":
-            module.cast_input_dtype_enabled = False  # peft's 4-bit layers leave it to autocast
     return network
 
 
@@ -138,28 +147,36 @@ def lay_out_on_the_host() -> None:
     preference.to_device = deberta.to_device = to_device
 
 
-def main(name: str, attention: str, *changes: str) -> None:
-    recipe = load_recipe(name, ["train.precision=bf16", *changes])
+def prepare(recipe: Any, attention: str) -> tuple[Any, list[int]]:
+    """The judge of a recipe, and the lengths of a micro-batch's rows."""
     kind = ARCHITECTURES[recipe.model.base]["model_type"]
     packed = "packed-deberta" if kind == "deberta-v2" else "packed-sdpa"
     length = recipe.data.max_tokens
-    lengths = [length] * (recipe.train.tokens_per_micro_batch // length)
+    judge = build(recipe, "flash" if attention == "flash" else packed)
+    return judge, [length] * (recipe.train.tokens_per_micro_batch // length)
+
+
+def micro_batch(module: Any, lengths: list[int]) -> None:
+    logits = module(torch.empty(sum(lengths), dtype=torch.long, device=CUDA), lengths)
+    with fake_gpu.backward():
+        logits.sum().backward()
+
+
+def main(name: str, attention: str, *changes: str) -> None:
+    recipe = load_recipe(name, ["train.precision=bf16", *changes])
     lay_out_on_the_host()
-    live = fake_gpu.Live()
+    live = fake_gpu.counted()
     with fake_gpu.fake(), live:
-        judge = build(recipe, "flash" if attention == "flash" else packed)
+        judge, lengths = prepare(recipe, attention)
         trained = [parameter for parameter in judge.parameters() if parameter.requires_grad]
         states = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         held = live.live["cuda"]
         live.restart()
-        logits = judge(torch.empty(sum(lengths), dtype=torch.long, device=CUDA), lengths)
-        after = live.live["cuda"]
-        with fake_gpu.backward():
-            logits.sum().backward()
+        micro_batch(judge, lengths)
     assert len(states) and live.peak["cpu"] < 2**30
-    print(json.dumps({"held": held, "kept": after - held, "peak": live.peak["cuda"], "tokens": sum(lengths)}))
+    print(json.dumps({"held": held, "peak": live.peak["cuda"]}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ CONTEXT_GIB = {"cuda": 0.8, "cpu": 0.7}
 """The driver's context and the allocator's slack; on a CPU the process with its libraries."""
 ERROR = 0.10
 """Share by which a peak may miss the estimate: what tests/simulated_gpu finds at most (docs/preflight.md)."""
+FUSED = ("auto", "flash", "flex")
+"""Values of `model.attention` with which attention may be one kernel."""
 Parts = tuple[float, float, float]
 """Bytes of weights, gradients and optimizer states."""
 
@@ -32,7 +34,8 @@ class Estimate:
         weights, gradients, states: this rank's part of them; `states` are the optimizer's, with its copy of weights.
         buffers: what the engine gathers or casts for a while.
         activations: of one micro-batch.
-        stepping: what the optimizer makes in a step, when there are no activations.
+        stepping: what is made when there are no activations: by the optimizer, or by FSDP2 of the embeddings.
+        arriving: gradients of `gradients` that come only as activations go.
         loading: the most before the first step, on the device.
         reading: on the host of rank 0, which reads the weights for all ranks; 0 where each reads them.
         trained: bytes of the trained weights in fp32, whole: the gradients that travel.
@@ -45,6 +48,7 @@ class Estimate:
     buffers: float
     activations: float
     stepping: float
+    arriving: float
     loading: float
     reading: float
     host: float
@@ -60,7 +64,7 @@ class Estimate:
     @property
     def running(self) -> float:
         """All of a step."""
-        return self.kept + max(self.buffers + self.activations, self.stepping)
+        return self.kept + max(self.buffers + self.activations - self.arriving, self.stepping)
 
     @property
     def gib(self) -> float:
@@ -90,7 +94,7 @@ def estimate(
         device: cuda or cpu.
         architecture: in place of what is known of `model.base` (tiebreak.models.architectures).
         ds: DeepSpeed's configuration.
-        flash: whether flash-attn is installed; by default, whether it is so here.
+        flash: whether flash-attn or FlexAttention runs, which keep as much; by default, whether flash-attn is here.
     """
     architecture = architecture or find_architecture(recipe.model.base)
     if architecture is None:
@@ -116,15 +120,14 @@ def estimate(
     cut, buffers = _cut(held, engine, world, recipe, several, zero)
     layer = weights * sizes.linear / sizes.total / architecture["num_hidden_layers"]
     embedding = weights * sizes.embeddings / sizes.total if method == "full" else half * sizes.embeddings
-    if engine in ("zero3", "fsdp"):
-        buffers += _gathered(engine, recipe, ds or {}, weights, embedding + 2 * layer)
-    matrix = max(inputs * outputs for inputs, outputs in linear_weights(architecture))
-    # A quantised matrix is whole while it is used; autocast makes a trained one's gradient in both types.
-    buffers += matrix * (half if method == "qlora" else half + 4 if method == "full" and half == 2 else 0)
     # A decoder's FSDP2 gathers in bf16; else autocast's copies are kept until the backward pass has used them.
-    casts = method == "full" and half == 2 and (engine != "fsdp" or not FAMILIES[architecture["model_type"]].decoder)
+    casts = method == "full" and half == 2 and not (engine == "fsdp" and FAMILIES[architecture["model_type"]].decoder)
+    gathered, alone = _gathered_by_zero(ds or {}, weights) if engine == "zero3" else 0.0, 0.0
+    if engine == "fsdp":
+        gathered, alone = _gathered_by_fsdp(recipe, half == 2 and not casts, weights, layer, embedding)
     uses_flash = _uses_flash(recipe, architecture, half, device, flash)
-    activations = _activations(recipe, architecture, half, device, uses_flash, 2.0 * sizes.linear if casts else 0.0)
+    autocast = 2.0 * sizes.linear * casts
+    activations, lowest = _activations(recipe, architecture, half, device, uses_flash, autocast)
     on_device, host = _offloaded(cut, engine, recipe, zero)
     handed_out = hands_out(engine, recipe)
     # The embedding is handed out first, and whole beside nothing; the last layer beside all parts.
@@ -132,9 +135,10 @@ def estimate(
     loading = max(embedding, parts + layer) if handed_out else weights
     return Estimate(
         *on_device,
-        buffers=buffers,
+        buffers=buffers + gathered + _matrix(recipe, architecture, half, casts),
         activations=activations,
-        stepping=0.0 if recipe.train.optimizer != "adamw" or on_device[2] == 0 else on_device[2] / 2,
+        stepping=max(alone, 0.0 if recipe.train.optimizer != "adamw" or on_device[2] == 0 else on_device[2] / 2),
+        arriving=min(on_device[1], activations - lowest) if engine == "fsdp" and not several else 0.0,
         loading=loading if device == "cuda" else weights,
         reading=weights if handed_out else 0.0,
         host=host,
@@ -183,10 +187,41 @@ def _bucket(zero: dict[str, Any]) -> float:
     return 4.0 * int(zero.get("reduce_bucket_size", 500_000_000))
 
 
-def _gathered(engine: str, recipe: Recipe, ds: dict[str, Any], weights: float, two_layers: float) -> float:
-    """Bytes of weights that are whole for a while."""
-    if engine == "fsdp":
-        return two_layers if recipe.fsdp.reshard_after_forward else weights
+def _gathered_by_fsdp(
+    recipe: Recipe, cast: bool, weights: float, layer: float, embedding: float
+) -> tuple[float, float]:
+    """Bytes that FSDP2 makes beside activations, and those that it makes for the embeddings when there are none.
+
+    A layer's weights are whole, and the next layer's on their way; the gradients of the layer before travel in fp32.
+    The embeddings' come last, in the weights' type and in fp32; while they are looked up, they are whole twice.
+
+    Args:
+        recipe: of the training.
+        cast: whether trained weights travel in bf16.
+        weights: bytes of all.
+        layer: of a layer's.
+        embedding: of the embeddings'.
+    """
+    trained = recipe.model.method == "full"
+    share = 0.5 if cast and trained else 1.0
+    sent = layer if trained else 0.0
+    whole = 2 * share * layer if recipe.fsdp.reshard_after_forward else share * weights
+    return whole + sent, (share + 1) * embedding
+
+
+def _matrix(recipe: Recipe, architecture: dict[str, Any], half: int, casts: bool) -> float:
+    """Bytes made of the largest matrix: the quantised one whole while it is used, or a trained one's gradient.
+
+    The gradient comes in the product's type, and where autocast has cast the weight in the weight's type too.
+    """
+    largest = max(inputs * outputs for inputs, outputs in linear_weights(architecture))
+    if recipe.model.method == "lora" or (recipe.model.method == "full" and half == 4):
+        return 0.0
+    return float(largest * (half + 4 if casts else half))
+
+
+def _gathered_by_zero(ds: dict[str, Any], weights: float) -> float:
+    """Bytes of weights that ZeRO-3 holds whole for a while."""
     live = int(ds.get("zero_optimization", {}).get("stage3_max_live_parameters", 1_000_000_000))
     return min(4.0 * live, weights)
 
@@ -206,8 +241,8 @@ def _offloaded(cut: Parts, engine: str, recipe: Recipe, zero: dict[str, Any]) ->
 
 def _activations(
     recipe: Recipe, architecture: dict[str, Any], half: int, device: str, flash: bool, casts: float
-) -> float:
-    """Bytes of a micro-batch, and of the `casts` of trained weights, which live as long."""
+) -> tuple[float, float]:
+    """Bytes of a micro-batch, with the `casts` of trained weights, which live as long; those of the lowest layer."""
     layers, tokens = int(architecture["num_hidden_layers"]), recipe.train.tokens_per_micro_batch
     kept = kept_per_token(recipe, architecture, half, device, flash)
     fixed = 0.0
@@ -215,21 +250,22 @@ def _activations(
         # Each layer drops out, casts and projects the table of positions; the slots are of 8 bytes.
         table = 2 * architecture["position_buckets"] * int(architecture["hidden_size"])
         fixed = layers * table * (1 + 4 * half) + 8.0 * recipe.data.max_tokens**2
+    lowest = tokens * (kept.inputs + kept.layer + kept.backward)
     if recipe.train.gradient_checkpointing:
         # Autocast's copies go with the forward pass, as the backward pass makes those of a layer again.
         again = tokens * (kept.layer + kept.backward) + (casts + fixed) / layers
-        return tokens * (kept.inputs * layers + kept.outside) + max(again, casts)
-    return tokens * (kept.layer * (layers - 1) + kept.last + kept.backward + kept.outside) + casts + fixed
+        return tokens * (kept.inputs * layers + kept.outside) + max(again, casts), lowest
+    return tokens * (kept.layer * (layers - 1) + kept.last + kept.backward + kept.outside) + casts + fixed, lowest
 
 
 def _uses_flash(recipe: Recipe, architecture: dict[str, Any], half: int, device: str, installed: bool | None) -> bool:
     """The rule of tiebreak.models.attention, without a GPU to ask."""
     family = FAMILIES[architecture["model_type"]]
-    if device != "cuda" or half != 2 or not family.flash or recipe.model.attention not in ("auto", "flash"):
+    if device != "cuda" or half != 2 or not family.flash or recipe.model.attention not in FUSED:
         return False
     if architecture["model_type"] == "gemma2" and recipe.model.dropout:
         return False
-    return recipe.model.attention == "flash" or (flash_is_here() if installed is None else installed)
+    return recipe.model.attention != "auto" or (flash_is_here() if installed is None else installed)
 
 
 def flash_is_here() -> bool:
