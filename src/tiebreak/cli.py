@@ -290,10 +290,14 @@ def _merge_adapters(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
+    from tiebreak.pipeline.cards import list_memory
     from tiebreak.pipeline.catalogue import list_recipes, show_recipe
 
-    columns = shutil.get_terminal_size((120, 24)).columns
-    say(show_recipe(options.name, options.set) if options.name else list_recipes(columns))
+    if options.memory:
+        say(list_memory(options.name, options.set))
+    else:
+        columns = shutil.get_terminal_size((120, 24)).columns
+        say(show_recipe(options.name, options.set) if options.name else list_recipes(columns))
     return 0
 
 

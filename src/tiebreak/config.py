@@ -170,8 +170,9 @@ class TrainSettings(Section):
     The loss is fp32. Training in fp16 is refused with its reason (tiebreak.compatibility)."""
     frozen_cache_gb: bounds.Gigabytes = 0.0
     """Most GB of $TIEBREAK_CACHE for what frozen layers give for a row, computed once and without dropout; 0: none."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: about a third slower, much less memory."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Compute activations again in the backward pass: about a third slower, much less memory, the same result. `auto`
+    keeps them on GPUs where the estimate says that they fit (docs/gpu.md)."""
     eval_every: bounds.Steps | None = None
     """Steps between evaluations; none means four evaluations per epoch."""
     early_stopping: bounds.Steps | None = None

@@ -304,6 +304,7 @@ def _add_merge_adapters_command(commands: "Commands") -> None:
 def _add_listing_commands(commands: "Commands") -> None:
     recipes = commands.add_parser("recipes")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="print this recipe as YAML, every field resolved")
+    recipes.add_argument("--memory", action="store_true", help="how it, or each of them, fits on GPUs of 16 to 141 GB")
     add_set(recipes)
 
 

@@ -50,3 +50,9 @@ def test_a_folder_that_is_removed_under_its_run_is_told(tmp_path):
     (tmp_path / "run" / "claim.json").unlink()
     with pytest.raises(UserError, match="removed"):
         claim.check()
+
+
+def test_what_changes_speed_and_memory_alone_may_be_another_in_a_resumed_run(tmp_path):
+    """As the message of a GPU without memory advises."""
+    begin(tmp_path / "run", ["train.gradient_checkpointing=auto"])
+    begin(tmp_path / "run", ["train.gradient_checkpointing=true", "train.tokens_per_micro_batch=4096"])

@@ -46,6 +46,7 @@ def test_run_folder_holds_all_that_the_contract_names(sample, drawn_curves, tmp_
     environment = json.loads((out / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["rows_trained"] + environment["rows_held_out"] == 400
+    assert environment["gradient_checkpointing"] is False and environment["micro_batches_cut_in"] == 1
 
 
 def test_rows_are_compared_with_those_the_run_was_begun_with(tmp_path):

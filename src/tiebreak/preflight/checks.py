@@ -30,6 +30,7 @@ from tiebreak.preflight.gpus import check_gpus
 from tiebreak.preflight.memory import Estimate, estimate
 from tiebreak.preflight.model_files import check_folder, check_tokenizer, find_folder
 from tiebreak.preflight.network import check_collectives, exchange, exit_together
+from tiebreak.preflight.recompute import Fit, fit
 from tiebreak.preflight.room import check_cache, check_disk, check_memory
 from tiebreak.preflight.tables import check_tables
 from tiebreak.preflight.versions import check_versions
@@ -148,9 +149,13 @@ class LaunchPlan:
             gpu_gib,
         )
 
-    def estimate(self, architecture: dict[str, Any] | None) -> Estimate | None:
-        """Estimate the memory of one rank (tiebreak.preflight.memory)."""
-        return estimate(self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)
+    def estimate(self, architecture: dict[str, Any] | None, recipe: Recipe | None = None) -> Estimate | None:
+        """Estimate the memory of one rank (tiebreak.preflight.memory), or of another recipe's."""
+        return estimate(recipe or self.recipe, self.choice.kind, self.world, self.device, architecture, self.choice.ds)
+
+    def fit(self, architecture: dict[str, Any] | None, there: float) -> Fit:
+        """Lay the run into so many GiB of a GPU."""
+        return fit(self.recipe, self.choice.kind, there, partial(self.estimate, architecture))
 
 
 def enabled() -> bool:
@@ -212,7 +217,8 @@ def local_checks(plan: LaunchPlan) -> list[Finding]:
             findings.append(check_tokenizer(folder, recipe))
     findings += findings_of("GPUs", check_gpus)
     needs = None if architecture is None and isinstance(folder, Path) else plan.estimate(architecture)
-    findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib)))
+    fit_into = partial(plan.fit, architecture)
+    findings.append(finding_of("memory", lambda: check_memory(needs, recipe, plan.per_node, plan.gpu_gib, fit_into)))
     if plan.ranks.first:
         findings.append(finding_of("disk", lambda: check_disk(plan.out, needs, recipe, plan.world)))
     findings += check_cache()

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tiebreak.cluster.machine import gpu_memory, host_memory
@@ -9,6 +10,7 @@ from tiebreak.config import Recipe
 from tiebreak.errors import UserError
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
 from tiebreak.preflight.memory import ERROR, GIB, Estimate
+from tiebreak.preflight.recompute import Fit, fits
 from tiebreak.storage import cache_folder
 
 SMALL_FILES = 20 * 2**20
@@ -16,7 +18,13 @@ SMALL_FILES = 20 * 2**20
 OTHER_INODES = 60
 
 
-def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gib: float | None) -> Finding:
+def check_memory(
+    needs: Estimate | None,
+    recipe: Recipe,
+    per_node: int,
+    given_gib: float | None,
+    fit_into: Callable[[float], Fit] | None = None,
+) -> Finding:
     """Compare the estimate with what each GPU has free, or each rank's share of the host's memory.
 
     Args:
@@ -24,25 +32,25 @@ def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gi
         recipe: of the training.
         per_node: ranks on each node.
         given_gib: a GPU's memory, where the GPUs are elsewhere.
+        fit_into: how the run would lay itself into so many GiB of a GPU (tiebreak.preflight.recompute).
     """
     if needs is None:
         return Finding("memory", f"not estimated: the sizes of {recipe.model.base} are not known here", NOTE)
-    text = f"{needs.gib:.1f} GiB a rank (weights {_gib(needs.weights)}, gradients {_gib(needs.gradients)}, "
-    text += f"optimizer {_gib(needs.states)}, buffers {_gib(needs.buffers)}, activations {_gib(needs.activations)}"
-    text += f" {'with' if needs.flash else 'without'} flash-attn)" if needs.device == "cuda" else ")"
-    if needs.loading > needs.running:
-        text += f"; {_gib(needs.loading)} GiB before that, while it is loaded"
-    if needs.reading and needs.device == "cuda":
-        text += f"; rank 0 first reads {_gib(needs.reading)} GiB into its host's memory"
     if needs.device == "cuda" and not given_gib and not (gpus := gpu_memory()):
-        return Finding("memory", f"needs {text}; no GPU here to compare with (--gpu-gib says what one has)", NOTE)
+        text = f"needs {_parts(needs)}; no GPU here to compare with (--gpu-gib says what one has)"
+        return Finding("memory", text, NOTE)
+    told = ""
     if needs.device == "cpu":
         there, where = host_memory() / GIB / per_node, f"of the host's memory for each of {per_node} ranks"
-    elif given_gib:
-        there, where = given_gib, "on a GPU"
     else:
-        there, where = min(free for _, free in gpus) / GIB, f"free on a GPU of {gpus[0][0] / GIB:.0f}"
-    text = f"needs {text} ±{ERROR:.0%}; {there:.1f} GiB {where}"
+        if given_gib:
+            there, where = given_gib, "on a GPU"
+        else:
+            there, where = min(free for _, free in gpus) / GIB, f"free on a GPU of {gpus[0][0] / GIB:.0f}"
+        if fit_into is not None:
+            fitted = fit_into(there)
+            needs, told = fitted.needs or needs, fitted.told
+    text = f"needs {_parts(needs)} ±{ERROR:.0%}; {there:.1f} GiB {where}{told}"
     if needs.gib * (1 - ERROR) > there:
         text += ": too little memory: " + "; ".join(_advice(recipe, needs))
         return Finding("memory", text, FAIL)
@@ -51,7 +59,19 @@ def check_memory(needs: Estimate | None, recipe: Recipe, per_node: int, given_gi
     if needs.host and (host := host_memory() / per_node) < needs.host:
         text += f"; {_gib(needs.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
         return Finding("memory", text, FAIL)
-    return Finding("memory", text, NOTE if needs.gib * (1 + ERROR) > there else OK)
+    return Finding("memory", text, OK if fits(needs, there) else NOTE)
+
+
+def _parts(needs: Estimate) -> str:
+    """The estimate and what it is made of."""
+    text = f"{needs.gib:.1f} GiB a rank (weights {_gib(needs.weights)}, gradients {_gib(needs.gradients)}, "
+    text += f"optimizer {_gib(needs.states)}, buffers {_gib(needs.buffers)}, activations {_gib(needs.activations)}"
+    text += f" {'with' if needs.flash else 'without'} flash-attn)" if needs.device == "cuda" else ")"
+    if needs.loading > needs.running:
+        text += f"; {_gib(needs.loading)} GiB before that, while it is loaded"
+    if needs.reading and needs.device == "cuda":
+        text += f"; rank 0 first reads {_gib(needs.reading)} GiB into its host's memory"
+    return text
 
 
 def _advice(recipe: Recipe, needs: Estimate) -> list[str]:
@@ -59,7 +79,7 @@ def _advice(recipe: Recipe, needs: Estimate) -> list[str]:
     ways = []
     if needs.activations > 0.3 * needs.gib * GIB:
         ways.append(f"lower train.tokens_per_micro_batch ({recipe.train.tokens_per_micro_batch})")
-        if not recipe.train.gradient_checkpointing:
+        if recipe.train.gradient_checkpointing is False:
             ways.append("train.gradient_checkpointing=true")
     if recipe.model.method == "full":
         ways.append("model.method=lora or qlora, or cut more (--ds ds_configs/zero3.json, --engine fsdp, more ranks)")

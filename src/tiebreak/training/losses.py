@@ -1,12 +1,28 @@
 """Losses, summed over rows in fp32: the loop divides by the step's row count."""
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional as F
 
 from tiebreak.cluster.transfer import to_device
-from tiebreak.config import DistillSettings
+from tiebreak.config import DistillSettings, Recipe
 from tiebreak.labels import NO_LABEL
 from tiebreak.training.batches import Batch
+
+if TYPE_CHECKING:
+    from tiebreak.training.loop import Loss
+    from tiebreak.training.teachers import Teachers
+
+
+def choose_loss(recipe: Recipe, teachers: "Teachers | None") -> "Loss":
+    """Choose the loss of a batch: cross-entropy, or with teachers distillation."""
+    smoothing = recipe.train.label_smoothing
+    if teachers is None:
+        return partial(cross_entropy, smoothing=smoothing)
+    weights = torch.tensor(teachers.weights, dtype=torch.float32)
+    return partial(distillation, settings=recipe.distill, teacher_weights=weights, smoothing=smoothing)
 
 
 def cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float = 0.0) -> torch.Tensor:

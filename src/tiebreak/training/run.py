@@ -30,6 +30,7 @@ from tiebreak.models.tokenizer import load_tokenizer
 from tiebreak.outputs import refuse_foreign
 from tiebreak.preemption import StopRequest
 from tiebreak.preflight.checks import LaunchPlan, check_network, enabled, run_checks
+from tiebreak.preflight.recompute import fit_here, with_settings
 from tiebreak.pretrained.base_files import read_config
 from tiebreak.tables.table import OnBadRow
 from tiebreak.training.checkpoints import Cursor, Saver, folder_of, load_cursor, load_optimizer, load_weights
@@ -38,7 +39,7 @@ from tiebreak.training.finish import Pause, Run, finish, tell_held_out
 from tiebreak.training.frozen_cache import keep_frozen
 from tiebreak.training.log import RunLog
 from tiebreak.training.loop import Loss, TrainingJob, fit
-from tiebreak.training.losses import cross_entropy, distillation
+from tiebreak.training.losses import choose_loss
 from tiebreak.training.optimizer import build_optimizer
 from tiebreak.training.run_folder import CHECKPOINTS, default_folder, describe, keep_problems, open_folder, refuse_used
 from tiebreak.training.speed import StepFlops
@@ -87,10 +88,10 @@ class Prepared:
         """Of the weights, on this rank's device."""
         return choose_precision(self.recipe.train.precision, self.ranks.device)
 
-    def new_model(self) -> PreferenceModel:
+    def new_model(self, recompute: bool) -> PreferenceModel:
         """Build the model that the run starts with; a head with features is fitted on the training rows."""
-        handed_out = hands_out(self.choice.kind, self.recipe)
-        model = build_for_engine(self.recipe, self.tokenizer, self.ranks, self.precision, handed_out)
+        recipe, handed_out = with_settings(self.recipe, recompute), hands_out(self.choice.kind, self.recipe)
+        model = build_for_engine(recipe, self.tokenizer, self.ranks, self.precision, handed_out)
         head, tokens, rows = model.head, self.split.tokens, self.split.train
         if isinstance(head, FeatureHead):
             head.fit(tokens.features[rows], tokens.labels[rows])
@@ -255,15 +256,6 @@ def check_recipe(recipe: Recipe, model_type: str, ranks: Ranks, choice: Choice) 
     return load_tokenizer(recipe.model.base, recipe.model.template)
 
 
-def choose_loss(recipe: Recipe, teachers: Teachers | None) -> Loss:
-    """Choose the loss of a batch: cross-entropy, or with teachers distillation."""
-    smoothing = recipe.train.label_smoothing
-    if teachers is None:
-        return partial(cross_entropy, smoothing=smoothing)
-    weights = torch.tensor(teachers.weights, dtype=torch.float32)
-    return partial(distillation, settings=recipe.distill, teacher_weights=weights, smoothing=smoothing)
-
-
 def make_plan(recipe: Recipe, split: Split, ranks: Ranks) -> Plan:
     """Lay the training rows out as steps.
 
@@ -309,21 +301,22 @@ def open_run(
 def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> TrainingJob:
     """Load model, engine and checkpoint; every rank must call this."""
     recipe, ranks, split, plan = prepared.recipe, prepared.ranks, prepared.split, prepared.plan
-    model = prepared.new_model()
+    fitted = fit_here(recipe, prepared.choice, ranks, prepared.precision)
+    model = prepared.new_model(fitted.recompute)
     parameters, trained = count_parameters(model)
-    flops = StepFlops(model, recipe.train.gradient_checkpointing)
+    flops = StepFlops(model, fitted.recompute)
     engine = make_engine(model, partial(build_optimizer, train=recipe.train), ranks, recipe, prepared.choice)
     if run.checkpoint is not None:
         load_weights(run.checkpoint, engine)
         load_optimizer(run.checkpoint, engine)
     if ranks.first:
-        sizes = {"parameters": parameters, "trained_parameters": trained}
+        sizes = {"parameters": parameters, "trained_parameters": trained, **fitted.record}
         describe(run.folder, engine, sizes | prepared.manifest.record | prepared.teachers_record)
     log.info(
         f"{recipe.name}: {len(split.train):,} rows to train on, {len(split.held_out):,} held out, "
         f"{plan.steps:,} steps; {trained:,} trained parameters; "
         f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(prepared.precision)[6:]}; "
-        f"attention: {model.attention.backend} ({model.attention.reason})"
+        f"attention: {model.attention.backend} ({model.attention.reason}){fitted.told}"
     )
     for note in [*run.notes, f"run folder: {run.folder}"]:
         log.info(note)
@@ -344,6 +337,7 @@ def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> T
         eval_every=recipe.train.eval_every or math.ceil(plan.steps_per_epoch / 4),
         targets=prepared.teachers.targets if prepared.teachers else None,
         augmentation=make_augmentation(recipe.data, recipe.train.seed, split.tokens, split.variants),
+        pieces=fitted.pieces,
         until=pause.step(plan.steps) if pause else None,
         frozen=keep_frozen(engine, recipe, split),
     )

@@ -26,7 +26,8 @@ from tiebreak.training.checkpoints import find_checkpoint, set_aside
 from tiebreak.training.claim import Claim, take_over
 
 CHECKPOINTS, ROWS = "checkpoints", "rows.json"
-FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.save_every", "train.keep", "train.timeout_s"}
+FREE_TO_CHANGE = {"train.tokens_per_micro_batch", "train.gradient_checkpointing", "train.save_every", "train.keep"}
+FREE_TO_CHANGE |= {"train.timeout_s"}
 FREE_SECTIONS = {"log", "fsdp", "predict"}
 """Fields and sections that a resumed run may set otherwise: they change speed and bookkeeping, never the result."""
 PACKAGES = ("tiebreak", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "numpy")
