@@ -171,8 +171,7 @@ class TrainSettings(Section):
     frozen_cache_gb: bounds.Gigabytes = 0.0
     """Most GB of $TIEBREAK_CACHE for what frozen layers give for a row, computed once and without dropout; 0: none."""
     gradient_checkpointing: bool | Literal["auto"] = False
-    """Compute activations again in the backward pass: about a third slower, much less memory, the same result. `auto`
-    keeps them on GPUs where the estimate says that they fit (docs/gpu.md)."""
+    """Recompute activations in the backward pass: a third slower, much less memory. `auto`: unless they fit a GPU."""
     eval_every: bounds.Steps | None = None
     """Steps between evaluations; none means four evaluations per epoch."""
     early_stopping: bounds.Steps | None = None

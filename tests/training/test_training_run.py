@@ -220,11 +220,11 @@ def test_a_gpu_without_memory_gets_smaller_micro_batches_and_the_same_result(sam
     """A forward pass of more than 700 tokens fails, in the backward pass of the rows before it being done."""
     honest, sizes = PreferenceModel.forward, []
 
-    def forward(self, tokens, lengths, features=None):
+    def forward(self, tokens, lengths, *more):
         if self.training and len(tokens) > 700:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         sizes.append(len(tokens))
-        return honest(self, tokens, lengths, features)
+        return honest(self, tokens, lengths, *more)
 
     changes = set_("train.max_steps=3", "train.tokens_per_micro_batch=1200", "model.dropout=0")
     command = ["train", "--data", str(sample), "--valid", "none", *SHORT, *changes]
@@ -242,7 +242,7 @@ def test_a_gpu_without_memory_gets_smaller_micro_batches_and_the_same_result(sam
 
 
 def test_a_row_that_no_memory_holds_ends_with_advice(sample, tmp_path, capsys, monkeypatch):
-    def forward(self, tokens, lengths, features=None):
+    def forward(self, tokens, lengths, *more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(PreferenceModel, "forward", forward)
