@@ -99,6 +99,10 @@ def compile_layers(model: Any) -> Any:
 
     As fast as compiling the whole, which takes minutes where this takes a fraction, since all layers share one graph.
     """
+    import torch
+
+    torch._dynamo.config.allow_unspec_int_on_nn_module = True  # such as a layer's number
+    model.config.use_cache = False  # nobody generates; each layer's own cache would make each a graph of its own
     base = model.base_model
     for layer in base.encoder.layer if hasattr(base, "encoder") else base.layers:
         layer.compile(dynamic=True)
