@@ -76,13 +76,14 @@ class Case:
         return " ".join([self.what, self.recipe, *self.changes])
 
 
-OFF, MERGED = "train.gradient_checkpointing=false", "predict.merge_adapters=true"
+ON, OFF = "train.gradient_checkpointing=true", "train.gradient_checkpointing=false"
+MERGED = "predict.merge_adapters=true"
 CASES = (
-    Case("train", "gemma2-9b", "demo-gemma2"),
+    Case("train", "gemma2-9b", "demo-gemma2", (ON,)),
     Case("train", "gemma2-9b", "demo-gemma2", (OFF, "train.tokens_per_micro_batch=6144")),
     Case("predict", "gemma2-9b", "demo-gemma2"),
     Case("predict", "gemma2-9b", "demo-gemma2", (MERGED,)),
-    Case("train", "llama2-7b", "demo-llama2"),
+    Case("train", "llama2-7b", "demo-llama2", (ON,)),
     Case("train", "deberta-v3-base", "demo-deberta"),
     Case("train", "deberta-v3-small", "demo-deberta"),
     Case("predict", "deberta-v3-base", "demo-deberta"),
