@@ -6,13 +6,18 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tiebreak.sample.generator import write_sample
+from tiebreak.tables.table import read_table
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import attention  # noqa: E402
 import harness  # noqa: E402
 import products  # noqa: E402
+import real_rows  # noqa: E402
 import run as runner  # noqa: E402
 import straggle  # noqa: E402
 import subjects  # noqa: E402
@@ -159,3 +164,45 @@ def test_a_peer_that_takes_texts_gets_the_ids_that_ours_gets(tmp_path: Path):
     found = tokenizer(*map(list, zip(*pairs, strict=True)), padding=True)
     assert found["input_ids"] == [rows[0], [7, 100, 1, 1, 1]] and found["attention_mask"][1] == [1, 1, 0, 0, 0]
     assert set(found) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.slow
+def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path, monkeypatch, capsys):
+    """Every system in two steps; a second call trains nothing, and the paired figures are those of the files."""
+    table = tmp_path / "rows.csv"
+    write_sample(table, 60, seed=5, profile="short")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
+    words = ["real_rows.py", "--data", str(table), "--out", str(tmp_path / "out"), "--folds", "2", "--quick"]
+    monkeypatch.setattr(sys, "argv", [*words, "--only", "minilm-l6", "students"])
+    forked = lambda words: run(sys.executable, "-m", "tiebreak", *words).returncode  # noqa: E731
+    monkeypatch.setattr(real_rows, "tiebreak", forked)
+    assert real_rows.main() == 0
+    capsys.readouterr()
+    commands: list[list[str]] = []
+    monkeypatch.setattr(real_rows, "tiebreak", lambda words: commands.append(words) or 1)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--page", str(page)])
+    assert real_rows.main() == 0 and not commands
+    said = capsys.readouterr().out
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in said.splitlines() if line.startswith("| ")}
+    assert {*real_rows.LINES, "minilm-l6", *real_rows.STUDENTS, "blend, cross-fitted"} <= set(rows)
+    held_out = str(len(read_table([tmp_path / "out" / "outer-0" / "test.csv"]).pairs))
+    assert [rows[name][1] for name in ("minilm-l6", *real_rows.STUDENTS)] == ["60", held_out, held_out]
+    assert rows["tfidf+numbers"][5] == "" and "±" in rows["student distilled"][5]
+    assert "Distilled below from labels by" in said
+    text = page.read_text()
+    assert text.startswith("before\n<!-- measured -->\nrows.csv: 60 rows") and "\nold\n" not in text and "after\n" in text
+
+
+def test_a_blend_of_real_rows_is_weighed_on_other_folds_and_ties_are_dealt_out():
+    rng = np.random.default_rng(0)
+    labels, folds = rng.integers(0, 2, 200), np.arange(200) % 4
+    good = np.where(np.eye(3)[labels] == 1, 0.8, 0.1)
+    noise = rng.dirichlet([1, 1, 1], 200)
+    table = real_rows.Table([], labels, np.arange(200), folds)
+    mixed = real_rows.blend(np.stack([good, noise]), table)
+    assert (mixed.argmax(1) == labels).all() and np.allclose(mixed.sum(1), 1)
+    other = real_rows.Table([], np.where(folds == 0, 1 - labels, labels), np.arange(200), folds)
+    again = real_rows.blend(np.stack([good, noise]), other)
+    assert np.array_equal(again[folds == 0], mixed[folds == 0]), "a fold's own labels count for nothing"
+    assert real_rows.paired(np.array([1.0, 2.0, np.nan]), np.array([0.5, 1.5, 0.0]), np.arange(3)) == "+0.5000 ± 0.0000"
