@@ -41,7 +41,11 @@ def found(run, folder):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_the_peak_of_a_step_is_as_estimated(found, folder, combination):
+def test_the_peak_of_a_step_is_as_estimated(found, folder, combination, record_property):
     recipe, choice = ask(folder, combination, 2)
     needs = estimate(recipe, choice.kind, 2, "cpu", find_architecture(str(folder)), choice.ds)
-    assert found[combination]["peak"] == pytest.approx(needs.running, rel=ERROR)
+    peak = found[combination]["peak"]
+    record_property(
+        "peak", f"estimate {needs.running / 1e6:.0f}, found {peak / 1e6:.0f} MB, {needs.running / peak - 1:+.1%}"
+    )
+    assert peak == pytest.approx(needs.running, rel=ERROR)

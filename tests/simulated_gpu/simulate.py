@@ -20,7 +20,7 @@ fake_gpu.install()
 from transformers import AutoConfig, AutoModelForSequenceClassification  # noqa: E402
 
 from tiebreak.config import load_recipe  # noqa: E402
-from tiebreak.models import deberta, preference  # noqa: E402
+from tiebreak.models import deberta, heads, preference  # noqa: E402
 from tiebreak.models.adapters import add_adapters  # noqa: E402
 from tiebreak.models.architectures import ARCHITECTURES  # noqa: E402
 from tiebreak.models.attention import Attention  # noqa: E402
@@ -144,7 +144,7 @@ def lay_out_on_the_host() -> None:
 
     deberta.distance_slots = distance_slots
     preference.Packing.of = of
-    preference.to_device = deberta.to_device = to_device
+    preference.to_device = deberta.to_device = heads.to_device = to_device
 
 
 def prepare(recipe: Any, attention: str) -> tuple[Any, list[int]]:
