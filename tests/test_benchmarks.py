@@ -191,7 +191,10 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     assert rows["tfidf+numbers"][5] == "" and "±" in rows["student distilled"][5]
     assert "Distilled below from labels by" in said
     text = page.read_text()
-    assert text.startswith("before\n<!-- measured -->\nrows.csv: 60 rows") and "\nold\n" not in text and "after\n" in text
+    assert text.startswith("before\n<!-- measured -->\nrows.csv: 60 rows") and text.endswith(
+        "\n<!-- /measured -->\nafter\n"
+    )
+    assert "\nold\n" not in text
 
 
 def test_a_blend_of_real_rows_is_weighed_on_other_folds_and_ties_are_dealt_out():
