@@ -130,7 +130,6 @@ if __name__ == "__main__":
     run_claim(
         __doc__,
         measure,
-        rounds=9,
         kinds={"nargs": "+", "default": list(KINDS), "choices": list(KINDS)},
         lengths={"type": int, "nargs": "+", "default": [512, 1_024, 2_048]},
     )

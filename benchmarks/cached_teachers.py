@@ -20,7 +20,7 @@ from subjects import LONGEST, SIZES, enlarged, run_tiebreak, train_judge, write_
 from train_speed import MOST_STEPS, train_ours
 
 STUDENT = SIZES | {"num_hidden_layers": 3}
-TEACHER = SIZES | {"hidden_size": 384, "pooler_hidden_size": 384, "intermediate_size": 1_536}
+TEACHER = SIZES | {"hidden_size": 384, "pooler_hidden_size": 384, "intermediate_size": 1_536, "num_hidden_layers": 6}
 
 
 def train_online(gate: Gate, words: list[str], teacher: Path) -> None:

@@ -18,7 +18,7 @@ from harness import peer, record, run_claim, stepping, take_turns
 from subjects import LONGEST, QUICK_SIZES, SIZES, enlarged, write_rows
 from train_speed import MOST_STEPS, train_ours
 
-WIDE = SIZES | {"hidden_size": 384, "pooler_hidden_size": 384, "intermediate_size": 1_536}
+WIDE = SIZES | {"hidden_size": 384, "pooler_hidden_size": 384, "intermediate_size": 1_536, "num_hidden_layers": 6}
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:

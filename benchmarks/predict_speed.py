@@ -1,12 +1,12 @@
 """Rows a second of prediction: ours against Trainer.predict, torch.compile, CrossEncoder.predict and onnxruntime.
 
-    python benchmarks/predict_speed.py --recipes demo-deberta --rows 64 --threads 2
+    python benchmarks/predict_speed.py --recipes demo-deberta --threads 2
 
-One judge with random weights, rows as long as the Arena's, fp32, all ways in one process. The peers run as they come
-(the Trainer in batches of 8 rows in the input's order, CrossEncoder.predict in batches of 32, which it sorts by length
-itself) and at their best (rows sorted by length; the best of several sizes of batch, tried before). onnxruntime runs
-our export of the same judge, in bulk. Tokenisation, loading and merging are outside the clock of all; only
-CrossEncoder.predict splits its texts, spelled ids, within it. Compared are the logits.
+One judge with random weights, 24 rows that are spread and pad like the Arena's, fp32, all ways in one process. The
+peers run as they come (the Trainer in batches of 8 rows in the input's order, CrossEncoder.predict in batches of 32,
+which it sorts by length itself) and at their best (rows sorted by length; the best of several sizes of batch, tried
+before). onnxruntime runs our export of the same judge, in bulk. Tokenisation, loading and merging are outside the clock
+of all; only CrossEncoder.predict splits its texts, spelled ids, within it. Compared are the logits.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from subjects import (
     train_judge,
     write_plain_tokenizer,
     write_rows,
+    write_spread_rows,
 )
 
 OURS, COMES, SORTED, COMPILED = "tiebreak", "Trainer, as it comes", "Trainer, sorted", "torch.compile, sorted"
@@ -134,8 +135,8 @@ def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Itera
     folder.mkdir()
     run = train_judge(recipe, folder, options.max_tokens, QUICK_SIZES if options.quick else SIZES)
     judge = Judge.load(run, "cpu", "fp32")
-    table = write_rows(folder / "table.csv", options.rows)
-    tokens = prepare([table], judge.tokenizer, judge.manifest.text_template(judge.recipe), judge.recipe.data)
+    spread = (judge.tokenizer, judge.manifest.text_template(judge.recipe), judge.recipe.data)
+    tokens = prepare([write_spread_rows(folder / "table.csv", *spread)], *spread)
     # The peers get transformers' own attention, from the same weights.
     judge.model.classifier.save_pretrained(folder / "peer")
     pad = judge.tokenizer.pad_token_id
@@ -152,7 +153,7 @@ def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Itera
         ways[COMPILED] = compiled(compile_layers(again), tokenizer, rows, order)
     if not options.quick and has("sentence_transformers"):
         more, best = cross_encoder_ways(folder / "peer", rows, order)
-        ways |= more
+        ways |= more if options.all else {CROSS_BEST: more[CROSS_BEST]}
     graph = not options.quick and "deberta" in recipe and has("onnxruntime") and has("onnx")
     if graph:
         export_judge(run, folder / "onnx", data=[write_rows(folder / "held.csv", 8, seed=17)], tolerance=9, agreement=0)
@@ -196,7 +197,6 @@ if __name__ == "__main__":
         __doc__,
         measure,
         recipes={"nargs": "+", "default": list(RECIPES)},
-        rows={"type": int, "default": 2 * PEER_ROWS},
         max_tokens={"type": int, "default": LONGEST},
         all={"action": argparse.BooleanOptionalAction, "default": True, "help": "torch.compile too"},
     )

@@ -18,8 +18,20 @@ from statistics import median
 from typing import Any
 
 from harness import peer, record, run_claim
-from subjects import LONGEST, QUICK_SIZES, RECIPES, SIZES, enlarged, run_tiebreak, write_rows
+from subjects import (
+    LONGEST,
+    QUANTILES,
+    QUICK_SIZES,
+    RECIPES,
+    SIZES,
+    TOGETHER,
+    enlarged,
+    run_tiebreak,
+    write_spread_rows,
+)
 
+ROWS = TOGETHER * len(QUANTILES)
+"""Of a step."""
 LARGE = 2_048
 """Rows and columns of the machine's product."""
 LAYER_PRODUCTS = ("aten::mm", "aten::addmm", "aten::linear", "mkldnn::_linear_pointwise")
@@ -111,14 +123,19 @@ class Watch:
 def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Iterator[dict]:
     """The record of one model."""
     from tiebreak.config import load_recipe
+    from tiebreak.data.templates import TEMPLATES
+    from tiebreak.models.tokenizer import load_tokenizer
     from tiebreak.training import loop
 
     folder.mkdir()
     base = enlarged(load_recipe(recipe).model.base, folder / "base", QUICK_SIZES if options.quick else SIZES)
-    table = write_rows(folder / "table.csv", options.rows)
+    recipe_now = load_recipe(recipe, [f"model.base={base}", f"data.max_tokens={options.max_tokens}"])
+    tokenizer = load_tokenizer(base, recipe_now.model.template)
+    template = TEMPLATES[recipe_now.model.template]
+    table = write_spread_rows(folder / "table.csv", tokenizer, template, recipe_now.data)
     steps = 2 + 2 * options.rounds
     changes = [f"model.base={base}", "model.method=full", f"data.max_tokens={options.max_tokens}"]
-    changes += [f"train.batch_size={options.rows}", f"train.max_steps={steps}", f"train.epochs={steps}"]
+    changes += [f"train.batch_size={ROWS}", f"train.max_steps={steps}", f"train.epochs={steps}"]
     changes += [f"train.eval_every={steps}", "train.precision=fp32"]
     words = ["train", "--recipe", recipe, "--data", table, "--valid", "none", "--out", folder / "run"]
     original, watch = loop.train_step, Watch(loop.train_step)
@@ -149,7 +166,7 @@ if __name__ == "__main__":
     run_claim(
         __doc__,
         measure,
+        rounds=3,
         recipes={"nargs": "+", "default": list(RECIPES)},
-        rows={"type": int, "default": 16},
         max_tokens={"type": int, "default": LONGEST},
     )

@@ -18,6 +18,7 @@ XSMALL = SIZES | {
     "hidden_size": 384,
     "pooler_hidden_size": 384,
     "intermediate_size": 1_536,
+    "num_hidden_layers": 6,
     "num_attention_heads": 6,
 }
 OURS, EAGER, COMPILED, ONNX = "tiebreak", "transformers", "torch.compile", "onnxruntime"
@@ -75,4 +76,4 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    run_claim(__doc__, measure, rounds=9, lengths={"type": int, "nargs": "+", "default": [256, 512, 1_024]})
+    run_claim(__doc__, measure, lengths={"type": int, "nargs": "+", "default": [256, 512, 1_024]})

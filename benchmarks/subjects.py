@@ -8,7 +8,7 @@ SIZES = {
     "hidden_size": 192,
     "pooler_hidden_size": 192,
     "intermediate_size": 768,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 4,
     "num_attention_heads": 6,
 }
 """Of the models in place of the demo's own: large enough that the matrix products count."""
@@ -17,6 +17,8 @@ BUCKETS = 256
 """DeBERTa-v3's `position_buckets`; the demo's has 32."""
 LONGEST = 2_048
 """Tokens of a row, at most."""
+MANY, TOGETHER, QUANTILES = 400, 8, (0.1, 0.5, 0.9)
+"""Rows of the table that `write_spread_rows` takes from, neighbours by length at each place, and the places."""
 
 
 def enlarged(base: str, folder: Path, sizes: dict[str, int] = SIZES) -> str:
@@ -48,6 +50,39 @@ def write_rows(path: Path, rows: int, seed: int = 11) -> Path:
     from tiebreak.sample.generator import write_sample
 
     write_sample(path, rows, seed=seed, profile="arena")
+    return path
+
+
+def write_spread_rows(path: Path, tokenizer: Any, template: Any, settings: Any) -> Path:
+    """A small table that pads as a large one does: few rows, but eight neighbours by length at each of three places.
+
+    Sixteen rows sorted by length pad half as much again as four hundred, which would flatter whoever does not pad. Of
+    these 24 rows, batches of eight run about two tokens for each real one in random order, as those of the whole table
+    do, and 1.05 sorted.
+
+    Args:
+        path: to write.
+        tokenizer: with which the rows' lengths are counted.
+        template: of the texts.
+        settings: the recipe's section `data`.
+    """
+    import csv
+
+    import numpy as np
+
+    from tiebreak.data.encode import encode_pairs
+    from tiebreak.tables.table import read_table
+
+    whole = write_rows(path.with_suffix(".whole.csv"), MANY)
+    order = np.argsort(encode_pairs(read_table([whole]).pairs, tokenizer, template, settings).lengths, kind="stable")
+    starts = [int(place * MANY) - TOGETHER // 2 for place in QUANTILES]
+    chosen = np.concatenate([order[start : start + TOGETHER] for start in starts])
+    with open(whole, encoding="utf-8", newline="") as source, open(path, "w", encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(source)
+        rows = list(reader)
+        writer = csv.DictWriter(file, reader.fieldnames or ())
+        writer.writeheader()
+        writer.writerows(rows[k] for k in np.random.default_rng(0).permutation(chosen))
     return path
 
 

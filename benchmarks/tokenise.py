@@ -84,4 +84,4 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    run_claim(__doc__, measure, rows={"type": int, "default": 4_000})
+    run_claim(__doc__, measure, rows={"type": int, "default": 2_000})

@@ -2,11 +2,11 @@
 
     python benchmarks/train_speed.py --recipes demo-gemma2 --threads 1
 
-One model, one set of rows as long as the Arena's, fp32, AdamW, batches of 8 rows for the peers, which add up their
-gradients to the same step over all rows. Each way trains in a process of its own from the same weights and does one
-step when it is its turn; the first step, with compilation, is not counted. A step is all from one to the next: making
-batches, forward, backward, optimizer, log. Compared are the losses of the same steps. TRL's RewardTrainer learns from
-pairs with one score each, so its losses are others; it gets the same rows, two by two. Transformers 5.23 adds the
+One model, 24 rows that are spread and pad like the Arena's, fp32, AdamW, batches of 8 rows for the peers, which add up
+their gradients to the same step over all rows. Each way trains in a process of its own from the same weights and does
+one step when it is its turn; the first step, with compilation, is not counted. A step is all from one to the next:
+making batches, forward, backward, optimizer, log. Compared are the losses of the same steps. TRL's RewardTrainer learns
+from pairs with one score each, so its losses are others; it gets the same rows, two by two. Transformers 5.23 adds the
 batches' mean losses of a classifier where it should average them; clipping, which every step needs here, hides that
 from the weights, and its losses are divided below.
 """
@@ -21,19 +21,21 @@ from typing import Any
 from harness import Gate, has, peer, record, run_claim, stepping, take_turns
 from subjects import (
     LONGEST,
+    QUANTILES,
     QUICK_SIZES,
     RECIPES,
     SIZES,
+    TOGETHER,
     as_pair,
     compile_layers,
     enlarged,
     run_tiebreak,
     write_plain_tokenizer,
-    write_rows,
+    write_spread_rows,
 )
 
-PEER_ROWS = 8
-"""Of the peers' batches."""
+PEER_ROWS, ROWS = 8, TOGETHER * len(QUANTILES)
+"""Of the peers' batches, and of a step."""
 SAME = {"lr": 1e-4, "weight_decay": 0.0, "max_grad_norm": 1.0, "eps": 1e-5}
 """Settings of all optimizers (AdamW), without warm-up or decay. With a smaller eps, rounding alone moves weights whose
 gradient is next to zero."""
@@ -158,17 +160,18 @@ def prepare_both(recipe_name: str, options: argparse.Namespace, folder: Path) ->
     from tiebreak.data.templates import TEMPLATES
     from tiebreak.models.loading import build_model, load_tokenizer
 
-    table = write_rows(folder / "table.csv", options.rows)
     sizes = QUICK_SIZES if options.quick else SIZES
     base = enlarged(load_recipe(recipe_name).model.base, folder / "base", sizes)
     changes = [f"model.base={base}", "model.method=full", f"data.max_tokens={options.max_tokens}", "data.swap=never"]
     changes += [f"train.{name}={value}" for name, value in SAME.items()]
-    changes += [f"train.batch_size={options.rows}", f"train.max_steps={MOST_STEPS}", f"train.epochs={MOST_STEPS}"]
+    changes += [f"train.batch_size={ROWS}", f"train.max_steps={MOST_STEPS}", f"train.epochs={MOST_STEPS}"]
     changes += ["train.warmup=0", "train.schedule=constant", f"train.eval_every={MOST_STEPS}", "train.precision=fp32"]
     changes += ["train.betas=[0.9,0.999]"]
     recipe = load_recipe(recipe_name, changes)
     tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    tokens = prepare([table], tokenizer, TEMPLATES[recipe.model.template], recipe.data, need_labels=True)
+    template = TEMPLATES[recipe.model.template]
+    table = write_spread_rows(folder / "table.csv", tokenizer, template, recipe.data)
+    tokens = prepare([table], tokenizer, template, recipe.data, need_labels=True)
     torch.manual_seed(recipe.train.seed)
     classifier = build_model(recipe, tokenizer, torch.device("cpu"), torch.float32).classifier
     classifier.config.pad_token_id = tokenizer.pad_token_id
@@ -232,7 +235,6 @@ if __name__ == "__main__":
         __doc__,
         measure,
         recipes={"nargs": "+", "default": list(RECIPES)},
-        rows={"type": int, "default": 2 * PEER_ROWS, "help": f"of each step, a multiple of {PEER_ROWS}"},
         max_tokens={"type": int, "default": LONGEST},
         all={
             "action": argparse.BooleanOptionalAction,

@@ -49,4 +49,4 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    run_claim(__doc__, measure, rows={"type": int, "default": 96})
+    run_claim(__doc__, measure, rows={"type": int, "default": 64})
