@@ -97,7 +97,8 @@ def test_a_stopped_run_goes_on_and_other_code_is_measured_again(tmp_path: Path, 
     monkeypatch.setattr(runner, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(runner, "run_script", run_script)
     monkeypatch.setattr(runner.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(runner, "write_page", lambda found: None)
+    written: list[int] = []
+    monkeypatch.setattr(runner, "write_page", lambda found: written.append(len(found)))
     runner.run_all(runner.parse(["--only", "train", "straggle"]))
     assert measured == [("train_speed.py", 1, ("--no-all",)), ("train_speed.py", 2, ()), ("straggle.py", 2, ())]
     runner.run_all(runner.parse(["--only", "train", "straggle"]))
@@ -105,6 +106,9 @@ def test_a_stopped_run_goes_on_and_other_code_is_measured_again(tmp_path: Path, 
     monkeypatch.setattr(runner, "source_hash", lambda: "other")
     runner.run_all(runner.parse(["--only", "straggle"]))
     assert measured[3:] == [("straggle.py", 2, ())]
+    assert not written, "the page would lose the claims that are not measured here"
+    runner.run_all(runner.parse(["--write"]))
+    assert written == [3] and len(measured) == 4
     assert [(one["claim"], one["threads"]) for one in runner.all_kept()] == [
         ("train", 1),
         ("train", 2),
