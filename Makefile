@@ -29,8 +29,9 @@ gpu: install
 	$(BIN)/pip install --quiet ninja packaging psutil setuptools wheel
 	$(BIN)/pip install --no-build-isolation --constraint constraints.txt --editable '.[gpu]'
 
+# One that was stopped goes on; one that is done starts anew.
 demo: install
-	rm -rf $(DEMO)
+	[ ! -e $(DEMO)/metrics.json ] || rm -rf $(DEMO)
 	$(BIN)/tiebreak pipeline --recipe demo --out $(DEMO)
 
 # Each file on one worker, the longest first (tests/conftest.py); one worker more than cores, as some mostly wait.

@@ -110,6 +110,31 @@ def test_a_table_without_ids_is_predicted_and_scored_by_its_rows_numbers(model, 
     assert one == other and one["rows"] == 150
 
 
+def test_rows_of_another_table_without_ids_are_refused(model, tmp_path, capsys):
+    """Row numbers fit every table, so the rows themselves are compared."""
+    for name, seed in (("one", 7), ("other", 8)):
+        write_sample(tmp_path / "sample.csv", 60, seed=seed, profile="short")
+        with open(tmp_path / "sample.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        with open(tmp_path / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [column for column in rows[0] if column != "id"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    one, other, out = (str(tmp_path / name) for name in ("one.csv", "other.csv", "p"))
+    predict = ["predict", "--model", str(model), "--data", one, *BLOCKS, "--out", out, "--labels"]
+    assert main([*predict, other]) == 2
+    assert (
+        "other.csv: has no column id" in capsys.readouterr().err and not (tmp_path / "p" / "predictions.csv").exists()
+    )
+    assert main([*predict, one]) == 0
+    report = ["report", out, "--out", str(tmp_path / "r"), "--resamples", "100", "--labels"]
+    assert main([*report, other]) == 2
+    assert "a prediction of other rows than the labelled table's" in capsys.readouterr().err
+    assert main([*report, one]) == 0
+    assert main(["decide", out, "--calibrate", other, "--agree", "0.5", "--out", str(tmp_path / "k")]) == 2
+    assert "a prediction of other rows" in capsys.readouterr().err
+
+
 def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, capsys):
     table = tmp_path / "test.csv"
     table.write_text(

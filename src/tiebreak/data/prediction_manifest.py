@@ -1,9 +1,13 @@
 """The manifests of a prediction's folder, `prediction.json` and `merged.json`: read and written here alone."""
 
+import hashlib
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from tiebreak.errors import UserError
@@ -213,6 +217,33 @@ def _split_folders(text: str) -> list[str]:
         folders.append(",".join(rest[:count]))
         rest = rest[count:]
     return [folder for folder in folders if folder]
+
+
+def hash_ids(chunks: Iterable[list[str]]) -> str:
+    """SHA-256 of ids as a prediction's folder keeps them, a line of JSON each."""
+    digest = hashlib.sha256()
+    for ids in chunks:
+        digest.update(id_lines(ids))
+    return digest.hexdigest()
+
+
+def id_lines(ids: list[str]) -> bytes:
+    """Ids as the file of ids has them."""
+    return "".join(json.dumps(row_id) + "\n" for row_id in ids).encode()
+
+
+def hash_rows(ids: str, groups: np.ndarray, chars: np.ndarray) -> str:
+    """The hash of a table's rows, in order: `Provenance.table`.
+
+    Args:
+        ids: their hash.
+        groups: of the prompts, int64 (n,).
+        chars: of the two answers, int64 (n, 2).
+    """
+    digest = hashlib.sha256(ids.encode())
+    for column in (groups, chars):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
 
 
 def read_models_behind(folder: Path) -> list[PredictionManifest]:

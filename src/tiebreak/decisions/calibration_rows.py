@@ -8,7 +8,7 @@ from tiebreak.data.encode import prompt_group
 from tiebreak.data.prediction_manifest import PredictionManifest, read_prediction_manifest
 from tiebreak.data.predictions import read_predictions
 from tiebreak.errors import UserError
-from tiebreak.evaluation.inputs import LabelledRows, split_name
+from tiebreak.evaluation.inputs import LabelledRows, refuse_another_table, split_name
 from tiebreak.plurals import plural
 
 PathLike = str | Path
@@ -28,6 +28,7 @@ def find_rows(
     Raises:
         UserError: no labelled row is predicted, or the judge was trained on the prompt of one.
     """
+    refuse_another_table(path, rows)
     place = {row_id: i for i, row_id in enumerate(ids)}
     at = np.array([place.get(row_id, -1) for row_id in rows.ids])
     if not (at >= 0).any():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.data.prediction_manifest import PredictionManifest, read_models_behind
+from tiebreak.data.encode import prompt_group
+from tiebreak.data.prediction_manifest import PredictionManifest, hash_ids, hash_rows, read_models_behind
 from tiebreak.data.predictions import ORDERS, read_predictions
 from tiebreak.errors import UserError
 from tiebreak.evaluation.self_enhancement import family_of
@@ -16,8 +17,9 @@ from tiebreak.tables.cells import normalise_prompt
 from tiebreak.tables.containers import open_rows
 from tiebreak.tables.edits import KINDS, REPEATED, parse_edited_id
 from tiebreak.tables.layouts import find_layout
+from tiebreak.tables.open_table import open_table
 from tiebreak.tables.rows import Pair, Problem
-from tiebreak.tables.table import OnBadRow, read_labels, read_table
+from tiebreak.tables.table import OnBadRow, Table, read_labels, read_table
 
 ORDERS_TOLERANCE = 2e-8
 """The mean of the two orders' files equals predictions.csv but for the nine decimals they are written with."""
@@ -57,6 +59,8 @@ class LabelledRows:
     notes: list[str] = field(default_factory=list)
     unseen: frozenset[str] = frozenset()
     """Model families that were held out of training, if the table is of such a split."""
+    numbered: str | None = None
+    """Where the rows' numbers are their ids: the hash of the table, as predictions of it keep it."""
 
     @property
     def chars(self) -> np.ndarray:
@@ -84,7 +88,8 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
         groups = np.array([seen.setdefault(normalise_prompt(pair.prompt), len(seen)) for pair in labelled])
         labels = np.array([pair.label for pair in labelled], dtype=np.int64)
         ids, unseen = [pair.id for pair in labelled], unseen_families(path)
-        rows = LabelledRows(ids, labels, groups, labelled, table.problems, notes, unseen)
+        numbered = hash_numbered(path, table)
+        rows = LabelledRows(ids, labels, groups, labelled, table.problems, notes, unseen, numbered)
     else:
         known = read_labels(path)
         notes.append(
@@ -97,6 +102,34 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
     if not rows.ids:
         raise UserError(f"{path}: no labelled rows; the winner columns are absent or empty: give a table with winners")
     return rows
+
+
+def hash_numbered(path: Path, table: Table | None = None) -> str | None:
+    """The hash that a prediction of a table without ids keeps; None for one with ids, or with rows left out."""
+    if not open_table(path, Counter()).numbered:
+        return None
+    if (table := table or read_table([path], "skip")).problems:
+        return None
+    groups = np.array([prompt_group(pair.prompt) for pair in table.pairs], dtype=np.int64)
+    return hash_rows(hash_ids([[pair.id for pair in table.pairs]]), groups, count_chars(table.pairs))
+
+
+def refuse_another_table(path: Path, rows: LabelledRows) -> None:
+    """Row numbers fit every table: where they are the ids, a prediction must be of these very rows.
+
+    Raises:
+        UserError: it is of others.
+    """
+    if rows.numbered is None:
+        return
+    behind = read_models_behind(path.parent) if path.name == "predictions.csv" else []
+    if not behind:
+        rows.notes.append(f"{path} does not say which rows it is of, and ids are row numbers: make sure of it")
+    elif any(model.table != rows.numbered for model in behind if model.fold is None):
+        raise UserError(
+            f"{path}: a prediction of other rows than the labelled table's. That has no column id, so its ids are row "
+            "numbers, which fit any table: predict that very table, or give both tables ids"
+        )
 
 
 def read_judges(
@@ -119,6 +152,7 @@ def read_judges(
     read = [read_predictions(path) for _, path in files]
     common = set(rows.ids)
     for (_, path), (ids, _) in zip(files, read, strict=True):
+        refuse_another_table(path, rows)
         shared = common & set(ids)
         if not shared:
             raise UserError(f"{path}: none of its ids is labelled; is it a prediction of another table?")
@@ -162,7 +196,7 @@ def _keep(rows: LabelledRows, chosen: list[int]) -> LabelledRows:
     pairs = None if rows.pairs is None else [rows.pairs[i] for i in chosen]
     ids = [rows.ids[i] for i in chosen]
     labels, groups = rows.labels[chosen], rows.groups[chosen]
-    return LabelledRows(ids, labels, groups, pairs, rows.problems, rows.notes, rows.unseen)
+    return LabelledRows(ids, labels, groups, pairs, rows.problems, rows.notes, rows.unseen, rows.numbered)
 
 
 def _aligned(row_ids: list[str], ids: list[str], probabilities: np.ndarray) -> np.ndarray:

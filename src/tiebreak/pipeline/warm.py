@@ -111,6 +111,7 @@ def _run(words: Sequence[str], mask: Collection[int]) -> int:
     sys.argv = ["tiebreak", *words]
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        sys.modules.pop("tiebreak.__main__", None)  # runpy would warn, as whoever typed `tiebreak` came by it
         runpy.run_module("tiebreak", run_name="__main__")
     except SystemExit as ended:
         if ended.code is None or isinstance(ended.code, int):

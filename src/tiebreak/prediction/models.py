@@ -21,6 +21,8 @@ from tiebreak.data.prediction_manifest import (
     DegenerateRows,
     PredictionManifest,
     Provenance,
+    hash_ids,
+    hash_rows,
     write_prediction_manifest,
 )
 from tiebreak.data.prepare import cache_key, prepare
@@ -40,7 +42,6 @@ from tiebreak.prediction.parts import (
     Part,
     RowKeys,
     cut_into_parts,
-    digest_ids,
     ids_are_whole,
     row_keys_are_whole,
     write_ids,
@@ -251,12 +252,10 @@ def make_manifest(
     base: str | None = None,
 ) -> PredictionManifest:
     """Describe rows and parts, whose folder is named by all that they depend on; what is of the model is added."""
-    ids = digest_ids(tokens)
-    table = hashlib.sha256(ids.encode())
-    for column in (tokens.groups, tokens.chars):
-        table.update(np.ascontiguousarray(column).data)
+    ids = hash_ids(tokens.iter_ids())
+    table = hash_rows(ids, tokens.groups, tokens.chars)
     settings = _settings(tokens.key, recipe, len(blocks), swap, precision, base)
-    provenance = Provenance(model=fingerprint, table=table.hexdigest(), settings=settings)
+    provenance = Provenance(model=fingerprint, table=table, settings=settings)
     unreadable = np.flatnonzero(tokens.unreadable).tolist()
     return PredictionManifest(
         version=VERSION,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tiebreak.arrays import BadArrays, read_npz
-from tiebreak.data.prediction_manifest import MOST_ROWS, Provenance
+from tiebreak.data.prediction_manifest import MOST_ROWS, Provenance, id_lines
 from tiebreak.data.tokens import Tokens
 from tiebreak.errors import UserError
 from tiebreak.files import open_atomically, sha256, write_atomically
@@ -179,23 +179,11 @@ def _digest(text: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
     return digest.digest()
 
 
-def digest_ids(tokens: Tokens) -> str:
-    """Return the SHA-256 of the file that `write_ids` writes."""
-    digest = hashlib.sha256()
-    for ids in tokens.iter_ids():
-        digest.update(_lines(ids))
-    return digest.hexdigest()
-
-
 def write_ids(folder: Path, tokens: Tokens) -> None:
     """Write the rows' ids, a line of JSON each."""
     with open_atomically(folder / IDS_FILE) as file:
         for ids in tokens.iter_ids():
-            file.write(_lines(ids))
-
-
-def _lines(ids: list[str]) -> bytes:
-    return "".join(json.dumps(row_id) + "\n" for row_id in ids).encode()
+            file.write(id_lines(ids))
 
 
 def ids_path(folder: Path) -> Path:

@@ -27,6 +27,7 @@ from tiebreak.data.prediction_manifest import (
 from tiebreak.data.predictions import FORMATS, read_predictions, round_probabilities
 from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import compare_with_baselines
+from tiebreak.evaluation.inputs import hash_numbered
 from tiebreak.files import TEMPORARY, as_paths, sha256, write_json
 from tiebreak.labels import NO_LABEL
 from tiebreak.leases import SUFFIX, folder_time, held
@@ -122,6 +123,7 @@ def predict(
     ranks = find_ranks()
     # Read first, so that a mistake in the labels is reported now and not after hours.
     given = read_labels(Path(labels)) if labels not in (None, "auto") else None
+    numbered = hash_numbered(Path(labels)) if labels and given else None
     swap = SwapPolicy(swap) if isinstance(swap, bool) else swap
     tables, out = as_paths(data), Path(out)
     refuse_foreign(out, "prediction.json")
@@ -138,6 +140,11 @@ def predict(
 
     settle_process()
     predictions = prepare_models(request, opened, outputs, ranks)
+    if numbered not in (None, predictions[0].manifest.table) and fold is None:
+        raise UserError(
+            f"{labels}: has no column id, so its ids are row numbers, which fit any table, and its rows are not those "
+            "of the predicted table: give both tables ids"
+        )
     loaded, keep = LoadedModels(ranks.device), ranks.first and labels is not None
     merged = run_prediction(request.out, predictions, loaded, swap, ranks.rank, keep)
     for note in merged.notes:
