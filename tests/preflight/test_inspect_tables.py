@@ -35,13 +35,24 @@ def test_counts_and_class_shares(check, write_table):
 
 def test_unlabelled_rows_are_counted_beside_the_classes(check, write_table):
     _, out, _ = check(write_table({}, winner("", "", "")))
-    assert "A 1 (100.0%), B 0 (0.0%), tie 0 (0.0%); unlabelled 1" in out
+    assert "A 1 (100.0%), B 0 (0.0%), tie 0 (0.0%); unlabelled 1 (training refuses these; --on-bad-row skip " in out
     assert "no ties" in out
 
 
 def test_a_table_without_labels_says_so(check, write_table):
     code, out, _ = check(write_table({}, columns=("id", "prompt", "response_a", "response_b")))
-    assert code == 0 and "no labels" in out and "classes" not in out
+    assert code == 0 and "no labels: none of the columns winner, " in out and "classes" not in out
+    assert "winner_tie; other columns: none\n" in out
+    _, out, _ = check(write_table(winner("", "", "")))
+    assert "no labels: the winner columns are empty (training refuses these; " in out
+
+
+def test_a_misnamed_label_column_is_named(check, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("id,prompt,response_a,response_b,verdict\n1,p,a,b,A\n")
+    code, out, _ = check(path)
+    assert code == 0 and out.startswith("mine.csv: 1 row, 0 bad rows\nno labels: none of the columns winner, label, ")
+    assert "; other columns: verdict\n" in out
 
 
 def test_turns_and_lengths(check, write_table):

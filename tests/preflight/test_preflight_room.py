@@ -186,7 +186,12 @@ def test_versions_beyond_the_tested_ones_and_a_missing_extra_are_notes(monkeypat
         ("absent.csv", None, "no such file"),
         ("empty.csv", "", "the file is empty"),
         ("odd.csv", "id,prompt\n1,x\n", "missing column"),
-        ("t.csv", "id,prompt,response_a,response_b\n1,a,b,c\n", "1 bad row, the first: t.csv, row 1 (id 1): no label"),
+        ("t.csv", "id,prompt,response_a,response_b\n1,a,b,c\n", "no label column (read are winner, "),
+        (
+            "some.csv",
+            "id,prompt,response_a,response_b,winner\n1,a,b,c,\n",
+            "1 bad row, the first: some.csv, row 1 (id 1): no label",
+        ),
         ("t.xlsx", "x", "unknown format"),
     ],
 )

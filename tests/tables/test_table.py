@@ -1,6 +1,7 @@
 """Tables: what is read, and the message for everything that cannot be."""
 
 import json
+import shlex
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES, TIE
+from tiebreak.tables.convert import convert
 from tiebreak.tables.rows import UNREADABLE_LABELS
 from tiebreak.tables.table import Table, read_labels, read_table
 
@@ -405,6 +407,33 @@ def test_labels_are_demanded_where_needed(write_table):
     path = write_table({}, dict.fromkeys(CLASSES, ""))
     assert "row 2 (id 2): no label" in told(path, need_labels=True)
     assert [pair.id for pair in read_table([path], on_bad_row="skip", need_labels=True).pairs] == ["1"]
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_a_misnamed_label_column_is_one_message(tmp_path, policy):
+    """No row is at fault, so no row is listed and none can be skipped; the command named turns the table into one."""
+    rows = [PLAIN | {"id": str(number), "verdict": "model_b"} for number in range(36)]
+    path = write_jsonl(tmp_path / "my votes.jsonl", *rows)
+    message = told(path, need_labels=True, on_bad_row=policy)
+    assert "no label column (read are winner, label, target, preference, winner_model_a, " in message
+    assert "the file has id, prompt, response_a, response_b, verdict." in message and "row 1" not in message
+    command = message[message.index("tiebreak convert") :]
+    words = shlex.split(command)
+    assert words == ["tiebreak", "convert", str(path), "--columns", "winner=verdict", "--out", "labelled.csv"]
+    convert([path], tmp_path / words[-1], words[4:5])
+    assert (read_table([tmp_path / words[-1]], need_labels=True).labels == 1).all()
+
+
+def test_which_of_several_columns_has_the_labels_is_left_to_the_user(tmp_path):
+    path = write_jsonl(tmp_path / "t.jsonl", PLAIN | {"verdict": "A", "judge": "me"})
+    assert "--columns winner=COLUMN --out" in told(path, need_labels=True)
+
+
+def test_labels_that_only_late_rows_have_are_found(tmp_path):
+    """Rows of JSON may leave out what is empty, the first hundred too."""
+    rows = [PLAIN | {"id": str(number)} for number in range(120)]
+    path = write_jsonl(tmp_path / "t.jsonl", *rows, PLAIN | {"winner": "tie"})
+    assert read_table([path], on_bad_row="skip", need_labels=True).labels.tolist() == [TIE]
 
 
 # Anything at all

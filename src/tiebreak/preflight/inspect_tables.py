@@ -11,10 +11,14 @@ import numpy as np
 from tiebreak.labels import CLASS_NAMES, describe_absent
 from tiebreak.plurals import plural
 from tiebreak.tables.cells import normalise_prompt
+from tiebreak.tables.containers import printable
+from tiebreak.tables.open_table import open_table
 from tiebreak.tables.rows import UNREADABLE_LABELS, Pair, Problem
 from tiebreak.tables.table import read_rows
+from tiebreak.tables.winner import WINNER_COLUMNS
 
 PERCENTILES = (50, 90, 95, 99, 100)
+REFUSED = "(training refuses these; --on-bad-row skip leaves them out)"
 
 
 @dataclass
@@ -37,6 +41,8 @@ class TableSummary:
     identical_with_winner: list[str] = field(default_factory=list)
     both_empty: int = 0
     problems: list[Problem] = field(default_factory=list)
+    label_columns: bool = False
+    unused_columns: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> str:
@@ -107,15 +113,23 @@ class TableSummary:
     def _class_lines(self) -> list[str]:
         labelled = self.rows - self.classes[None]
         if not labelled:
-            return ["no labels"]
+            return [self._why_unlabelled()]
         shares = ", ".join(
             f"{name} {self.classes[label]:,} ({self.classes[label] / labelled:.1%})"
             for label, name in enumerate(CLASS_NAMES)
         )
-        lines = [f"classes: {shares}" + (f"; unlabelled {self.classes[None]:,}" if self.classes[None] else "")]
+        lines = [
+            f"classes: {shares}" + (f"; unlabelled {self.classes[None]:,} {REFUSED}" if self.classes[None] else "")
+        ]
         if absent := describe_absent(label for label, count in self.classes.items() if count):
             lines.append(absent)
         return lines
+
+    def _why_unlabelled(self) -> str:
+        if self.label_columns:
+            return f"no labels: the winner columns are empty {REFUSED}" if self.rows else "no labels"
+        others = printable(", ".join(self.unused_columns)) or "none"
+        return f"no labels: none of the columns {', '.join(WINNER_COLUMNS)}; other columns: {others}"
 
     def _size_lines(self) -> list[str]:
         multi = self.rows - self.turns[1]
@@ -179,6 +193,9 @@ def summarise(files: Sequence[Path]) -> TableSummary:
                 summary.problems.append(row)
             else:
                 summary.add(row, path)
+        table = open_table(path, Counter())
+        summary.label_columns |= table.labelled
+        summary.unused_columns += [name for name in table.unused if name not in summary.unused_columns]
     return summary
 
 

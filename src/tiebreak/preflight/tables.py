@@ -29,7 +29,7 @@ def check_tables(files: Sequence[Path], on_bad_row: str, need_labels: bool = Tru
     sentences, problems = [], []
     for path in files:
         rows, whole = 0, True
-        for item in read_rows(path, Counter()):
+        for item in read_rows(path, Counter(), need_labels=need_labels):
             rows += 1
             if need_labels and isinstance(item, Pair) and item.label is None:
                 item = Problem(item.file, item.row, item.id, ABSENT)

@@ -1,5 +1,6 @@
 """A table of a known layout -> its rows in Kaggle's columns, whatever their texts hold."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from tiebreak.tables.cells import CellError
 from tiebreak.tables.containers import NotUTF8, RawRows, open_rows, printable
 from tiebreak.tables.layouts import KAGGLE, Layout, find_layout
 from tiebreak.tables.rows import TEXT_COLUMNS
-from tiebreak.tables.winner import winner_column
+from tiebreak.tables.winner import WINNER_COLUMNS, has_winner, winner_column
 
 KNOWN = KAGGLE | {"id"}
+READ = KNOWN | {"model_a", "model_b", "language", *WINNER_COLUMNS}
+"""Columns that mean something in a table of one's own."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class OpenTable:
     def numbered(self) -> bool:
         """Whether the rows' numbers, from 1, are their ids, as the table has no column of ids."""
         return self.layout is not None and self.layout.id_column(self.columns) is None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its columns can hold labels."""
+        return has_winner(self.columns) or (self.layout is not None and self.layout.labelled)
+
+    @property
+    def unused(self) -> list[str]:
+        """Columns that are not read."""
+        needed = frozenset() if self.layout is None else self.layout.needs.union(self.layout.ids)
+        return [name for name in self.columns if name not in READ | needed]
 
     @property
     def description(self) -> str:
@@ -145,3 +159,17 @@ def check_columns(table: OpenTable) -> None:
         )
     if odd := next((name for name in columns if any(c < " " or c == "\x7f" for c in name)), None):
         raise UserError(f"{table.path}: the column {printable(odd)!r} has control characters in its name; rename it")
+
+
+def refuse_without_labels(table: OpenTable) -> None:
+    """Refuse a table none of whose columns is one that holds labels.
+
+    Raises:
+        UserError: with the command that says which column it is.
+    """
+    column = printable(table.unused[0]) if len(table.unused) == 1 else "COLUMN"
+    raise UserError(
+        f"{table.path}: no label column (read are {', '.join(WINNER_COLUMNS)}); the file has "
+        f"{printable(', '.join(table.columns))}. If one of them says who wins: tiebreak convert "
+        f"{shlex.quote(str(table.path))} --columns {shlex.quote(f'winner={column}')} --out labelled.csv"
+    )

@@ -16,9 +16,8 @@ from tiebreak.files import as_paths
 from tiebreak.labels import CLASS_NAMES, CLASSES, NO_LABEL
 from tiebreak.plurals import plural
 from tiebreak.tables.cells import CellError
-from tiebreak.tables.containers import SNIFFED_ROWS, Cells, NotUTF8, open_rows
-from tiebreak.tables.layouts import find_layout
-from tiebreak.tables.open_table import check_columns, open_table
+from tiebreak.tables.containers import SNIFFED_ROWS, Cells, NotUTF8
+from tiebreak.tables.open_table import check_columns, open_table, refuse_without_labels
 from tiebreak.tables.rows import (
     JSON_IN_PLAIN,
     UNREADABLE_LABELS,
@@ -78,7 +77,7 @@ def read_table(
         paths: files, read in this order.
         on_bad_row: `fail` raises one error that lists the bad rows; `skip` moves them to `problems`;
             `keep` (prediction) also puts a pair with empty texts in their place.
-        need_labels: a row without a label is a bad row.
+        need_labels: a row without a label is a bad row, and a table without a label column is refused.
         keep_ids: an id that occurs in two files is an error. Otherwise (training) the second
             becomes `file:id`, since ids are only names there.
 
@@ -89,7 +88,8 @@ def read_table(
     first_files: dict[str, Path] = {}
     files = as_paths(paths)
     for path in files:
-        for row in read_rows(path, table.counts, "lenient" if on_bad_row == "keep" else "strict"):
+        labels: Literal["strict", "lenient"] = "lenient" if on_bad_row == "keep" else "strict"
+        for row in read_rows(path, table.counts, labels, need_labels=need_labels):
             if isinstance(row, Pair):
                 row = accept(row, path, first_files, table.counts, need_labels=need_labels, keep_ids=keep_ids)
             if isinstance(row, Problem):
@@ -179,6 +179,7 @@ def read_rows(
     counts: Counter[str],
     labels: Literal["strict", "lenient"] = "strict",
     renamed: Mapping[str, str] | None = None,
+    need_labels: bool = False,
 ) -> Iterator[Pair | Problem]:
     """Stream the rows of one table.
 
@@ -187,6 +188,7 @@ def read_rows(
         counts: gets the numbers of unusual encodings, by kind.
         labels: `strict`: a row whose label cannot be read is bad; `lenient`: it has none.
         renamed: as in `open_table`.
+        need_labels: refuse, at its end, a table that has no label column.
 
     Raises:
         UserError: the table as a whole is unusable.
@@ -205,13 +207,15 @@ def read_rows(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     found: Counter[str] = Counter()
-    count = 0
+    count, labelled = 0, table.labelled
     for count, (number, cells) in enumerate(itertools.chain(head, table.rows), 1):  # noqa: B007
-        yield (
-            Problem(path.name, number, str(number) if table.numbered else None, cells)
-            if isinstance(cells, str)
-            else read_pair(path.name, number, cells, forms, found)
-        )
+        if isinstance(cells, str):
+            yield Problem(path.name, number, str(number) if table.numbered else None, cells)
+            continue
+        labelled = labelled or has_winner(cells)  # rows of JSON may have columns that the first ones lack
+        yield read_pair(path.name, number, cells, forms, found)
+    if need_labels and not labelled:
+        refuse_without_labels(table)
     counts.update(+found)
     if forms.float_ids:
         counts["ids like 7.0 read as 7"] += count
@@ -246,9 +250,7 @@ def _check_encoding(path: Path, rows: Sequence[Cells]) -> None:
 
 def has_labels(path: Path) -> bool:
     """Whether the table can have labels: its layout has them, or it has winner columns."""
-    columns, _ = open_rows(path)
-    layout = find_layout(columns)
-    return has_winner(columns) or (layout is not None and layout.labelled)
+    return open_table(path, Counter()).labelled
 
 
 def read_labels(path: Path) -> dict[str, int]:

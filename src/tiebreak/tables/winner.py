@@ -15,6 +15,8 @@ WINNERS = {
     **dict.fromkeys(("tie", "2", "both_good", "tie (bothgood)", *BOTH_BAD), TIE),
 }
 """What a winner column says, in lower case -> the class."""
+WINNER_COLUMNS = (*LABEL_COLUMNS, *CLASSES)
+"""All columns that are read for a label."""
 KNOWN = "model_a, model_b, tie, tie (bothbad), both_bad, A, B, 0, 1, 2 (A, B, tie)"
 ONE, ZERO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 ABSENT = "no label (the winner columns are absent or empty)"
