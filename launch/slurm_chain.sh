@@ -5,6 +5,9 @@
 # --log STAGE the end of a stage's newest log.
 command=$1
 shift
+for word in "$@"; do
+  if [[ $word == -h || $word == --help ]]; then sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit; fi
+done
 cd "${TIEBREAK_HOME:-$PWD}" || exit
 . launch/slurm_site.sh
 mode=submit options=() out='' stage=''
@@ -41,62 +44,120 @@ if [[ $mode == log ]]; then
   exec tail -n "${LINES_OF_LOG:-40}" "$out/slurm/$file"
 fi
 
+# An array's name: without its places.
+label() { local text=${1//\//.}; text=${text//-%a/}; echo "${text//.%a/}"; }
+# Jobs that earlier calls submitted: their ids, names, and an array's places.
+declare -A ours=() sent=()
+while read -r id name places; do
+  ours[$id $name]=1
+  for place in ${places:--}; do sent[$name|$place]=1; done
+done < <(grep . "$record" 2>/dev/null)
+
+# look: in `live`, by name and place, the task that Slurm has not done with: its id, its state and the reason.
+declare -A live=()
+look() {
+  local queue id name state place why before
+  live=()
+  queue=$(squeue --noheader --user="$(id -un)" --array --format='%F %j %T %K %r') || return
+  while read -r id name state place why; do
+    if [[ ! ${ours[$id $name]:-} ]]; then continue; fi
+    if [[ $place == N/A ]]; then place=-; fi
+    before=${live[$name|$place]:-0}
+    if ((id >= ${before%%[_ ]*})); then live[$name|$place]="$(task "$id" "$place") $state $why"; fi
+  done <<<"$queue"
+}
+# task JOB PLACE
+task() { if [[ $2 == - ]]; then echo "$1"; else echo "$1_$2"; fi; }
+
 # The queue first: what leaves it meanwhile is done in the list.
-ask() { squeue --noheader --user="$(id -un)" --array --format='%F %j %T %K %r'; }
 if [[ $mode == dry ]]; then
-  queue=$(ask 2>/dev/null) || echo "note: Slurm does not answer here, so jobs that are queued already are listed too" >&2
+  look 2>/dev/null || echo "note: Slurm does not answer here, so jobs that are queued already are listed too" >&2
 else
-  queue=$(ask) || fail "Slurm does not answer (see above). Without a cluster, tiebreak $command runs the same."
+  look || fail "Slurm does not answer (see above). Without a cluster, tiebreak $command runs the same."
 fi
+# A job that ends may be done, cancelled or about to be requeued: Slurm says so once it has ended.
+while [[ $mode == submit && "${live[*]}" == *" COMPLETING "* ]] && ((SECONDS < ${WAIT_FOR_ENDING:-60})); do
+  if [[ ! ${told:-} ]]; then told=1; echo "waiting for jobs that are just ending"; fi
+  sleep 1
+  look
+done
 stages=$("${ALONE[@]}" -m tiebreak "$command" "${options[@]}" --stages)
 
-# Stages by what is submitted at once: `gemma/fold-%a` is all of a teacher's folds.
+# Stages by what is submitted at once: `gemma/fold-%a` is all of a teacher's folds. What is not done, by group and place.
 groups=()
-declare -A group_of=() needs=() kind=() todo=() job=()
+declare -A group_of=() kind=() todo=() needs=() parts=() job=() fresh=()
 count=0
 while IFS=$'\t' read -r name before on state places; do
   if [[ $state != todo && $state != 'done' ]]; then continue; fi # a note beside the list
-  count=$((count + 1)) group=$name place=''
-  if [[ ${places:--} != - ]]; then
-    group=$name/%a place=$places
-    commas=${places//[^,]/}
-    count=$((count + ${#commas}))
+  group=$name places=${places:--}
+  if [[ $places != - ]]; then
+    group=$name/%a
   elif [[ $name =~ ^(.*/fold-)([0-9]+)(/.*)?$ ]]; then
-    group=${BASH_REMATCH[1]}%a${BASH_REMATCH[3]} place=${BASH_REMATCH[2]}
+    group=${BASH_REMATCH[1]}%a${BASH_REMATCH[3]} places=${BASH_REMATCH[2]}
   fi
   group_of[$name]=$group
   if [[ ! ${kind[$group]:-} ]]; then groups+=("$group"); fi
   kind[$group]=$on
-  if [[ $state == todo ]]; then
-    todo[$group]+=${todo[$group]:+,}${place:-$name}
-    needs[$group]+=,$before
-  fi
+  for place in ${places//,/ }; do
+    count=$((count + 1))
+    if [[ $state == 'done' ]]; then continue; fi
+    todo[$group]+=" $place" needs[$group|$place]=$before parts[$name]+=" $group|$place"
+  done
 done <<<"$stages"
-label() { local text=${1//\//.}; text=${text//-%a/}; echo "${text//.%a/}"; }
-# queued LABEL: the id of a job that an earlier call submitted and Slurm has not done with
-queued() {
-  local known
-  known=$(awk '{ print $1, $2 }' <<<"$queue" | grep -xFf "$record" 2>/dev/null) || true
-  awk -v name="$1" '$2 == name { id = $1 } END { print id }' <<<"$known"
+
+# needed GROUP PLACE: in `found`, what is not done of that which a stage needs, as GROUP|PLACE
+needed() {
+  local need of
+  found=()
+  for need in ${needs[$1|$2]//,/ }; do
+    read -ra of <<<"${parts[$need]:-}"
+    found+=("${of[@]}")
+  done
+}
+# in_vain JOB REASON GROUP PLACE: whether a job that is pending waits for one that has failed or was cancelled
+in_vain() {
+  local part
+  if [[ $2 == DependencyNeverSatisfied ]]; then return 0; fi
+  needed "$3" "$4"
+  for part in "${found[@]}"; do
+    # It is submitted anew, now or by a call that came later than the job.
+    if [[ ${fresh[$part]:-} ]] || ((${job[$part]%%_*} > $1)); then return 0; fi
+  done
+  return 1
 }
 
+# said NAME GROUP PLACE: of a stage that is not done
+said() {
+  local of id state why part
+  of=$(label "$2")
+  read -r id state why <<<"${live[$of|$3]:-}"
+  if [[ $state == PENDING ]]; then
+    echo "pending ($why) job $id"
+  elif [[ $state ]]; then
+    echo "${state,,} job $id"
+  elif [[ $(newest "$1") ]]; then
+    echo "not done, and not queued"
+  elif [[ ${sent[$of|$3]:-} ]]; then
+    needed "$2" "$3"
+    for part in "${found[@]}"; do
+      if [[ ! ${live[$(label "${part%|*}")|${part#*|}]:-} ]]; then echo "cancelled: what it needs failed"; return; fi
+    done
+    echo "cancelled before it began"
+  else
+    echo "not submitted"
+  fi
+}
 if [[ $mode == status ]]; then
   printf '%-28s %-34s %s\n' stage state 'log (in '"$out/slurm"')'
   while IFS=$'\t' read -r name before on state places; do
-    if [[ $state != todo && $state != 'done' ]]; then continue; fi
-    for place in $(if [[ ${places:--} == - ]]; then echo none; else echo "${places//,/ }"; fi); do
-      one=$name${place/#none/}
-      if [[ $place != none ]]; then one=$name/$place; elif [[ $name =~ /fold-([0-9]+) ]]; then place=${BASH_REMATCH[1]}; fi
-      file=$(newest "$one") || true
-      said=$state
-      if [[ $state == todo ]]; then
-        id=$(queued "$(label "${group_of[$name]}")")
-        said=$(awk -v id="$id" -v place="$place" '
-          id && $1 == id && (place == "none" || $4 == place) { why = $5; for (i = 6; i <= NF; i++) why = why " " $i
-            print tolower($3), ($3 == "PENDING" ? "(" why ")" : ""), "job", id; exit }' <<<"$queue")
-        if [[ ! $said ]]; then said=$([[ $file ]] && echo "not done, and not queued" || echo "not submitted"); fi
-      fi
-      printf '%-28s %-34s %s\n' "$one" "$said" "$file"
+    if [[ ! ${group_of[$name]:-} ]]; then continue; fi
+    group=${group_of[$name]} places=${places:--}
+    for place in ${places//,/ }; do
+      one=$name
+      if [[ $place != - ]]; then one=$name/$place; elif [[ $group =~ fold-%a ]]; then place=${name#*/fold-} place=${place%%/*}; fi
+      where=$state
+      if [[ $state == todo ]]; then where=$(said "$one" "$group" "$place"); fi
+      printf '%-28s %-34s %s\n' "$one" "$where" "$(newest "$one" || true)"
     done
   done <<<"$stages"
   echo "a stage's log: slurm/$command.sh --log STAGE --out $out"
@@ -114,45 +175,84 @@ options_for() {
 }
 mapfile -t on_gpus < <(options_for GPU | grep .)
 mapfile -t on_cpus < <(printf '%s\n' --nodes=1 --ntasks-per-node=1 --gpus-per-node=0; options_for CPU | grep .)
+
+# after GROUP PLACE...: the option that lets these wait for the tasks that make what they need, and for no others
+after() {
+  local group=$1 place part other all earlier list='' own=0
+  local -A wanted=() arrays=() seen=()
+  shift
+  for place in "$@"; do
+    needed "$group" "$place"
+    for part in "${found[@]}"; do
+      wanted[$part]=1
+      if [[ $place != - && ${part#*|} == "$place" ]]; then own=$((own + 1)) arrays[${job[$part]%_*}]=1; fi
+    done
+  done
+  if ((${#wanted[@]} == 0)); then return; fi
+  # The prediction of a fold follows its own training, not that of all folds.
+  if (($# > 1 && own == $# && ${#wanted[@]} == own && ${#arrays[@]} == 1)); then
+    echo "--dependency=aftercorr:${!arrays[*]}"
+    return
+  fi
+  for part in "${!wanted[@]}"; do
+    earlier=${part%|*} other=${job[$part]}
+    if [[ ${part#*|} != - && ${fresh[$part]:-} ]]; then
+      # All tasks of an array: by its one id.
+      all=1
+      for place in ${fresh[$earlier]}; do if [[ ! ${wanted[$earlier|$place]:-} ]]; then all=''; fi; done
+      if [[ $all ]]; then other=${other%_*}; fi
+    fi
+    seen[$other]=1
+  done
+  list=$(printf '%s\n' "${!seen[@]}" | sort -V | paste -sd :)
+  echo "--dependency=afterok:$list"
+}
+
 new=0 left=0
 for group in "${groups[@]}"; do
-  if [[ ! ${todo[$group]:-} ]]; then continue; fi
-  name=$(label "$group") after='' how=afterok array=()
-  commas=${todo[$group]//[^,]/}
-  tasks=$((${#commas} + 1))
-  left=$((left + tasks))
-  job[$group]=$(queued "$name")
-  if [[ ${job[$group]} ]]; then continue; fi
-  declare -A seen=()
-  for need in ${needs[$group]//,/ }; do
-    earlier=${group_of[$need]:-}
-    if [[ ! $earlier || ! ${job[$earlier]:-} || ${seen[$earlier]:-} ]]; then continue; fi
-    seen[$earlier]=1 after+=:${job[$earlier]}
-    # The prediction of a fold follows its own training, not that of all folds.
-    if [[ $group == *%a/* && $earlier == *%a && ${todo[$earlier]} == "${todo[$group]}" ]]; then how=aftercorr; fi
+  name=$(label "$group") missing=() kept=() array=() log=%x-%j.out
+  for place in ${todo[$group]:-}; do
+    left=$((left + 1))
+    read -r id state why <<<"${live[$name|$place]:-}"
+    if [[ $state == COMPLETING && $mode == submit ]]; then
+      fail "job $id ($name) is ending still: once squeue does not show it any more, submit again"
+    elif [[ $state == PENDING ]] && in_vain "${id%%_*}" "$why" "$group" "$place"; then
+      echo "scancel $id # $name: it waits for a job that has failed or was cancelled"
+      if [[ $mode == submit ]]; then scancel "$id"; fi
+    elif [[ $state ]]; then
+      job[$group|$place]=$id
+      kept+=("$id ${state,,}")
+      continue
+    fi
+    missing+=("$place")
   done
-  unset seen
-  log=%x-%j.out
-  if [[ $group == *%a* ]]; then array=("--array=${todo[$group]}${AT_ONCE:+%$AT_ONCE}") log=%x-%A_%a.out; fi
+  if ((${#kept[@]})); then echo "left out, as it is queued: $name ($(printf '%s\n' "${kept[@]}" | paste -sd , | sed 's/,/, /g'))"; fi
+  if ((!${#missing[@]})); then continue; fi
+  if [[ $group == *%a* ]]; then
+    array=("--array=$(printf '%s\n' "${missing[@]}" | paste -sd ,)${AT_ONCE:+%$AT_ONCE}") log=%x-%A_%a.out
+  fi
   words=(sbatch --parsable --kill-on-invalid-dep=yes --job-name="$name" --output="$out/slurm/$log" "${array[@]}")
-  if [[ $after ]]; then words+=(--dependency="$how$after"); fi
+  mapfile -t waits < <(after "$group" "${missing[@]}")
+  words+=("${waits[@]}")
   if [[ ${kind[$group]} == gpu ]]; then words+=("${on_gpus[@]}"); else words+=("${on_cpus[@]}"); fi
   words+=(slurm/stage.sbatch "${kind[$group]}" "$group" "$out" "$command" "${options[@]}")
-  new=$((new + tasks))
+  new=$((new + ${#missing[@]})) fresh[$group]="${missing[*]}"
   if [[ $mode == dry ]]; then
-    job[$group]="<$name>"
+    id="<$name>"
     echo "${words[*]}"
   else
     mkdir -p "$out/slurm"
-    job[$group]=$("${words[@]}")
-    echo "${job[$group]} $name" | tee -a "$record"
+    id=$("${words[@]}")
+    echo "$id $name ${missing[*]/#-/}" | sed 's/ *$//' | tee -a "$record"
   fi
+  for place in "${missing[@]}"; do job[$group|$place]=$(task "$id" "$place") fresh[$group|$place]=1; done
 done
 
 if [[ $mode == dry ]]; then echo "$new of $count stages would be submitted"; exit; fi
 echo "$new of $count stages submitted, $left not done yet"
 if ((${#job[@]})); then
-  ids=$(printf '%s\n' "${job[@]}" | sort -nu | paste -sd ,)
+  ids=$(printf '%s\n' "${job[@]%%_*}" | sort -nu | paste -sd ,)
   echo "watch them: slurm/$command.sh --status, with the same words; or squeue --jobs=$ids"
+  echo "stop them all: scancel ${ids//,/ }"
   echo "A stage that fails ends those that need it; then read its log (--log STAGE), and the same command goes on."
 fi
