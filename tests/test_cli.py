@@ -42,8 +42,16 @@ def test_the_help_of_a_command_begins_with_what_it_is_for(name, run):
 def test_no_command_is_shown_what_one_can_do(run):
     done = run("tiebreak", code=0)
     assert done.stderr == ""
-    for words in ("pipeline --recipe demo --out runs/demo", "train", "predict", "report", "COMMAND --help"):
+    for words in (
+        "pipeline --recipe demo --out runs/demo",
+        "train",
+        "weights minilm-l6",
+        "predict",
+        "report",
+        "COMMAND --help",
+    ):
         assert f"tiebreak {words}" in done.stdout
+    assert "--model minilm-l6" in done.stdout and "runs/first" not in done.stdout, "the demo's bases know the sample"
 
 
 @pytest.mark.parametrize(

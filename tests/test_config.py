@@ -27,6 +27,24 @@ def test_all_problems_are_reported_at_once():
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
+    [
+        ("train.step=3", "train.step: no such field; did you mean train.max_steps?"),
+        ("train.lrr=1", "train.lrr: no such field; did you mean train.lr?"),
+        ("train.max_tokens=9", "did you mean data.max_tokens?"),
+        ("max_steps=3", "did you mean train.max_steps?"),
+        ("model.lora.alpah=3", "did you mean model.lora.alpha?"),
+        ("trian.lr=1", "trian: no such field; did you mean train?"),
+        (f"train.{'x' * 300}=1", "no such field"),
+    ],
+)
+def test_fields_that_are_meant_are_named(change, sentence):
+    with pytest.raises(UserError) as caught:
+        load_recipe("demo-gemma2", [change])
+    assert sentence in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
     [("train.lr", "key.path=value"), ("=3", "key.path=value"), ("train.lr.x=3", "a value, not a section")],
 )
 def test_a_change_that_is_none(change, sentence):

@@ -179,7 +179,7 @@ def test_the_first_hour_runs_as_it_stands(tmp_path, monkeypatch):
         if program == "tiebreak" and words and words[0] != "weights" and not re.search("minilm|/kaggle/", line):
             assert main([*words, *few.get(words[0], "").split()]) == 0, line
             ran.append(words[0])
-    assert ran == "sample sample check baseline train predict report sample predict".split()
+    assert ran == "sample sample check baseline train predict report compare sample predict".split()
     assert (tmp_path / "runs/first/report/index.html").is_file()
     assert (tmp_path / "runs/kaggle/predictions.csv").read_text().count("\n") == 101
 

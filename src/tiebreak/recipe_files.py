@@ -1,8 +1,9 @@
 """YAML files of settings: found by name, read, changed field by field, and validated with all problems at once."""
 
 import reprlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -82,7 +83,7 @@ def validate(kind: type[Kind], content: dict[str, Any], name: str) -> Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         faults = error.errors()
-        lines = [f"  {_place(fault)}: {_plain(fault)}" for fault in faults[:SHOWN_FAULTS]]
+        lines = [f"  {_place(fault)}: {_plain(fault, kind)}" for fault in faults[:SHOWN_FAULTS]]
         lines += [f"  ... and {len(faults) - SHOWN_FAULTS:,} more"] * (len(faults) > SHOWN_FAULTS)
         raise UserError(f"{name}: {plural(len(faults), 'problem')} in the recipe:\n" + "\n".join(lines)) from None
 
@@ -114,10 +115,37 @@ def _place(error: ErrorDetails) -> str:
     return place if place.isprintable() and len(place) <= SHOWN else _SHORT.repr(place)
 
 
-def _plain(error: ErrorDetails) -> str:
+def _plain(error: ErrorDetails, kind: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
-        return "no such field"
+        *parents, word = map(str, error["loc"])
+        hint = _fields_like(word, parents, kind) if len(word) <= SHOWN else ""
+        return f"no such field; {hint}" if hint else "no such field"
     if error["type"] == "missing":
         return "missing"
     given = "" if isinstance(error["input"], dict) else f" (it is {_SHORT.repr(error['input'])})"
     return error["msg"].removeprefix("Value error, ") + given
+
+
+def _fields_like(word: str, parents: Sequence[str], kind: type[BaseModel]) -> str:
+    """A question with the fields of other sections that have this name, else those here that are spelt like it."""
+    if elsewhere := [path for path in _paths(kind) if path.endswith(f".{word}")]:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    section: type[BaseModel] | None = kind
+    for parent in parents:
+        field = section.model_fields.get(parent) if section else None
+        section = _section(field.annotation) if field else section  # else a key of a mapping, or a number in a list
+    return did_you_mean(word, section.model_fields if section else (), "".join(f"{parent}." for parent in parents))
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The class of fields in a field's type, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
+
+
+def _paths(kind: type[BaseModel]) -> Iterator[str]:
+    """The fields of a kind and of its sections, as `--set` names them."""
+    for name, field in kind.model_fields.items():
+        section = _section(field.annotation)
+        yield from (f"{name}.{path}" for path in _paths(section)) if section else [name]

@@ -10,6 +10,7 @@ import pipeline_chaos
 import pytest
 
 from tiebreak.cli import main
+from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
 from tiebreak.options import build_parser
 from tiebreak.pipeline.recipe import PIPELINES, load_pipeline
@@ -75,14 +76,18 @@ def test_what_comes_next_can_be_typed_as_it_stands(tmp_path):
         (tmp_path / "tables" / f"{name}.csv").touch()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
-    _, page, *lines, columns = next_steps(tmp_path).splitlines()
+    _, page, *lines, known, columns = next_steps(tmp_path).splitlines()
     assert str(tmp_path / "report" / "index.html") in page and "response_a" in columns
+    assert "sample's language and nothing else" in known
     commands = [shlex.split(line.partition(":")[2]) for line in lines]
-    assert [words[1] for words in commands] == ["compare", "predict", "train"]
+    assert [words[1] for words in commands] == ["compare", "predict", "weights", "train"]
     for words in commands:
         assert words[0].endswith("tiebreak")
         options = build_parser().parse_args(words[1:])
-        assert all(Path(name).is_file() for name in getattr(options, "data", None) or [])
+        if words[1] != "train":
+            assert all(Path(name).is_file() for name in getattr(options, "data", None) or [])
+    assert options.data == ["YOUR.csv"] and options.model == "minilm-l6", "demo bases know no other language"
+    assert load_recipe(options.recipe, options.set).data.max_tokens == 512
 
 
 def test_the_summary_says_whose_votes_these_are_and_what_distillation_changed():

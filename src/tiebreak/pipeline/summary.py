@@ -83,21 +83,24 @@ class Summary:
 
 def next_steps(out: Path) -> str:
     """What to do after a pipeline, as lines to copy: on the sample's tables as they are, on others by their names."""
-    page, student, tables = out / "report" / "index.html", out / "student", out / "tables"
-    train, test = (tables / f"{name}.csv" if (tables / f"{name}.csv").is_file() else None for name in ("train", "test"))
+    page, student = out / "report" / "index.html", out / "student"
+    test = table if (table := out / "tables" / "test.csv").is_file() else "YOUR.csv"
     tiebreak = "tiebreak" if shutil.which("tiebreak") else os.path.relpath(Path(sys.executable).with_name("tiebreak"))
     words = "--prompt 'QUESTION' 'ANSWER' 'OTHER ANSWER'"
+    words_of_own = "--recipe demo-deberta --model minilm-l6 --set data.max_tokens=512 --set train.lr=1e-4"
     lines = [
         ("which of two answers wins:", f"{tiebreak} compare --model {student} {words}"),
-        ("all rows of a table:", f"{tiebreak} predict --model {student} --data {test or 'YOUR.csv'} --out runs/mine"),
-        ("a judge of your own votes:", f"{tiebreak} train --data {train or 'YOUR.csv'} --out runs/first"),
+        ("all rows of a table:", f"{tiebreak} predict --model {student} --data {test} --out runs/mine"),
+        ("weights for your own texts:", f"{tiebreak} weights minilm-l6"),
+        ("a judge of your own votes:", f"{tiebreak} train {words_of_own} --data YOUR.csv --out runs/own"),
     ]
     if page.is_file():
         lines.insert(0, ("scores, calibration, biases:", f"open {page} in a browser"))
     columns = (
         "Your own tables have the columns prompt, response_a, response_b, and to train on, winner (docs/tables.md)."
     )
-    return "\n".join(["What next:", *(f"  {what:29} {how}" for what, how in lines), columns])
+    known = "The demo's models know the sample's language and nothing else: weights for other texts are fetched."
+    return "\n".join(["What next:", *(f"  {what:29} {how}" for what, how in lines), known, columns])
 
 
 def conclude(out: Path, teachers: Iterable[str]) -> Summary:
