@@ -110,8 +110,15 @@ run() {
   # A signal meant for the ranks may come to this script, and Slurm's SIGTERM comes to both.
   trap 'asked=1; scancel --signal=USR2 "$JOB"' USR1 USR2
   trap 'asked=1 ended=1' TERM
+  # srun has the highest code of all ranks: a 2 hides behind the 75 or the SIGTERM of those that it ends meanwhile.
+  export TIEBREAK_MISTAKE=$folder/.mistake-$JOB-$LIFE
+  rm -f "$TIEBREAK_MISTAKE"
   "${RUN[@]}" "$@" &
   while asked='' code=0; wait $! || code=$?; [[ $asked ]]; do :; done
+  if [[ -e $TIEBREAK_MISTAKE ]]; then
+    code=2
+    rm -f "$TIEBREAK_MISTAKE"
+  fi
 
   now=$(reached "$folder")
   if ((code == 0)); then

@@ -144,6 +144,30 @@ def test_a_batch_file_starts_its_script_from_wherever_slurm_copied_it(tmp_path, 
     assert started.endswith(" --set train.lr=1e-4\n")
 
 
+@pytest.mark.parametrize(
+    ("ranks", "code", "said"),
+    [
+        ('touch "$TIEBREAK_MISTAKE"; exit 75', 2, "not requeued: exit code 2 is a mistake"),
+        ('touch "$TIEBREAK_MISTAKE"; exit 143', 2, "not requeued: exit code 2 is a mistake"),
+        ("exit 75", 75, "exit code 75 (asked to stop, and did) at the start: requeueing job 7"),
+    ],
+)
+def test_a_mistake_of_one_rank_counts_though_srun_tells_the_code_of_another(tmp_path, ranks, code, said):
+    """srun has the highest code of all, and ranks that it ends because of the 2 end with 75 or by SIGTERM."""
+    hosts, restarts = "hostnames) echo localhost ;;", 'job) echo "Requeue=1 Restarts=0" ;;'
+    requeue = f"case $2 in {hosts} {restarts} 7) touch {tmp_path}/requeued; exit 1 ;; esac"
+    for name, body in (("scontrol", requeue), ("srun", ranks)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(LAUNCH.parent), "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n1"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(tmp_path / "run"), **job}
+    batch = ["bash", LAUNCH.parent / "slurm" / "train_llama.sbatch"]
+    done = subprocess.run(batch, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and said in done.stdout, done
+    assert (tmp_path / "requeued").exists() == (code == 75)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["requeues"]
+
+
 @pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
 def test_directives_hold_no_variables_and_stand_before_the_first_command(path):
     lines = path.read_text().splitlines()

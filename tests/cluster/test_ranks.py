@@ -114,3 +114,15 @@ def test_a_rank_that_is_stopped_alone_waits_for_no_other(error, code, waits, mon
     with pytest.raises(Ended) as ended, ranks.joined(Ranks(1, 2, 1), 60):
         raise error
     assert ended.value.args == (code,) and bool(met) == waits
+
+
+def test_a_mistake_leaves_word_for_the_batch_script(tmp_path, environment, restored_state):
+    word = tmp_path / "mistake"
+    environment({"TIEBREAK_MISTAKE": str(word)})
+    assert print_error(UserError("no such file")) == 2
+    assert word.exists()
+    word.unlink()
+    assert main(["train", "--no-such-option"]) == 2
+    assert word.exists()
+    environment({"TIEBREAK_MISTAKE": str(tmp_path / "no" / "folder")})
+    assert print_error(UserError("no such file")) == 2

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiebreak.cluster.machine import own_gpu, refuse_unbuilt_gpu, refuse_unusable_gpus
@@ -155,6 +156,13 @@ def own_rank() -> int:
     return int(rank) if rank.isdecimal() else 0
 
 
+def leave_word_of_a_mistake() -> None:
+    """Leave the file that TIEBREAK_MISTAKE names: srun's exit code is the highest of all ranks, not this one's 2."""
+    if path := os.environ.get("TIEBREAK_MISTAKE"):
+        with contextlib.suppress(OSError):
+            Path(path).touch()
+
+
 def print_error(error: UserError) -> int:
     """Print the error and return exit code 2. Other ranks wait 3 s, so that rank 0's message comes first.
 
@@ -162,6 +170,7 @@ def print_error(error: UserError) -> int:
     """
     with contextlib.suppress(ValueError):  # a thread other than the main one
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_word_of_a_mistake()
     rank = own_rank()
     if rank:
         time.sleep(OTHER_RANKS_WAIT_S)
