@@ -8,7 +8,7 @@ from training_runs import SHORT, set_, steps_of
 
 from tiebreak.cli import main
 from tiebreak.config import load_recipe
-from tiebreak.training import loop
+from tiebreak.training import loop, losses
 from tiebreak.training.run import train
 
 
@@ -40,10 +40,8 @@ def test_micro_batches_do_not_wait_for_the_device(sample, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("broken", [(2,), (1, 3)])
 def test_the_rows_of_every_faulty_micro_batch_are_named_and_no_others(broken, sample, tmp_path, capsys, monkeypatch):
-    from tiebreak.training import run as run_module
-
     seen: list[list[str]] = []
-    honest_batch, honest_loss = loop.make_batch, run_module.cross_entropy
+    honest_batch, honest_loss = loop.make_batch, losses.cross_entropy
 
     def listening(tokens, rows, *arguments, **settings):
         seen.append([tokens.ids[row] for row in rows])
@@ -54,7 +52,7 @@ def test_the_rows_of_every_faulty_micro_batch_are_named_and_no_others(broken, sa
         return loss * float("inf") if len(seen) in broken else loss
 
     monkeypatch.setattr(loop, "make_batch", listening)
-    monkeypatch.setattr(run_module, "cross_entropy", faulty)
+    monkeypatch.setattr(losses, "cross_entropy", faulty)
     changes = set_("train.max_steps=1", "train.tokens_per_micro_batch=512")
     assert main(["train", "--data", str(sample), "--out", str(tmp_path / "run"), *SHORT, *changes]) == 2
     message = capsys.readouterr().err

@@ -15,6 +15,7 @@ from tiebreak.config import load_recipe
 from tiebreak.data.split import RowsManifest
 from tiebreak.errors import UserError
 from tiebreak.models.preference import PreferenceModel
+from tiebreak.training import losses
 from tiebreak.training.run_folder import open_folder
 
 pytestmark = pytest.mark.slow
@@ -256,10 +257,8 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_the_rows_at_fau
     broken, sample, tmp_path, capsys, monkeypatch
 ):
     """The third step is broken; the weights and the checkpoint are those of the second."""
-    from tiebreak.training import run as run_module
-
     calls = []
-    honest = run_module.cross_entropy
+    honest = losses.cross_entropy
 
     def faulty(logits, batch, **settings):
         calls.append(batch)
@@ -268,7 +267,7 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_the_rows_at_fau
             return loss
         return loss * float("nan") if broken == "loss" else loss + (logits * 0).sqrt().sum()
 
-    monkeypatch.setattr(run_module, "cross_entropy", faulty)
+    monkeypatch.setattr(losses, "cross_entropy", faulty)
     changes = set_("train.max_steps=6", "train.save_every=1", "train.tokens_per_micro_batch=8192")
     out = tmp_path / "run"
     assert main(["train", "--data", str(sample), "--out", str(out), *SHORT, *changes]) == 2
