@@ -207,7 +207,7 @@ def commands_of(page: Path) -> list[str]:
         if language == "console":
             commands += re.findall(r"^\$ (.*)", block, re.M)
         elif not language:
-            commands += re.findall(rf'^ *((?:{STARTS})(?:.*"\n(?:.*\n)*?"$|.*))', block, re.M)
+            commands += re.findall(rf'^ *!?((?:{STARTS})(?:.*"\n(?:.*\n)*?"$|.*))', block, re.M)
     return [command.split("  #")[0].strip() for command in commands]
 
 

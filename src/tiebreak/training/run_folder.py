@@ -41,7 +41,10 @@ def default_folder(recipe: Recipe) -> Path:
 def refuse_used(folder: Path) -> None:
     """Raise if the folder holds a run, for a run that is not to go on with it."""
     if (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder} holds a run already: --resume auto goes on with it, or choose another --out")
+        raise UserError(
+            f"{folder} holds a run already: --resume auto (in Python: resume=True) goes on with it, or choose another "
+            "--out (out=)"
+        )
 
 
 def open_folder(
