@@ -21,7 +21,7 @@ install: .venv/installed
 # What tests and checks need besides.
 .venv/dev: .venv/installed
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(COMPILE) 'import sys; sys.path.insert(0, "tests"); import warm; warm.import_all(); import hypothesis, pytest, onnx, wandb'
+	$(COMPILE) 'from tiebreak.process import prepare_process; prepare_process(); import sys; sys.path.insert(0, "tests"); import warm; warm.import_all(); import hypothesis, pytest, onnx, wandb'
 	touch $@
 
 # flash-attn asks for torch while it is built, so it is built against the one that is there; needs nvcc, and minutes.

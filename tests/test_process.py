@@ -150,6 +150,21 @@ def test_what_bitsandbytes_compiles_is_compiled_at_its_first_call(monkeypatch, t
     assert compiled == [{"dynamic": False}]
 
 
+def test_what_bitsandbytes_lacks_is_no_news(monkeypatch, tmp_path, capsys):
+    """On CPUs with bf16 instructions it warns, while it is imported, of a kernel that it would fetch from a hub."""
+    lines = "import logging", "logging.getLogger('bitsandbytes.backends').warning('Failed to load')"
+    (tmp_path / "bitsandbytes.py").write_text("\n".join(lines), encoding="utf-8")
+    for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    logger = logging.getLogger("bitsandbytes")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stderr)])
+    logger.setLevel(logging.NOTSET)
+    import_bitsandbytes()
+    assert sys.modules.pop("bitsandbytes").__file__ == str(tmp_path / "bitsandbytes.py")
+    assert capsys.readouterr().err == ""
+
+
 def test_secrets_are_taken_away_for_a_while_and_come_back(monkeypatch):
     from tiebreak.process import without_secrets
 

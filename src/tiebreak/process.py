@@ -88,7 +88,7 @@ def prepare_process() -> None:
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of every optional kernel it lacks
+    quieten_bitsandbytes()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, in a notebook: bars here are text
@@ -139,6 +139,11 @@ def share_cores(processes: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
+def quieten_bitsandbytes() -> None:
+    """Silence its warnings of every optional kernel that it lacks, and would fetch from a hub."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def import_bitsandbytes() -> None:
     """Import bitsandbytes without TorchInductor, a tenth of a short run's time, which its decorators would load.
 
@@ -146,6 +151,7 @@ def import_bitsandbytes() -> None:
     """
     import torch
 
+    quieten_bitsandbytes()
     compile_now = torch.compile
 
     def compile_later(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:

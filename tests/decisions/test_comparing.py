@@ -69,6 +69,23 @@ def test_one_row_has_the_judges_own_probability_and_says_how_many_votes_would_te
     assert (level.winner, level.rows_more) == ("tie", None)
 
 
+@pytest.mark.parametrize(
+    ("shares", "winner", "words"),
+    [
+        ((0.402, 0.4, 0.198), "first", "no preference: the judge has the two level: 40.2 % a, 40.0 % b, 19.8 % a tie"),
+        ((0.4, 0.407, 0.193), "second", "no preference"),  # 128,000 votes
+        ((0.4, 0.4, 0.2), "tie", "no preference"),
+        ((0.4, 0.42, 0.18), "second", "b wins, with a probability of 42.0 %"),
+        ((0.301, 0.3, 0.399), "tie", "neither wins, with a probability of 39.9 %"),
+    ],
+)
+def test_a_row_whose_answers_are_all_but_level_has_no_winner_in_words(shares, winner, words):
+    found = summarise(np.array([shares]), prompts(1), ("a", "b"))
+    assert found.winner == winner, "for programs it stays the likeliest"
+    told = str(found).replace("\xa0", " ")
+    assert told.startswith(words) and ("votes" in told) == ("b wins" in words)
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

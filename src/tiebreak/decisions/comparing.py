@@ -16,6 +16,8 @@ LEVEL, POWER = 0.95, 0.80
 """Certainty that settles it, and how often the rows that are named would do so."""
 FEWEST_VOTES = 6
 """Fewer, even if all alike, do not pass a sign test at 5 %."""
+LEVEL_MARGIN, MANY_VOTES = 0.003, 100_000
+"""Of one row: a margin below this, or more votes than this to tell the two apart, is in words no preference."""
 
 
 class Comparison(ReportSection):
@@ -51,9 +53,11 @@ class Comparison(ReportSection):
         names = {"first": self.first, "second": self.second, "tie": "neither"}
         shares = [percent(share, 1) for share in (self.win, self.loss, self.tie)]
         odds = f"{shares[0]} {self.first}, {shares[1]} {self.second}, {shares[2]} a tie"
-        if self.rows == 1:
+        if self.rows == 1 and self._level:
+            lines = [f"no preference: the judge has the two level: {odds}"]
+        elif self.rows == 1:
             lines = [f"{names[self.winner]} wins, with a probability of {percent(self.confidence, 1)}: {odds}"]
-            if self.rows_more is not None:
+            if self.rows_more is not None and self.rows_more <= MANY_VOTES:
                 votes = plural(self.rows_more, "vote")
                 lines.append(f"some {votes} of people would tell the two apart four times in five")
         else:
@@ -65,6 +69,12 @@ class Comparison(ReportSection):
                 rate += f" ({span(Estimate(value=self.win_rate, low=low, high=high), 1, True)})"
             lines += [f"{rate}: {odds}", self._state(names[self.winner])]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    @property
+    def _level(self) -> bool:
+        """Whether a row's margin is too small to call the likelier answer the winner."""
+        small = abs(self.win - self.loss) < LEVEL_MARGIN or (self.rows_more or 0) > MANY_VOTES
+        return small and max(self.win, self.loss) > self.tie
 
     def _state(self, leader: str) -> str:
         if self.winner == "tie":
