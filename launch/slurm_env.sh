@@ -90,7 +90,7 @@ meaning() {
 # the newest checkpoint. $given_up says why it is not run again. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
 # that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
 run() {
-  local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record
+  local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record again
   record=$folder/requeues${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
   shift
   mkdir -p "$folder"
@@ -126,7 +126,9 @@ run() {
   elif ((code == 2)); then
     echo "not requeued: exit code 2 is a mistake to correct, see the message above"
   elif [[ $ended ]]; then
-    echo "exit code $code ($(meaning $code)) at $now: Slurm ends this life of the job (cancelled, preempted or out of time)"
+    again=${command:+slurm/$command.sh with the same words}
+    echo "exit code $code ($(meaning $code)) at $now: Slurm ends this life of the job (cancelled, preempted, out of time, or a" \
+      "node failed); unless Slurm requeues it, ${again:-the same sbatch line with OUT=$folder} goes on from there"
   elif [[ $(scontrol show job "$JOB" -o | grep -oP ' Restarts=\K\d+') != "$LIFE" ]]; then
     # A node that comes back from beyond a network cut must not requeue what runs elsewhere by now.
     echo "exit code $code ($(meaning $code)): a later life of this job has begun, or Slurm does not answer"

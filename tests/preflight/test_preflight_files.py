@@ -151,3 +151,17 @@ def test_what_is_fetched_or_built_later_is_a_note(tmp_path, monkeypatch):
         found = find_folder(base)
         assert isinstance(found, Finding) and found.verdict == "note" and sentence in found.text
     assert not os.listdir(tmp_path), "nothing is built"
+
+
+@pytest.mark.parametrize(("job", "refused"), [(None, True), ("7", False)])
+def test_a_login_node_says_that_jobs_refuse_what_must_be_downloaded(tmp_path, monkeypatch, job, refused):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    found = find_folder("google/gemma-2-9b-it")
+    assert isinstance(found, Finding) and ("and will refuse it" in found.text) == refused

@@ -64,6 +64,8 @@ def test_help_is_the_head_of_the_file():
     assert done.returncode == 2
     for verb in ("install", "up [NODES]", "env", "status", "down", "kill NODE", "poweroff NODE", "cut", "heal"):
         assert f"minislurm {verb}" in done.stderr.replace('eval "$(', "")
+    asked = subprocess.run([MINISLURM, "--help"], capture_output=True, text=True, check=True)
+    assert (asked.stdout, asked.stderr) == (done.stderr, "")
 
 
 def test_a_jobs_hostfile_and_meeting_place(cluster, tmp_path):

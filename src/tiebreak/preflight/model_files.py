@@ -1,5 +1,7 @@
 """Whether a model folder is whole: read from the heads of its files, no weight is loaded."""
 
+import os
+import shutil
 from pathlib import Path
 
 from tiebreak.config import Recipe
@@ -40,7 +42,10 @@ def find_folder(base: str) -> Path | Finding:
             f"{base}: there is no such folder, it is not in the hub's cache here, and HF_HUB_OFFLINE is set: give a "
             "local folder with --model (sbatch: MODEL=...), or fetch it where there is a network"
         )
-    return Finding("model files", f"{base}: neither a folder nor in the hub's cache: to be downloaded first", NOTE)
+    text = f"{base}: neither a folder nor in the hub's cache: to be downloaded first"
+    if shutil.which("sbatch") and "SLURM_JOB_ID" not in os.environ:
+        text += ". Jobs download nothing (OFFLINE=1) and will refuse it: fetch it here, or name its folder (MODEL=...)"
+    return Finding("model files", text, NOTE)
 
 
 def check_folder(folder: Path, recipe: Recipe | None = None) -> Finding:
