@@ -269,10 +269,10 @@ def _report(options: argparse.Namespace) -> int:
     out = Path(options.out)
     named = _named(options, "attacked", "runs", "family", "model", "resamples", "seed", "on_bad_row")
     made = write_report(options.predictions, options.labels, out, **named)
-    if made.judges:
-        say(render_scores(made))
     for note in made.notes:
         say(f"note: {note}")
+    if made.judges:
+        say(render_scores(made))
     say(f"report: {out / 'index.html'}")
     return 0
 

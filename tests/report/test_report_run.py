@@ -17,8 +17,8 @@ from tiebreak.data.encode import prompt_group
 from tiebreak.data.folds import assign_folds
 from tiebreak.data.predictions import ORDERS, write_predictions
 from tiebreak.evaluation.baselines import FOLDS
-from tiebreak.evaluation.inputs import read_labelled
-from tiebreak.evaluation.measure import predict_baselines
+from tiebreak.evaluation.inputs import Predictions, read_labelled
+from tiebreak.evaluation.measure import predict_baselines, say_what_is_void
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.sample.generator import write_sample
 from tiebreak.sample.law import bayes_probabilities
@@ -159,6 +159,16 @@ def test_a_labels_table_without_texts_says_what_it_lacks(table, tmp_path, capsys
     assert "has no texts" in page and "Not measured" in page
 
 
+def test_a_judge_that_answers_all_rows_alike_is_told():
+    labels, rng = np.arange(60) % 3, np.random.default_rng(0)
+    level, other = np.full((60, 3), 1 / 3), rng.dirichlet([2, 2, 2], 60)
+    level[:, 0] += rng.uniform(0, 0.01, 60)
+    level[:, 1] = 1 - level[:, 0] - level[:, 2]
+    judges = [Predictions(name, Path(name), p) for name, p in (("level", level), ("other", other))]
+    (said,) = say_what_is_void(judges, len(labels))
+    assert said.startswith("level gives nearly the same probabilities to every row: ") and "at most 1.0" in said
+
+
 def test_few_rows_and_files_that_lack_ids(table, tmp_path, capsys):
     file = bayes_file(table, tmp_path / "law.csv")
     some = tmp_path / "some.csv"
@@ -169,6 +179,10 @@ def test_few_rows_and_files_that_lack_ids(table, tmp_path, capsys):
     assert "some.csv lacks 288 labelled ids" in text and "no baselines" in text
     found = Report.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
     assert found.rows == 12 and found.baselines.keys() == {"bayes"}
+    assert found.notes[0] == "12 rows: too few to say anything of a judge"
+    assert text.startswith(f"note: {found.notes[0]}\n"), "before the figures"
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert -1 < page.index(found.notes[0]) < page.index('class="cards"')
     one = tmp_path / "one.csv"
     one.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
     assert main(["report", str(one), "--labels", str(table), "--out", str(tmp_path / "one"), "--resamples", "100"]) == 0

@@ -19,12 +19,17 @@ from tiebreak.evaluation.selective import measure_selective
 from tiebreak.evaluation.self_enhancement import audit_families
 from tiebreak.evaluation.slices import cut_slices
 from tiebreak.evaluation.verbosity import audit_verbosity
+from tiebreak.evaluation.wording import percent
 from tiebreak.labels import CLASS_NAMES
+from tiebreak.plurals import plural
 from tiebreak.sample.law import bayes_probabilities, is_sample
 
 MISTAKES = 8
 LEAST_PROMPTS = 50
 """Baselines fitted on fewer say nothing."""
+LEAST_ROWS, LEAST_SPREAD = 50, 0.02
+"""On fewer rows scores say nothing. A judge whose probabilities of each class all lie this close together tells no row
+from another."""
 BASELINES = {PRIOR: "prior", LENGTH: "length", TFIDF: "tfidf", WITH_NUMBERS: "numbers", BOOSTED: "boosted"}
 """Their names in metrics.json."""
 
@@ -60,12 +65,25 @@ def measure(
         class_counts={name: int((rows.labels == k).sum()) for k, name in enumerate(CLASS_NAMES)},
         resamples=resamples,
         seed=seed,
-        notes=rows.notes,
+        notes=[*say_what_is_void(judges, len(rows.ids)), *rows.notes],
         baselines={name: score(p, rows.labels, bootstrap, reference) for name, p in known.items()},
         judges=measured,
         pairs=compare_judges(judges, rows.labels, slices, bootstrap),
         runs=[],
     )
+
+
+def say_what_is_void(judges: list[Predictions], rows: int) -> list[str]:
+    """Sentences for the top of a report on too few rows, and on judges that answer all rows alike."""
+    said = [f"{plural(rows, 'row')}: too few to say anything of a judge"] if rows < LEAST_ROWS else []
+    for judge in judges:
+        spread = float(np.ptp(judge.probabilities, axis=0).max())
+        if rows > 1 and spread < LEAST_SPREAD:
+            said.append(
+                f"{judge.name} gives nearly the same probabilities to every row: those of a class differ by at most "
+                f"{percent(spread, 1)}, so it does not tell good answers from bad ones"
+            )
+    return said
 
 
 def predict_baselines(rows: LabelledRows) -> dict[str, np.ndarray]:

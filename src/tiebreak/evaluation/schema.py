@@ -327,7 +327,7 @@ class Report(ReportSection):
     resamples: int
     seed: int
     notes: list[str]
-    """What was lacking or left out."""
+    """What was lacking or left out; first, what makes figures void: too few rows, a judge that answers all alike."""
     baselines: dict[str, Scores]
     """By `prior`, `length`, `tfidf`, `numbers` (TF-IDF with all numbers) and `boosted` (trees on both), fitted on the
     other folds' prompts, and, on the embedded sample, `bayes`."""
