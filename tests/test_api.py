@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import tiebreak
 from tiebreak.cli import main
 from tiebreak.data.encode import prompt_group
 from tiebreak.models.folder import read_prompts
+from tiebreak.prediction.predict import PredictionRun
 from tiebreak.suites.forms import read_suites
 from tiebreak.suites.scoring import score_suite
 from tiebreak.tables.cells import encode_json_cell
@@ -149,6 +151,25 @@ def test_answers_are_ranked_by_their_mean_score(judge):
 def test_bad_pairs_are_named_by_their_position(judge):
     with pytest.raises(tiebreak.UserError, match=r"pairs\[1\]"):
         judge.predict([("p", "a", "b"), ("p", "a")])
+
+
+def test_a_dataframe_where_a_file_is_wanted_is_told_so(run, tmp_path):
+    frame = pd.DataFrame({"id": [1], "prompt": ["p"], "response_a": ["a"], "response_b": ["b"], "winner": ["tie"]})
+    calls = (
+        lambda: tiebreak.read_table(frame),
+        lambda: tiebreak.baseline([frame]),
+        lambda: tiebreak.predict(run[0].folder, frame, tmp_path / "p"),
+    )
+    for call in calls:
+        with pytest.raises(tiebreak.UserError, match=r"a DataFrame in place of a file's path: .*Judge.predict"):
+            call()
+    with pytest.raises(tiebreak.UserError, match="a dict in place of a file's path"):
+        tiebreak.read_table([{"prompt": "p"}])
+
+
+def test_a_prediction_is_shown_in_one_line(tmp_path):
+    shown = repr(PredictionRun(tmp_path / "predictions.csv", 200, 0, 1.5, {"model": {"log_loss": 1.0}}))
+    assert shown.startswith("PredictionRun(path=") and "rows=200, failed=0" in shown and "log_loss" not in shown
 
 
 def test_comparisons_in_memory_train_what_their_table_trains(run, table, tmp_path):

@@ -20,7 +20,7 @@ SLUG_WORDS = 9
 GROUPS = {
     "Commands, options and recipes": (
         "options.py parsers.py cli.py uses.py config.py recipe_files.py structured.py outputs.py compatibility.py "
-        "launch_files.py",
+        "launch_files.py files.py",
         "A word on the command line or in a YAML file is wrong. `tiebreak COMMAND --help` and "
         "[the commands](reference/commands.md) list options; [the recipe's fields](reference/recipe.md) have types "
         "and bounds. What does not go together stands in [Engines](engines.md#what-does-not-go-together).",

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from tiebreak.errors import UserError
 from tiebreak.storage import explain, make_folder
 
 TEMPORARY = ".tmp-"
@@ -103,8 +104,23 @@ def new_folder(path: Path, existing: Literal["replace", "keep", "fail"] = "fail"
 
 
 def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
-    """One path or several, as strings or not, as a list of paths."""
-    return [Path(item) for item in ([given] if isinstance(given, (str, Path)) else given)]
+    """One path or several, as strings or not, as a list of paths.
+
+    Raises:
+        UserError: a DataFrame or another object in memory: its column names would be taken for files.
+    """
+    if isinstance(given, (str, Path)):
+        return [Path(given)]
+    is_object = hasattr(given, "iloc") or not isinstance(given, Iterable)
+    items: list[object] = [given] if is_object else list(given)
+    paths = [Path(item) for item in items if isinstance(item, (str, Path))]
+    if len(paths) < len(items):
+        wrong = next(item for item in items if not isinstance(item, (str, Path)))
+        raise UserError(
+            f"a {type(wrong).__name__} in place of a file's path: this takes files; write the rows to one first "
+            "(DataFrame.to_csv), or predict them in memory (Judge.predict)"
+        )
+    return paths
 
 
 def sweep(*folders: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tiebreak.config import load_recipe
 from tiebreak.data import split
+from tiebreak.errors import UserError
 
 
 @pytest.fixture
@@ -43,3 +44,8 @@ def test_a_class_of_few_rows_is_no_warning_of_a_library(of_labels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         of_labels(*[0, 1] * 15, 2)
+
+
+def test_too_few_prompts_to_hold_some_out_is_told_with_what_to_do(of_labels):
+    with pytest.raises(UserError, match=r"no tenth .* 10 folds need at least 10 .*; the table has 2. .* --valid none"):
+        of_labels(0, 1)

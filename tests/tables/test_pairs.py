@@ -89,6 +89,9 @@ def test_tables_are_read_as_their_files_are(tmp_path, kind):
     ("objects", "message"),
     [
         ([TEXTS, {"prompt": "p", "response_a": "a"}], r"pairs\[1\]: no response_b"),
+        ([{"question": "q", "a": "a"}], r"pairs\[0\]: no prompt, response_a, response_b; what it has: question, a$"),
+        (Frame([{"prompt": "p", "one": "a"}]), r"pairs\[0\]: no response_a, response_b; what it has: prompt, one"),
+        ([{}], r"what it has: nothing"),
         ([("p", "a")], r"pairs\[0\]: 2 values"),
         (["text"], r"pairs\[0\]: a str instead"),
         ([TEXTS | {"response_a": 5}], r"pairs\[0\]: response_a is a int"),

@@ -86,6 +86,19 @@ class Split:
         return np.take(longest, self.train)
 
 
+def _assign(tokens: Tokens, fold: tuple[int, int] | None, folds: int, seed: int) -> np.ndarray:
+    """The fold (n,) of each row; where nobody asked for folds, an error says what they are for."""
+    try:
+        return assign_folds(tokens.labels, tokens.groups, folds, seed)
+    except UserError as error:
+        if fold:
+            raise
+        raise UserError(
+            f"no tenth of the prompts can be held out to validate on: {error}. Train on every row by --valid none "
+            '(in Python: valid="none"), or give --valid another table'
+        ) from None
+
+
 def read_split(
     recipe: Recipe,
     tokenizer: "PreTrainedTokenizerBase",
@@ -132,7 +145,7 @@ def read_split(
         if shared := int(np.isin(valid.groups, tokens.groups).sum()):
             log.info(f"warning: {shared:,} rows of {valid_from} have a prompt that is also trained on")
     elif not valid_from:
-        assigned = assign_folds(tokens.labels, tokens.groups, folds, recipe.data.folds_seed)
+        assigned = _assign(tokens, fold, folds, recipe.data.folds_seed)
         train, held_out = everything[assigned != held_out_fold], everything[assigned == held_out_fold]
         if not fold:
             log.info("validation: a tenth of the prompts is held out (--valid TABLE or none, or --fold, to change it)")

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ class PredictionRun:
     rows: int
     failed: int
     seconds: float | None
-    scores: dict[str, dict[str, float]] | None = None
+    scores: dict[str, dict[str, float]] | None = field(default=None, repr=False)
 
     def read(self) -> tuple[list[str], np.ndarray]:
         """Read the table: ids (n) and probabilities (n, 3) of A, B and tie."""

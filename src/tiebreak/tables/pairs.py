@@ -66,6 +66,9 @@ def _as_pair(row: object, position: int, forms: Forms) -> Pair:
         row = dict(zip(TEXT_COLUMNS, row, strict=True))
     if not isinstance(row, Mapping):
         raise UserError(f"pairs[{position}]: a {type(row).__name__} instead of a dict or a tuple")
+    if absent := [name for name in TEXT_COLUMNS if name not in row]:
+        seen = ", ".join(map(str, row)) or "nothing"
+        raise UserError(f"pairs[{position}]: no {', '.join(absent)}; what it has: {seen}")
     cells = _plain_row({"id": position + 1} | {name: row[name] for name in (*REQUIRED, *OPTIONAL) if name in row})
     for name in TEXT_COLUMNS:
         if not isinstance(cells.get(name, ""), (str, list, type(None))):

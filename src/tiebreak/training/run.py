@@ -165,7 +165,7 @@ def train(
         Stopped: asked to stop; the same call with `resume` goes on.
     """
     if resume and out is None:
-        raise UserError("--resume auto needs --out, the run folder to resume")
+        raise UserError("--resume auto needs --out, the run folder to resume (in Python: resume=True needs out=)")
     if out is not None:
         refuse_foreign(out, "recipe.yaml")
         if not resume:
