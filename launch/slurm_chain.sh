@@ -39,6 +39,13 @@ newest() {
 if [[ $mode == log ]]; then
   [[ $stage && $out ]] || fail "write --log STAGE --out FOLDER; --status lists the stages"
   file=$(newest "$stage") || true
+  # Of all folds or trials at once: which logs there are, and how far each is.
+  logs=$(find "$out/slurm" -name "${stage//\//.}-*_*.out" -printf '%f\n' 2>/dev/null | sort -V)
+  if [[ ! $file && $logs ]]; then
+    echo "$stage has a log for each place, here with its last line (in $out/slurm):"
+    while read -r file; do printf '%-28s %s\n' "$file" "$(tail -n 1 "$out/slurm/$file")"; done <<<"$logs"
+    exit
+  fi
   [[ $file ]] || fail "no job of stage $stage has begun ($out/slurm)"
   echo "$out/slurm/$file:"
   exec tail -n "${LINES_OF_LOG:-40}" "$out/slurm/$file"
@@ -147,16 +154,27 @@ said() {
     echo "not submitted"
   fi
 }
+# each RUNG PLACES: places of a rung that are to run, and those that have an answer
+each() {
+  {
+    tr , '\n' <<<"$2"
+    find "$out/rungs/${1#rung-}" \( -name '*.json' -o -name '*.failed' \) -printf '%f\n' 2>/dev/null
+  } | grep -oP '^\d+' | sort -nu
+}
 if [[ $mode == status ]]; then
   printf '%-28s %-34s %s\n' stage state 'log (in '"$out/slurm"')'
   while IFS=$'\t' read -r name before on state places; do
     if [[ ! ${group_of[$name]:-} ]]; then continue; fi
-    group=${group_of[$name]} places=${places:--}
-    for place in ${places//,/ }; do
-      one=$name
+    group=${group_of[$name]} left=,${places:--},
+    places=$([[ $name == rung-* ]] && each "$name" "${places:--}" || echo "${places:--}")
+    for place in $places; do
+      one=$name where=$state
       if [[ $place != - ]]; then one=$name/$place; elif [[ $group =~ fold-%a ]]; then place=${name#*/fold-} place=${place%%/*}; fi
-      where=$state
-      if [[ $state == todo ]]; then where=$(said "$one" "$group" "$place"); fi
+      if [[ $one != "$name" && $left != *,$place,* ]]; then
+        where=$([[ -s $out/rungs/${one#rung-}.failed ]] && echo failed || echo 'done')
+      elif [[ $state == todo ]]; then
+        where=$(said "$one" "$group" "$place")
+      fi
       printf '%-28s %-34s %s\n' "$one" "$where" "$(newest "$one" || true)"
     done
   done <<<"$stages"

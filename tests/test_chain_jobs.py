@@ -180,3 +180,26 @@ def test_help_is_the_head_of_the_file(chain, script):
     said = chain("--help", script=script)
     assert said.startswith("Submits ") and f"slurm/{script}.sh --status" in said and "#" not in said
     assert chain.calls() == []
+
+
+def test_each_trial_of_a_rung_has_its_line_and_its_log(chain):
+    stages = "draw - cpu done -\nrung-0.0 draw gpu todo 2,3\ndecide-0.0 rung-0.0 cpu todo -\n"
+    chain.be(stages=stages.replace(" ", "\t"), queue="21 rung-0.0 RUNNING 3 None\n")
+    (chain.out / "slurm" / "jobs").write_text("20 draw\n21 rung-0.0 0 1 2 3\n22 decide-0.0\n")
+    answers = chain.out / "rungs" / "0.0"
+    answers.mkdir(parents=True)
+    (answers / "0.json").write_text("{}")
+    (answers / "1.failed").write_text("a loss that is not finite")
+    for place in range(4):
+        (chain.out / "slurm" / f"rung-0.0-21_{place}.out").write_text(f"begun\nat step {place}\n")
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in chain("--status", script="sweep").splitlines()}
+    assert lines["rung-0.0/0"] == "done rung-0.0-21_0.out"
+    assert lines["rung-0.0/1"] == "failed rung-0.0-21_1.out"
+    assert lines["rung-0.0/2"] == "not done, and not queued rung-0.0-21_2.out"
+    assert lines["rung-0.0/3"] == "running job 21_3 rung-0.0-21_3.out"
+    assert lines["decide-0.0"] == "cancelled: what it needs failed"
+    listed = chain("--log", "rung-0.0", script="sweep").splitlines()[1:]
+    assert [line.split() for line in listed] == [[f"rung-0.0-21_{k}.out", "at", "step", str(k)] for k in range(4)]
+    assert chain("--log", "rung-0.0/2", script="sweep").endswith("begun\nat step 2\n")
+    chain(script="sweep")
+    assert chain.calls() == ["80 rung-0.0 2", "81 decide-0.0 afterok:21_3:80"]
