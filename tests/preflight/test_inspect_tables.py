@@ -82,6 +82,29 @@ def test_every_problem_is_reported_by_row_and_fails(check, write_table):
     assert "15 bad rows" in err and "--on-bad-row=skip" in err
 
 
+def test_many_bad_rows_of_one_reason_share_a_line_that_has_their_numbers(check, tmp_path):
+    path = tmp_path / "mine.csv"
+    winners = ["draw", "A", "draw", "draw", "draw", "B", "none", "tie", "draw"]
+    rows = (f"{row},p{row},a,b,{winner}\n" for row, winner in enumerate(winners, 1))
+    path.write_text("id,prompt,response_a,response_b,winner\n" + "".join(rows))
+    code, out, _ = check(path)
+    assert code == 2 and "\n6 bad rows with nothing wrong but the label: " in out
+    told = [line for line in out.splitlines() if "not one of" in line]
+    assert len(told) == 2 and told[1].startswith("bad row: mine.csv, row 7 (id 7): winner is 'none', not one of ")
+    assert told[0].startswith("5 bad rows: mine.csv, rows 1, 3-5, 9: winner is 'draw', not one of model_a, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"), [("winner", "0 1 2", True), ("label", "1.0  0.0", True), ("winner", "A 1 2", False)]
+)
+def test_it_says_how_labels_that_are_numbers_are_read(check, tmp_path, name, values, said):
+    path = tmp_path / "mine.csv"
+    rows = (f"{row},p{row},a,b,{value}\n" for row, value in enumerate(values.split(" ")))
+    path.write_text(f"id,prompt,response_a,response_b,{name}\n" + "".join(rows))
+    code, out, _ = check(path)
+    assert code == 0 and ("\nthe labels are numbers, read as 0 = A, 1 = B, 2 = tie\n" in out) == said
+
+
 def test_a_table_of_bad_rows_alone_is_described(check, write_table):
     code, out, _ = check(write_table({"prompt": "[broken]"}))
     assert code == 2 and out.startswith("table.csv: 0 rows, 1 bad row")

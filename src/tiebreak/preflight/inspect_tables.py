@@ -1,6 +1,7 @@
 """Summaries of tables: what they hold, and what is wrong with them, row by row."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +11,17 @@ import numpy as np
 
 from tiebreak.labels import CLASS_NAMES, describe_absent
 from tiebreak.plurals import plural
-from tiebreak.tables.cells import normalise_prompt
-from tiebreak.tables.containers import printable
-from tiebreak.tables.open_table import open_table
+from tiebreak.tables.cells import normalise_prompt, replace_lone_surrogates
+from tiebreak.tables.containers import SNIFFED_ROWS, printable
+from tiebreak.tables.open_table import OpenTable, open_table
 from tiebreak.tables.rows import UNREADABLE_LABELS, Pair, Problem
 from tiebreak.tables.table import read_rows
-from tiebreak.tables.winner import WINNER_COLUMNS
+from tiebreak.tables.winner import WINNER_COLUMNS, winner_column
+from tiebreak.terminal import one_line
 
 PERCENTILES = (50, 90, 95, 99, 100)
+ALIKE = 3
+"""More bad rows than these, of one file and one reason, share a line."""
 REFUSED = "(training refuses these; --on-bad-row skip leaves them out)"
 
 
@@ -42,6 +46,7 @@ class TableSummary:
     both_empty: int = 0
     problems: list[Problem] = field(default_factory=list)
     label_columns: bool = False
+    numeric_labels: bool = False
     unused_columns: list[str] = field(default_factory=list)
 
     @property
@@ -107,7 +112,9 @@ class TableSummary:
         """How many of the bad rows have texts that can be read: a prediction takes them as they are."""
         rows = self.encodings[UNREADABLE_LABELS]
         return (
-            [f"{plural(rows, 'bad row')} for the label alone; predict reads no labels and takes such"] if rows else []
+            [f"{plural(rows, 'bad row')} with nothing wrong but the label: no use to training, and predict takes them"]
+            if rows
+            else []
         )
 
     def _class_lines(self) -> list[str]:
@@ -121,6 +128,8 @@ class TableSummary:
         lines = [
             f"classes: {shares}" + (f"; unlabelled {self.classes[None]:,} {REFUSED}" if self.classes[None] else "")
         ]
+        if self.numeric_labels:
+            lines.append("the labels are numbers, read as 0 = A, 1 = B, 2 = tie")
         if absent := describe_absent(label for label, count in self.classes.items() if count):
             lines.append(absent)
         return lines
@@ -156,14 +165,14 @@ class TableCheck:
         return self.train.problems + (self.test.problems if self.test else [])
 
     def __str__(self) -> str:
-        """Both summaries, the prompts that they share, and the bad rows, a line each."""
+        """Both summaries, the prompts that they share, and the bad rows: a line each, or one for many of one reason."""
         lines = [str(self.train)]
         if self.test:
             shared = self.train.prompts.keys() & self.test.prompts.keys()
             rows = sum(self.test.prompt_rows[prompt] for prompt in shared)
             lines += [f"\n{self.test}", f"\nprompts in both {self.train.names} and {self.test.names}: {len(shared):,}"]
             lines[-1] += f", in {rows:,} rows of the second"
-        return "\n".join([*lines, *(f"bad row: {problem}" for problem in self.problems)])
+        return "\n".join([*lines, *_list_problems(self.problems)])
 
 
 def check(files: Sequence[Path], test: Sequence[Path] = ()) -> TableCheck:
@@ -195,8 +204,48 @@ def summarise(files: Sequence[Path]) -> TableSummary:
                 summary.add(row, path)
         table = open_table(path, Counter())
         summary.label_columns |= table.labelled
+        summary.numeric_labels |= _has_numeric_labels(table)
         summary.unused_columns += [name for name in table.unused if name not in summary.unused_columns]
     return summary
+
+
+def _has_numeric_labels(table: OpenTable) -> bool:
+    """Whether the first rows of a table in Kaggle's columns name the winner by numbers alone."""
+    column = winner_column(table.columns)
+    if column is None or (table.layout is not None and table.layout.read is not None):
+        return False
+    head = itertools.islice(table.rows, SNIFFED_ROWS)
+    values = [cells.get(column) for _, cells in head if not isinstance(cells, str)]
+    words = {str(value).strip().removesuffix(".0") for value in values if value is not None} - {""}
+    return bool(words) and words <= {"0", "1", "2"}
+
+
+def _list_problems(problems: Sequence[Problem]) -> list[str]:
+    """A line for each bad row; more than `ALIKE` of one file and one reason share a line."""
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault((problem.file, problem.reason), []).append(problem)
+    lines = []
+    for problem in problems:
+        group = alike[problem.file, problem.reason]
+        if len(group) <= ALIKE:
+            lines.append(f"bad row: {problem}")
+        elif problem is group[0]:
+            rows = f"rows {_spans([one.row for one in group])}"
+            told = f"{len(group):,} bad rows: {problem.file}, {rows}: {problem.reason}"
+            lines.append(one_line(replace_lone_surrogates(told)))
+    return lines
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Rising numbers in a few words: `1, 3-5`."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ", ".join("-".join(map(str, span)) for span in spans)
 
 
 def _digest(text: str) -> bytes:
