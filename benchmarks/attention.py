@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from harness import fresh, peak_growth, peer, record, run_claim, take_turns
+from timing import fresh, peak_growth, peer, record, run_claim, take_turns
 from torch import Tensor
 
 from tiebreak.models import deberta

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from harness import Gate, peer, record, run_claim, stepping, take_turns
 from subjects import LONGEST, SIZES, enlarged, run_tiebreak, train_judge, write_rows
+from timing import Gate, peer, record, run_claim, stepping, take_turns
 from train_speed import MOST_STEPS, train_ours
 
 STUDENT = SIZES | {"num_hidden_layers": 3}

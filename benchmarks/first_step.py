@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import HERE, peer, record, run_claim, take_turns
+from timing import HERE, peer, record, run_claim, take_turns
 
 ROWS, BATCH, LONGEST_ROW = 256, 16, 256
 POLL_S = 0.01

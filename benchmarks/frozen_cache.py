@@ -14,8 +14,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import peer, record, run_claim, stepping, take_turns
 from subjects import LONGEST, QUICK_SIZES, SIZES, enlarged, write_rows
+from timing import peer, record, run_claim, stepping, take_turns
 from train_speed import MOST_STEPS, train_ours
 
 WIDE = SIZES | {"hidden_size": 384, "pooler_hidden_size": 384, "intermediate_size": 1_536, "num_hidden_layers": 6}

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Turns, fresh, peak_growth, peer, record, run_claim, take_turns
 from straggle import draw_lengths
+from timing import Turns, fresh, peak_growth, peer, record, run_claim, take_turns
 
 from tiebreak.config import load_recipe
 from tiebreak.data.plan import Plan, blocks

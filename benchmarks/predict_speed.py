@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Ways, has, peer, record, run_claim, take_turns
 from subjects import (
     LONGEST,
     QUICK_SIZES,
@@ -29,6 +28,7 @@ from subjects import (
     write_rows,
     write_spread_rows,
 )
+from timing import Ways, has, peer, record, run_claim, take_turns
 
 OURS, COMES, SORTED, COMPILED = "tiebreak", "Trainer, as it comes", "Trainer, sorted", "torch.compile, sorted"
 CROSS, CROSS_BEST, ONNX = "CrossEncoder", "CrossEncoder, best batch", "onnxruntime"

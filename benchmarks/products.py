@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import peer, record, run_claim
 from subjects import (
     LONGEST,
     QUANTILES,
@@ -29,6 +28,7 @@ from subjects import (
     run_tiebreak,
     write_spread_rows,
 )
+from timing import peer, record, run_claim
 
 ROWS = TOGETHER * len(QUANTILES)
 """Of a step."""

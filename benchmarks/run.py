@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import NamedTuple
 
-from harness import HERE, floor_of, machine, ratio
+from timing import HERE, floor_of, machine, ratio
 
 ROOT = HERE.parent
 KEPT, DOCS, FLOORS = ROOT / "runs" / "benchmarks", ROOT / "docs" / "performance.md", HERE / "floors.json"

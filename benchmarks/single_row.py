@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from harness import has, peer, record, run_claim, take_turns
 from subjects import SIZES, compile_layers, train_judge
+from timing import has, peer, record, run_claim, take_turns
 
 XSMALL = SIZES | {
     "hidden_size": 384,

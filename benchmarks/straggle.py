@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from harness import peer, record, run_claim
 from subjects import LONGEST
+from timing import peer, record, run_claim
 
 from tiebreak.data.plan import Plan
 from tiebreak.preflight.simulate import measure as balance_of

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
-from harness import Gate, peer, record, run_claim, stepping, take_turns
 from subjects import LONGEST, write_rows
+from timing import Gate, peer, record, run_claim, stepping, take_turns
 
 ALONE, ALL = "one thread", "all cores"
 MAP, MAP_ALL = "datasets.map", "datasets.map, all cores"

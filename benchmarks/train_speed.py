@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import Gate, has, peer, record, run_claim, stepping, take_turns
 from subjects import (
     LONGEST,
     QUANTILES,
@@ -33,6 +32,7 @@ from subjects import (
     write_plain_tokenizer,
     write_spread_rows,
 )
+from timing import Gate, has, peer, record, run_claim, stepping, take_turns
 
 PEER_ROWS, ROWS = 8, TOGETHER * len(QUANTILES)
 """Of the peers' batches, and of a step."""

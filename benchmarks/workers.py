@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Turns, peer, record, run_claim
 from subjects import LONGEST, QUICK_SIZES, SIZES, train_judge, write_rows
+from timing import Turns, peer, record, run_claim
 
 
 def predict(run: Path, table: Path, out: Path, processes: int) -> float:

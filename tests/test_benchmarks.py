@@ -15,16 +15,16 @@ from tiebreak.tables.table import read_table
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import attention  # noqa: E402
-import harness  # noqa: E402
 import products  # noqa: E402
 import real_rows  # noqa: E402
 import run as runner  # noqa: E402
 import straggle  # noqa: E402
 import subjects  # noqa: E402
+import timing  # noqa: E402
 
 WRITTEN = re.compile(r"(<!-- (measured|profile) -->\n).*?(<!-- /\2 -->)", re.S)
-RATE = harness.record("m, 2 tokens", "rows/s", 6.0, [harness.peer("P", 2.0, 3.0, "sorted")], "logits to 1e-07")
-TIME = harness.record("m, memory", "MiB", 2.0, [harness.peer("Q", 20.0, package="no_such_package")])
+RATE = timing.record("m, 2 tokens", "rows/s", 6.0, [timing.peer("P", 2.0, 3.0, "sorted")], "logits to 1e-07")
+TIME = timing.record("m, memory", "MiB", 2.0, [timing.peer("Q", 20.0, package="no_such_package")])
 
 
 def kept(*records: dict, machine: str = "here", day: str = "2026-01-02") -> dict:
@@ -35,19 +35,19 @@ def kept(*records: dict, machine: str = "here", day: str = "2026-01-02") -> dict
 def test_ways_take_turns_in_alternating_order_after_a_warm_up():
     called: list[str] = []
     ways = {name: lambda name=name: called.append(name) or len(called) for name in "abc"}
-    turns = harness.take_turns(ways, rounds=2)
+    turns = timing.take_turns(ways, rounds=2)
     assert "".join(called) == "cba" + "abc" + "cba"
     assert turns.results == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
     assert {name: len(each) for name, each in turns.seconds.items()} == {"a": 2, "b": 2, "c": 2}
 
 
 def test_the_median_and_not_the_mean_of_a_ways_seconds_counts():
-    turns = harness.Turns(["a"])
+    turns = timing.Turns(["a"])
     turns.seconds["a"] = [1.0, 50.0, 2.0]
     assert turns.of("a") == 2.0 and turns.rates(10) == {"a": 5.0}
 
 
-def count_up(gate: harness.Gate, start: int) -> None:
+def count_up(gate: timing.Gate, start: int) -> None:
     import torch
 
     while True:
@@ -57,13 +57,13 @@ def count_up(gate: harness.Gate, start: int) -> None:
 
 @pytest.mark.processes
 def test_a_way_of_another_process_does_one_step_for_each_turn():
-    with harness.stepping(count_up, 5, threads=1, warm=2) as step:
+    with timing.stepping(count_up, 5, threads=1, warm=2) as step:
         assert [step(), step()] == [(8, 1), (9, 1)]
 
 
 def test_ratios_say_how_many_times_better_ours_is():
-    assert harness.ratio(RATE, 2.0) == 3.0 and harness.ratio(TIME, 20.0) == 10.0
-    assert harness.floor_of(RATE) == 2.0 and harness.floor_of(harness.record("m", "s", 1.0, [])) is None
+    assert timing.ratio(RATE, 2.0) == 3.0 and timing.ratio(TIME, 20.0) == 10.0
+    assert timing.floor_of(RATE) == 2.0 and timing.floor_of(timing.record("m", "s", 1.0, [])) is None
 
 
 def test_the_table_has_a_line_for_each_peer_and_names_what_is_absent():

@@ -33,11 +33,11 @@ class Once:
     def __init__(self, function, call: int) -> None:
         self.function, self.left = function, call
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **settings):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGUSR2)
-        return self.function(*arguments)
+        return self.function(*arguments, **settings)
 
 
 @pytest.mark.parametrize(
