@@ -90,7 +90,7 @@ meaning() {
 # the newest checkpoint. $given_up says why it is not run again. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
 # that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
 run() {
-  local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record again
+  local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record again word
   record=$folder/requeues${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}
   shift
   mkdir -p "$folder"
@@ -111,8 +111,10 @@ run() {
   trap 'asked=1; scancel --signal=USR2 "$JOB"' USR1 USR2
   trap 'asked=1 ended=1' TERM
   # srun has the highest code of all ranks: a 2 hides behind the 75 or the SIGTERM of those that it ends meanwhile.
-  export TIEBREAK_MISTAKE=$folder/.mistake-$JOB-$LIFE
-  rm -f "$TIEBREAK_MISTAKE"
+  # The word lies beside the run folder, in which a rank writes nothing once a later run has taken it over.
+  word=$(dirname "$folder")/.$(basename "$folder").mistake-$JOB
+  rm -f "$word"-*
+  export TIEBREAK_MISTAKE=$word-$LIFE
   "${RUN[@]}" "$@" &
   while asked='' code=0; wait $! || code=$?; [[ $asked ]]; do :; done
   if [[ -e $TIEBREAK_MISTAKE ]]; then

@@ -225,7 +225,7 @@ PART.add("grammar", "blank lines and spaces around names", raw("x.csv", GOOD.rep
 # Cells, ids and labels.
 DEEP = "[" * 60_000 + "]" * 60_000
 for label, content, says in (
-    ("a cell nested 60,000 deep", texts(prompt=DEEP, id="#"), ("x.csv", "row 1")),
+    ("a cell nested 60,000 deep", texts(prompt=DEEP, id="#"), ("x.csv", "rows 1-")),
     ("Python code in a cell of lists", texts(prompt="['a' + 'b']", response_a="[print(1)]", response_b="['c']", id="#"), ("x.csv",)),
     ("a Python list nested deep", texts(prompt="['a'," + "(" * 3000 + ")" * 3000 + "]", id="#"), ("x.csv",)),
     ("an id of 2 MB", texts(id="#" + "a" * 2_000_000), ("x.csv", "id")),
