@@ -28,7 +28,7 @@ from subjects import (
     write_rows,
     write_spread_rows,
 )
-from timing import Ways, has, peer, record, run_claim, take_turns
+from timing import Ways, by_recipe, has, peer, record, run_claim, take_turns
 
 OURS, COMES, SORTED, COMPILED = "tiebreak", "Trainer, as it comes", "Trainer, sorted", "torch.compile, sorted"
 CROSS, CROSS_BEST, ONNX = "CrossEncoder", "CrossEncoder, best batch", "onnxruntime"
@@ -184,18 +184,10 @@ def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Itera
     )  # fmt: skip
 
 
-def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
-    """Prediction by each model."""
-    if options.quick:
-        options.max_tokens, options.all = 512, False
-    for recipe in options.recipes:
-        yield from measure_one(recipe, options, folder / recipe)
-
-
 if __name__ == "__main__":
     run_claim(
         __doc__,
-        measure,
+        by_recipe(measure_one),
         recipes={"nargs": "+", "default": list(RECIPES)},
         max_tokens={"type": int, "default": LONGEST},
         all={"action": argparse.BooleanOptionalAction, "default": True, "help": "torch.compile too"},

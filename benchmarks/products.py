@@ -28,7 +28,7 @@ from subjects import (
     run_tiebreak,
     write_spread_rows,
 )
-from timing import peer, record, run_claim
+from timing import by_recipe, peer, record, run_claim
 
 ROWS = TOGETHER * len(QUANTILES)
 """Of a step."""
@@ -154,18 +154,10 @@ def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Itera
     )  # fmt: skip
 
 
-def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
-    """A step of each model."""
-    if options.quick:
-        options.max_tokens = 512
-    for recipe in options.recipes:
-        yield from measure_one(recipe, options, folder / recipe)
-
-
 if __name__ == "__main__":
     run_claim(
         __doc__,
-        measure,
+        by_recipe(measure_one),
         rounds=3,
         recipes={"nargs": "+", "default": list(RECIPES)},
         max_tokens={"type": int, "default": LONGEST},

@@ -204,6 +204,18 @@ def installed(package: str) -> str:
         return ""
 
 
+def by_recipe(measure_one: Callable[..., Iterable[dict]]) -> Callable[..., Iterable[dict]]:
+    """Measure one recipe after another, each in a folder of its own; `--quick` takes short rows and few peers."""
+
+    def measure(options: argparse.Namespace, folder: Path) -> Iterable[dict]:
+        if options.quick:
+            options.max_tokens, options.all = 512, False
+        for recipe in options.recipes:
+            yield from measure_one(recipe, options, folder / recipe)
+
+    return measure
+
+
 def run_claim(doc: str, measure: Callable[..., Iterable[dict]], rounds: int = 5, **options: dict) -> None:
     """The command line of a claim's script: parse it, measure in a temporary folder, print the records.
 

@@ -32,7 +32,7 @@ from subjects import (
     write_plain_tokenizer,
     write_spread_rows,
 )
-from timing import Gate, has, peer, record, run_claim, stepping, take_turns
+from timing import Gate, by_recipe, has, peer, record, run_claim, stepping, take_turns
 
 PEER_ROWS, ROWS = 8, TOGETHER * len(QUANTILES)
 """Of the peers' batches, and of a step."""
@@ -222,18 +222,10 @@ def measure_one(recipe: str, options: argparse.Namespace, folder: Path) -> Itera
     )  # fmt: skip
 
 
-def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
-    """Training of each model."""
-    if options.quick:
-        options.max_tokens, options.all = 512, False
-    for recipe in options.recipes:
-        yield from measure_one(recipe, options, folder / recipe)
-
-
 if __name__ == "__main__":
     run_claim(
         __doc__,
-        measure,
+        by_recipe(measure_one),
         recipes={"nargs": "+", "default": list(RECIPES)},
         max_tokens={"type": int, "default": LONGEST},
         all={

@@ -87,8 +87,9 @@ meaning() {
 }
 
 # run FOLDER SCRIPT OPTION...: the job's one step, and what follows it: done, the user's mistake, or once more from
-# the newest checkpoint. $given_up says why it is not run again. A run that was asked to stop (75) or lost a rank goes on in the same job, after a requeue; one
-# that comes no further, MOST_REQUEUES times in a row, is given up on, whoever requeued it.
+# the newest checkpoint. $given_up says why it is not run again. A run that was asked to stop (75) or lost a rank goes
+# on in the same job, after a requeue; one that comes no further, MOST_REQUEUES times in a row, is given up on, whoever
+# requeued it.
 run() {
   local folder=$1 most=${MOST_REQUEUES:-3} code=0 asked='' ended='' from now before lives=1 record again word
   record=$folder/requeues${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}

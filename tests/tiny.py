@@ -1,4 +1,4 @@
-"""Tiny models of families that have no demo twin, as local folders with the demo tokenizers."""
+"""Small models that are no demo twins as they are: as local folders with the demo tokenizers, or in memory."""
 
 from pathlib import Path
 
@@ -37,3 +37,34 @@ def tiny_folder(family: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def wide_llama(folder: Path, dtype: torch.dtype = torch.float32, **sizes: int) -> Path:
+    """A random Llama-2 of these sizes with the demo's tokenizer, saved: wide enough for its memory to be weighed."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    demo = demo_folder("demo-llama2")
+    config = AutoConfig.from_pretrained(demo)
+    for name, value in sizes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config, dtype=dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo).save_pretrained(folder)
+    return folder
+
+
+def demo_judge(name: str, method: str, precision: torch.dtype, *changes: str, spread: float):
+    """A demo judge on the CPU whose adapters do something: its second matrices are drawn; with recipe and tokenizer."""
+    from tiebreak.config import load_recipe
+    from tiebreak.models.loading import build_model
+    from tiebreak.models.tokenizer import load_tokenizer
+
+    recipe = load_recipe(name, [f"model.method={method}", *changes])
+    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
+    judge = build_model(recipe, tokenizer, torch.device("cpu"), precision).eval()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter_name, parameter in judge.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.normal_(0, spread)
+    return judge, recipe, tokenizer

@@ -290,10 +290,11 @@ def _merge_adapters(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from tiebreak.pipeline.cards import list_memory
     from tiebreak.pipeline.catalogue import list_recipes, show_recipe
 
     if options.memory:
+        from tiebreak.pipeline.cards import list_memory
+
         say(list_memory(options.name, options.set))
     else:
         columns = shutil.get_terminal_size((120, 24)).columns

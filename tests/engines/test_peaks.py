@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from peaks import ask
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from tiny import wide_llama
 
 from tiebreak.models.architectures import find_architecture
-from tiebreak.models.demo import demo_folder
 from tiebreak.preflight.memory import ERROR, estimate
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8}
@@ -21,14 +19,7 @@ COMBINATIONS = [f"{method}:{kind}" for method in ("full", "lora") for kind in EN
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A Llama-2 as wide as its activations are like those of real ones."""
-    folder, demo = tmp_path_factory.mktemp("wide"), demo_folder("demo-llama2")
-    config = AutoConfig.from_pretrained(demo)
-    for name, value in SIZES.items():
-        setattr(config, name, value)
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(demo).save_pretrained(folder)
-    return folder
+    return wide_llama(tmp_path_factory.mktemp("wide"), **SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
+from tiny import demo_judge
 
 from tiebreak.config import load_recipe
 from tiebreak.models.folder import save_model
 from tiebreak.models.fp16 import in_fp32
-from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.models.merged import merge_for_prediction
 from tiebreak.models.switching import LoadedModels
 
@@ -20,15 +20,7 @@ NAMES = ("demo-gemma2", "demo-llama2", "demo-qwen2", "demo-deberta")
 
 
 def judge_of(name, method, precision, *changes):
-    recipe = load_recipe(name, [f"model.method={method}", "model.lora.r=4", *changes])
-    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_model(recipe, tokenizer, CPU, precision).eval()
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter_name, parameter in judge.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.normal_(0, 0.1)
-    return judge, recipe, tokenizer
+    return demo_judge(name, method, precision, "model.lora.r=4", *changes, spread=0.1)
 
 
 def tokens():

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import demo_judge
 
 from tiebreak.cli import main
-from tiebreak.config import load_recipe
 from tiebreak.data.predictions import read_predictions
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.models.fp16 import in_fp32
-from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
+from tiebreak.models.loading import choose_precision
 from tiebreak.prediction import compute
 from tiebreak.sample.generator import write_sample
 
@@ -42,15 +42,7 @@ def test_gpus_without_bf16_predict_in_fp16_and_train_in_fp32(capability, trains,
 
 
 def judge_of(name, method, precision=torch.float16):
-    recipe = load_recipe(name, [f"model.method={method}"])
-    tokenizer = load_tokenizer(recipe.model.base, recipe.model.template)
-    judge = build_model(recipe, tokenizer, CPU, precision).eval()
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter_name, parameter in judge.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.normal_(0, 0.05)
-    return judge, recipe, tokenizer
+    return demo_judge(name, method, precision, spread=0.05)
 
 
 @pytest.mark.slow

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-from tiebreak.models.demo import demo_folder
+from tiny import wide_llama
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from steps import ds_file
@@ -20,14 +18,7 @@ SIZES |= {"num_key_value_heads": 8, "head_dim": 128}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A Llama-2 of 109 million weights, whose copies show beside what else a process takes and gives back."""
-    folder, demo = tmp_path_factory.mktemp("base"), demo_folder("demo-llama2")
-    config = AutoConfig.from_pretrained(demo)
-    for name, value in SIZES.items():
-        setattr(config, name, value)
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(demo).save_pretrained(folder)
-    return folder
+    return wide_llama(tmp_path_factory.mktemp("base"), torch.bfloat16, **SIZES)
 
 
 @pytest.mark.processes

@@ -9,6 +9,8 @@ from pathlib import Path
 from tiebreak.errors import UserError
 from tiebreak.plurals import plural
 
+AMPERE = (8, 0)
+"""Compute capability from which a GPU has bf16 and runs fused attention kernels."""
 NVIDIA_S = 20
 NO_DEVICES = ("", "-1")
 """Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
@@ -30,12 +32,15 @@ def gpu_kinds() -> list[tuple[str, str, str]]:
 
 def _ask_driver(fields: str) -> list[list[str]]:
     """What nvidia-smi says of each GPU that the process may use."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in NO_DEVICES:
         return []
-    if visible is not None:  # others may be another job's
-        command += ["-i", visible]
+    return _query(fields, *(() if visible is None else ("-i", visible)))  # others may be another job's
+
+
+def _query(fields: str, *options: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU; nothing where it does not answer."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_S, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -52,16 +57,11 @@ def refuse_unusable_gpus() -> None:
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in NO_DEVICES:
         return
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return
-    if shown := done.stdout.strip().splitlines():
+    if shown := _query("name,driver_version"):
         import torch
 
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
-        name, _, driver = shown[0].partition(", ")
+        name, driver = shown[0]
         raise UserError(
             f"this node has {plural(len(shown), 'GPU')} ({name}, driver {driver}) that torch cannot use: torch "
             f"{torch.__version__} {built}. Install a torch for this driver, or a newer driver (docs/engines.md); to "

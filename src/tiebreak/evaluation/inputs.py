@@ -14,9 +14,7 @@ from tiebreak.evaluation.self_enhancement import family_of
 from tiebreak.evaluation.split_tables import unseen_families
 from tiebreak.evaluation.text_baselines import count_chars
 from tiebreak.tables.cells import normalise_prompt
-from tiebreak.tables.containers import open_rows
 from tiebreak.tables.edits import KINDS, REPEATED, parse_edited_id
-from tiebreak.tables.layouts import find_layout
 from tiebreak.tables.open_table import open_table
 from tiebreak.tables.rows import Pair, Problem
 from tiebreak.tables.table import OnBadRow, Table, read_labels, read_table
@@ -75,9 +73,8 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
     Raises:
         UserError: an unusable table, bad rows under `fail`, or no label at all.
     """
-    columns, _ = open_rows(path)
-    notes = []
-    if find_layout(columns) is not None:
+    opened, notes = open_table(path, Counter()), []
+    if opened.layout is not None:
         table = read_table([path], on_bad_row)
         labelled = [pair for pair in table.pairs if pair.label is not None]
         if table.problems:
@@ -88,7 +85,7 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
         groups = np.array([seen.setdefault(normalise_prompt(pair.prompt), len(seen)) for pair in labelled])
         labels = np.array([pair.label for pair in labelled], dtype=np.int64)
         ids, unseen = [pair.id for pair in labelled], unseen_families(path)
-        numbered = hash_numbered(path, table)
+        numbered = hash_rows_of(table) if opened.numbered and not table.problems else None
         rows = LabelledRows(ids, labels, groups, labelled, table.problems, notes, unseen, numbered)
     else:
         known = read_labels(path)
@@ -104,12 +101,16 @@ def read_labelled(path: Path, on_bad_row: OnBadRow = "fail") -> LabelledRows:
     return rows
 
 
-def hash_numbered(path: Path, table: Table | None = None) -> str | None:
+def hash_numbered(path: Path) -> str | None:
     """The hash that a prediction of a table without ids keeps; None for one with ids, or with rows left out."""
     if not open_table(path, Counter()).numbered:
         return None
-    if (table := table or read_table([path], "skip")).problems:
-        return None
+    table = read_table([path], "skip")
+    return None if table.problems else hash_rows_of(table)
+
+
+def hash_rows_of(table: Table) -> str:
+    """The hash that a prediction of these rows keeps."""
     groups = np.array([prompt_group(pair.prompt) for pair in table.pairs], dtype=np.int64)
     return hash_rows(hash_ids([[pair.id for pair in table.pairs]]), groups, count_chars(table.pairs))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AttentionInterface, PreTrainedConfig
 
+from tiebreak.cluster.machine import AMPERE
 from tiebreak.compatibility import Backend, find_family
 from tiebreak.errors import UserError
 from tiebreak.models import deberta
@@ -23,7 +24,6 @@ IMPLEMENTATIONS = {"flash": VARLEN, "flex": FLEX, "packed-sdpa": PACKED_SDPA, "p
 PADDED = ("eager", "sdpa")
 HALF_ALONE = ("flash", "flex")
 """Backends that are taken in bf16 and fp16 alone."""
-AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tiebreak.cluster.transfer import to_device
+from tiebreak.models.packed_sdpa import attend_by_hand
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -212,14 +213,12 @@ def try_flex(
         return attend_flex(layer, query, key, value, None, flex=rows, softcap=softcap)[0]
 
     def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        key, value = (states.repeat_interleave(heads // key_heads, 1) for states in (key, value))
-        scores = query @ key.transpose(-1, -2) * width**-0.5
-        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
         first, last = (
             torch.from_numpy(each).to(device)[:, None] for each in visible_keys(rows.lengths, TRIED, True, None)
         )
         places = torch.arange(TRIED, device=device)
-        return (scores.masked_fill((places < first) | (places > last), -torch.inf).softmax(-1) @ value).transpose(1, 2)
+        mask = (places >= first) & (places <= last)
+        return attend_by_hand(query, key, value, mask, True, None, softcap, None, 0.0).transpose(1, 2)
 
     try:
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):

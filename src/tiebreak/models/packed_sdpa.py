@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.cluster.machine import AMPERE
 from tiebreak.models.packing import Packing
 from tiebreak.models.tiled_attention import Rule, attend_tiled
 
@@ -71,7 +72,7 @@ def attend_packed(
                 q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True
             )
         else:
-            attended = _attend_by_hand(q, k, v, mask, causal, scaling, softcap, sinks, dropout)
+            attended = attend_by_hand(q, k, v, mask, causal, scaling, softcap, sinks, dropout)
         outputs.append(attended.transpose(1, 2))
     return packing.scatter(outputs)[None], None
 
@@ -89,7 +90,7 @@ def takes_key_heads(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
     if query.device.type != "cuda":
         return True
     half = torch.is_autocast_enabled("cuda") or query.dtype in (torch.float16, torch.bfloat16)
-    capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    capable = torch.cuda.get_device_capability(query.device) >= AMPERE
     return mask is None and half and capable and query.shape[-1] <= MOST_FLASH_WIDTH
 
 
@@ -99,7 +100,7 @@ def repeat_key_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     return (key, value) if repeats == 1 else (key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1))
 
 
-def _attend_by_hand(
+def attend_by_hand(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,

@@ -9,7 +9,7 @@ from tiebreak.config import Recipe, load_recipe, shipped
 from tiebreak.engines.choose import Choice, choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.architectures import find_architecture
-from tiebreak.preflight.memory import GIB, Estimate, estimate, flash_is_here
+from tiebreak.preflight.memory import GIB, estimate, flash_is_here
 from tiebreak.preflight.recompute import MOST_PIECES, REDUCE_ONCE, fits, with_settings
 
 CARDS_GB = (16, 24, 40, 80, 141)
@@ -65,7 +65,7 @@ def how_it_fits(recipe: Recipe, architecture: dict[str, Any], card_gb: float) ->
     for choice, world in _engines(recipe, architecture):
         name = f" {choice.kind}x{world}" if world > 1 else ""
         for words, smaller in _ways(recipe, choice.kind):
-            needs = _needs(smaller, choice, world, architecture)
+            needs = estimate(smaller, choice.kind, world, "cuda", architecture, choice.ds)
             if needs is not None and fits(needs, there):
                 return f"{needs.gib:.0f} {words}{name}"
     return NOTHING
@@ -91,7 +91,3 @@ def _engines(recipe: Recipe, architecture: dict[str, Any]) -> Iterator[tuple[Cho
                 yield choose_engine("auto" if ds else "fsdp", ds, recipe.train, world), world
             except UserError:
                 continue
-
-
-def _needs(recipe: Recipe, choice: Choice, world: int, architecture: dict[str, Any]) -> Estimate | None:
-    return estimate(recipe, choice.kind, world, "cuda", architecture, choice.ds)

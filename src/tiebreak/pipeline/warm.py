@@ -19,6 +19,7 @@ from tiebreak.preemption import INTERRUPTED, STOP_SIGNALS, stop_at_once
 from tiebreak.process import import_bitsandbytes
 from tiebreak.terminal import complain
 
+MAIN = Path(__file__).parent.parent / "__main__.py"
 HEAVY = (
     *("tiebreak.training.run", "tiebreak.prediction.predict", "tiebreak.prediction.models"),
     *("tiebreak.models.switching", "tiebreak.report.build", "tiebreak.report.page"),
@@ -111,8 +112,7 @@ def _run(words: Sequence[str], mask: Collection[int]) -> int:
     sys.argv = ["tiebreak", *words]
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        sys.modules.pop("tiebreak.__main__", None)  # runpy would warn, as whoever typed `tiebreak` came by it
-        runpy.run_module("tiebreak", run_name="__main__")
+        runpy.run_path(str(MAIN), run_name="__main__")
     except SystemExit as ended:
         if ended.code is None or isinstance(ended.code, int):
             return ended.code or 0

@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from tiebreak.cluster.machine import gpu_kinds, is_built_for, refuse_unusable_gpus, without_code
+from tiebreak.cluster.machine import AMPERE, gpu_kinds, is_built_for, refuse_unusable_gpus, without_code
 from tiebreak.errors import UserError
 from tiebreak.preflight.findings import FAIL, NOTE, OK, Finding
-
-AMPERE = (8, 0)
 
 
 def check_gpus() -> list[Finding]:

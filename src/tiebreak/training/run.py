@@ -312,10 +312,11 @@ def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> T
     if ranks.first:
         sizes = {"parameters": parameters, "trained_parameters": trained, **fitted.record}
         describe(run.folder, engine, sizes | prepared.manifest.record | prepared.teachers_record)
+    precision = str(prepared.precision).removeprefix("torch.")
     log.info(
         f"{recipe.name}: {len(split.train):,} rows to train on, {len(split.held_out):,} held out, "
         f"{plan.steps:,} steps; {trained:,} trained parameters; "
-        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {str(prepared.precision)[6:]}; "
+        f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; "
         f"attention: {model.attention.backend} ({model.attention.reason}){fitted.told}"
     )
     for note in [*run.notes, f"run folder: {run.folder}"]:
