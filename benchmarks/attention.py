@@ -17,8 +17,8 @@ import torch
 from timing import fresh, peak_growth, peer, record, run_claim, take_turns
 from torch import Tensor
 
-from tiebreak.models import deberta
-from tiebreak.models.packed_sdpa import Packing, attend_packed
+from tiebreak.attention import deberta
+from tiebreak.attention.packed_sdpa import Packing, attend_packed
 
 HEADS, KEY_HEADS, WIDTH, SOFTCAP = 8, 4, 32, 50.0
 XSMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1_536, "num_hidden_layers": 1}

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tiebreak.attention.backends import choose_attention
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.cluster.watchdog import HangWatchdog
 from tiebreak.config import Recipe, load_recipe
@@ -41,7 +42,6 @@ from tiebreak.engines.base import Engine
 from tiebreak.models import loading
 from tiebreak.models.adapters import add_adapters
 from tiebreak.models.architectures import ARCHITECTURES
-from tiebreak.models.attention import choose_attention
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.heads import attach_head, backbone_of
 from tiebreak.models.merged import merge_for_prediction

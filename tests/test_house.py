@@ -10,8 +10,8 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "tiebreak"
 ORDER = (
-    *("ground", "cluster", "sample", "tables", "data", "evaluation", "pretrained", "models", "engines", "preflight"),
-    *("prediction", "training", "report", "decisions", "suites", "pipeline", "export", "api", "cli"),
+    *("ground", "cluster", "sample", "tables", "data", "evaluation", "pretrained", "attention", "models", "engines"),
+    *("preflight", "prediction", "training", "report", "decisions", "suites", "pipeline", "export", "api", "cli"),
 )
 """Each room may import those before it, and itself."""
 ROOM_OF = {

@@ -36,7 +36,7 @@ GROUPS = {
         "folds are made, [Unseen models](unseen.md) what `--split` does.",
     ),
     "Model folders and bases": (
-        "models/ pretrained/ preflight/model_files.py data/fitting.py manifests.py",
+        "attention/ models/ pretrained/ preflight/model_files.py data/fitting.py manifests.py",
         "A folder is not whole, not the one that was saved, or of a kind that is not supported. Copy or fetch it again "
         "rather than mend it by hand. [Files from elsewhere](trust.md) says what is checked, [Recipes](recipes.md) "
         "which families can be trained, [Pretrained weights](weights.md) what comes without a hub.",

@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from tiebreak.attention.backends import Attention
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import FsdpSettings, TrainSettings, load_recipe
 from tiebreak.engines import hand_out
@@ -18,7 +19,6 @@ from tiebreak.engines.ds_config import read_ds_config
 from tiebreak.engines.fsdp import FSDPEngine, shard
 from tiebreak.engines.zero import cut, start
 from tiebreak.errors import UserError
-from tiebreak.models.attention import Attention
 from tiebreak.models.meta import empty_classifier
 from tiebreak.models.preference import PreferenceModel
 

@@ -149,7 +149,7 @@ def test_memory_that_runs_out_leaves_the_result_as_it_is(tmp_path, capsys):
 def choose_attention_of(name):
     from transformers import AutoConfig
 
-    from tiebreak.models.attention import choose_attention
+    from tiebreak.attention.backends import choose_attention
     from tiebreak.models.demo import demo_folder
 
     config = AutoConfig.from_pretrained(demo_folder(name))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from tiebreak.attention import flex
+from tiebreak.attention.backends import Attention, choose_attention
 from tiebreak.config import load_recipe
-from tiebreak.models import flex
 from tiebreak.models.architectures import ARCHITECTURES
-from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.fp16 import in_fp32
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer

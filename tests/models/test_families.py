@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from tiebreak.attention import packed_sdpa
 from tiebreak.compatibility import FAMILIES
 from tiebreak.config import load_recipe
-from tiebreak.models import packed_sdpa
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.loading import build_model, load_tokenizer
 from tiebreak.models.packing_proof import TOLERANCE, packed_difference

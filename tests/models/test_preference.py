@@ -4,13 +4,13 @@ import pytest
 import torch
 from tiny import WINDOW, tiny_folder
 
+from tiebreak.attention.backends import Attention, choose_attention
+from tiebreak.attention.packing import Packing
 from tiebreak.config import load_recipe
 from tiebreak.data.prepare import prepare
 from tiebreak.data.templates import TEMPLATES
 from tiebreak.errors import UserError
-from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.loading import build_model, choose_precision, load_tokenizer
-from tiebreak.models.packing import Packing
 
 pytestmark = pytest.mark.slow  # models are loaded in each
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from tiebreak.attention.packed_sdpa import TILED_FROM
 from tiebreak.compatibility import FAMILIES
 from tiebreak.config import load_recipe, shipped
 from tiebreak.models.adapters import add_adapters, linear_layers
@@ -18,7 +19,6 @@ from tiebreak.models.architectures import (
     lora_weights,
 )
 from tiebreak.models.heads import HEADS
-from tiebreak.models.packed_sdpa import TILED_FROM
 from tiebreak.preflight import memory
 from tiebreak.preflight.activations import TILED, kept_per_token
 from tiebreak.preflight.memory import estimate, trained_weights
@@ -159,7 +159,7 @@ def raised(error):
 
 
 def test_tiles_keep_no_scores_on_a_cpu():
-    """models/packed_sdpa.py takes them from 384 tokens."""
+    """attention/packed_sdpa.py takes them from 384 tokens."""
     architecture = ARCHITECTURES["google/gemma-2-9b-it"]
     recipes = [load_recipe("gemma2-9b", [f"data.max_tokens={length}"]) for length in (383, 384, 2048)]
     kept = [kept_per_token(recipe, architecture, 4, "cpu", flash=False) for recipe in recipes]

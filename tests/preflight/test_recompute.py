@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
+from tiebreak.attention import backends
 from tiebreak.cli import main
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe, shipped
 from tiebreak.engines.choose import Choice
-from tiebreak.models import attention
 from tiebreak.models.architectures import ARCHITECTURES
 from tiebreak.preflight.memory import ERROR, GIB, estimate
 from tiebreak.preflight.recompute import Fit, fit, fit_here, least
@@ -85,7 +85,7 @@ def test_what_is_free_on_the_card_decides_in_the_run_s_precision(dtype, pieces, 
     """In fp32, without flash-attn, activations take more than twice as much."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (141 * GIB, 200 * GIB))
     backend = "flash" if dtype == torch.bfloat16 else "packed-sdpa"
-    monkeypatch.setattr(attention, "choose_attention", lambda *asked: attention.Attention(backend, "simulated"))
+    monkeypatch.setattr(backends, "choose_attention", lambda *asked: backends.Attention(backend, "simulated"))
     AutoConfig.for_model(**ARCHITECTURES[GEMMA.model.base]).save_pretrained(tmp_path)
     recipe = load_recipe("gemma2-9b", base=str(tmp_path))
     found = fit_here(recipe, Choice("single"), OnACard(), dtype)

@@ -77,7 +77,7 @@ def install() -> None:
     """Put the stand-ins where torch and we find them."""
     torch.nn.functional.scaled_dot_product_attention = scaled_dot_product_attention
     torch.nn.init._no_grad_trunc_normal_ = lambda tensor, *args, **kwargs: tensor  # it looks at numbers
-    from tiebreak.models import flash
+    from tiebreak.attention import flash
 
     flash.find_flash = lambda: (flash_attn_varlen_func, "simulated")
 

@@ -14,11 +14,11 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig
 
+from tiebreak.attention.backends import Attention
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
 from tiebreak.engines import fsdp, hand_out
 from tiebreak.models.architectures import ARCHITECTURES
-from tiebreak.models.attention import Attention
 from tiebreak.models.meta import empty_classifier
 from tiebreak.models.preference import PreferenceModel
 

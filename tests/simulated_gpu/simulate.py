@@ -19,11 +19,12 @@ fake_gpu.install()
 
 from transformers import AutoConfig, AutoModelForSequenceClassification  # noqa: E402
 
+from tiebreak.attention import deberta  # noqa: E402
+from tiebreak.attention.backends import Attention  # noqa: E402
 from tiebreak.config import load_recipe  # noqa: E402
-from tiebreak.models import deberta, heads, preference  # noqa: E402
+from tiebreak.models import heads, preference  # noqa: E402
 from tiebreak.models.adapters import add_adapters  # noqa: E402
 from tiebreak.models.architectures import ARCHITECTURES  # noqa: E402
-from tiebreak.models.attention import Attention  # noqa: E402
 from tiebreak.models.heads import attach_head, heads_of  # noqa: E402
 from tiebreak.models.loading import _wrap  # noqa: E402
 from tiebreak.models.recomputing import recompute_activations  # noqa: E402

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForSequenceClassification
 
+from tiebreak.attention.backends import Attention
 from tiebreak.config import ModelSettings
 from tiebreak.models.adapters import add_adapters
-from tiebreak.models.attention import Attention
 from tiebreak.models.last_layer import return_pooled_tokens_only
 from tiebreak.models.preference import PreferenceModel
 from tiebreak.training.speed import StepFlops, padded_tokens, peak_flops

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from training_runs import set_
 
+from tiebreak.attention import backends, deberta, flash, flex
 from tiebreak.cli import main
-from tiebreak.models import attention, deberta, flash, flex
 from tiebreak.training import loop
 
 pytestmark = pytest.mark.slow
@@ -71,9 +71,9 @@ def test_a_step_waits_once(name, backend, sample, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(flash, "find_flash", lambda: (fake_flash.varlen, "the stand-in"))
     monkeypatch.setattr(flex, "compiled", lambda: uncounted(fake_flex.flex_attention))
     if backend in ("flash", "flex"):
-        monkeypatch.setattr(attention, "why_neither", lambda *about: None)
-        monkeypatch.setattr(attention, "why_no_flash", lambda *about: "absent" if backend == "flex" else None)
-        monkeypatch.setattr(attention, "why_no_flex", lambda *about: None)
+        monkeypatch.setattr(backends, "why_neither", lambda *about: None)
+        monkeypatch.setattr(backends, "why_no_flash", lambda *about: "absent" if backend == "flex" else None)
+        monkeypatch.setattr(backends, "why_no_flex", lambda *about: None)
     counted, looked = [], []
     train_step, tolist = loop.train_step, torch.Tensor.tolist
 

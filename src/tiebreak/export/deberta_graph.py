@@ -1,7 +1,7 @@
 """A DeBERTa judge as an ONNX graph: embeddings to logits, with head, features and temperature.
 
-The attention is that of `tiebreak.models.deberta`: He et al. 2021 (arXiv:2006.03654), equation 4, both position terms
-by one table of distances. The tables' own projections are weights here, and are computed once, at export.
+The attention is that of `tiebreak.attention.deberta`: He et al. 2021 (arXiv:2006.03654), equation 4, both position
+terms by one table of distances. The tables' own projections are weights here, and are computed once, at export.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from onnx import TensorProto
 from torch import nn
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
+from tiebreak.attention.deberta import can_pack
 from tiebreak.errors import UserError
 from tiebreak.export.graph import Graph
 from tiebreak.labels import SWAPPED_CLASS
-from tiebreak.models.deberta import can_pack
 from tiebreak.models.heads import MAX_SCALED, FeatureHead, SiameseHead
 from tiebreak.models.preference import PreferenceModel
 

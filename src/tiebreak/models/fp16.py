@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.attention.backends import HALF_ALONE, Attention
 from tiebreak.compatibility import find_family
-from tiebreak.models.attention import HALF_ALONE, Attention
 from tiebreak.models.preference import PreferenceModel
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tiebreak.models.packing import Packing
+from tiebreak.attention.packing import Packing
 
 POOLED = "pooled_tokens"
 """Keyword of a decoder's forward: indices (n,) int64 of the tokens that are pooled."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from tiebreak.attention import deberta
+from tiebreak.attention.backends import HALF_ALONE, Attention, choose_attention
 from tiebreak.compatibility import check_positions, find_family
 from tiebreak.config import ModelSettings, Recipe
 from tiebreak.errors import UserError
 from tiebreak.labels import CLASSES
-from tiebreak.models import deberta
 from tiebreak.models.adapters import add_adapters, keep_input_types, load_adapters
 from tiebreak.models.architectures import ARCHITECTURES
-from tiebreak.models.attention import HALF_ALONE, Attention, choose_attention
 from tiebreak.models.bases import resolve_base
 from tiebreak.models.check_base import check_base, check_model_type
 from tiebreak.models.demo import FAMILIES as DEMO_BASES

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import torch
 
-from tiebreak.models.attention import HALF_ALONE, Attention
+from tiebreak.attention.backends import HALF_ALONE, Attention
 from tiebreak.models.fp16 import in_fp32
 from tiebreak.models.heads import pool
 from tiebreak.models.preference import PreferenceModel

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from tiebreak.attention import deberta
+from tiebreak.attention.backends import Attention
+from tiebreak.attention.flex import FlexRows
+from tiebreak.attention.packing import Packing
 from tiebreak.cluster.transfer import to_device
 from tiebreak.compatibility import find_family
-from tiebreak.models import deberta
-from tiebreak.models.attention import Attention
-from tiebreak.models.flex import FlexRows
 from tiebreak.models.frozen import Frozen, real_tokens
 from tiebreak.models.heads import (
     FeatureHead,
@@ -24,7 +25,6 @@ from tiebreak.models.heads import (
     pooled_tokens,
 )
 from tiebreak.models.last_layer import POOLED
-from tiebreak.models.packing import Packing
 
 
 class PreferenceModel(nn.Module):

@@ -13,7 +13,7 @@ from tiebreak.config import Recipe
 BY_HAND_BACKWARD = 6
 """Bytes of a score that its backward pass makes beside what is kept: its gradient in bf16 and in fp32."""
 TILED = 384
-"""Tokens of a row from which tiles hold the scores on a CPU (models/packed_sdpa.py)."""
+"""Tokens of a row from which tiles hold the scores on a CPU (attention/packed_sdpa.py)."""
 CPU_BIAS = {True: 3.0, False: 1.0}
 """Numbers that torch's attention with a trained bias keeps of each score on a CPU: the softmax's output; under dropout
 its mask too, and what that leaves."""

@@ -259,7 +259,7 @@ def _activations(
 
 
 def _uses_flash(recipe: Recipe, architecture: dict[str, Any], half: int, device: str, installed: bool | None) -> bool:
-    """The rule of tiebreak.models.attention, without a GPU to ask."""
+    """The rule of tiebreak.attention.backends, without a GPU to ask."""
     family = FAMILIES[architecture["model_type"]]
     if device != "cuda" or half != 2 or not family.flash or recipe.model.attention not in FUSED:
         return False

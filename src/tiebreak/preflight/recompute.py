@@ -103,7 +103,7 @@ def fit_here(recipe: Recipe, choice: Choice, ranks: Ranks, precision: "torch.dty
     import torch
     from transformers import AutoConfig
 
-    from tiebreak.models.attention import HALF_ALONE, choose_attention
+    from tiebreak.attention.backends import HALF_ALONE, choose_attention
 
     there, base = least(torch.cuda.mem_get_info(ranks.device)[0] / GIB), resolve_base(recipe.model.base)
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)

@@ -10,10 +10,10 @@ import torch
 from tiny import WINDOW, tiny_folder
 from transformers import AutoConfig
 
+from tiebreak.attention import flash
+from tiebreak.attention.backends import Attention, choose_attention
 from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
-from tiebreak.models import flash
-from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.demo import demo_folder
 from tiebreak.models.loading import build_model, load_tokenizer
 

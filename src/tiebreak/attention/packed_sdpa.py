@@ -9,17 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.attention.packing import Packing
+from tiebreak.attention.tiled import attend_tiled
+from tiebreak.attention.tiles import Rule
 from tiebreak.cluster.machine import AMPERE
-from tiebreak.models.packing import Packing
-from tiebreak.models.tiled_attention import Rule, attend_tiled
 
 # cuDNN makes a plan for each new shape of a batch, and here nearly every group has its own.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 MOST_FLASH_WIDTH = 128
 """Of a head; wider ones have no backward pass in torch's flash kernel on some GPUs."""
-TILED_FROM = {False: 192, True: 384}
-"""Tokens from which tiles are faster on a CPU, without and with gradients (benchmarks/attention.py)."""
+TILED_FROM = 96
+"""Tokens from which tiles are faster on a CPU (benchmarks/attention.py)."""
 
 
 def attend_packed(
@@ -55,7 +56,7 @@ def attend_packed(
         q, k, v = (each.transpose(1, 2) for each in states)
         length = q.shape[-2]
         by_hand = softcap is not None or sinks is not None or (window is not None and length > window)
-        if by_hand and q.device.type == "cpu" and length >= TILED_FROM[torch.is_grad_enabled() and q.requires_grad]:
+        if by_hand and q.device.type == "cpu" and length >= TILED_FROM:
             rule = Rule(q.shape[-1] ** -0.5 if scaling is None else scaling, causal, window, softcap, dropout)
             outputs.append(attend_tiled(q, k, v, group.lengths, rule, sinks).transpose(1, 2))
             continue

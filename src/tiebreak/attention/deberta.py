@@ -6,6 +6,7 @@ terms use the same slots, so one vector of 2L - 1 distances serves both, and the
 for the fused attention kernel.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +19,15 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     make_log_bucket_position,
 )
 
+from tiebreak.attention.packing import Packing
+from tiebreak.attention.tiled import attend_tiled
+from tiebreak.attention.tiles import Distances, Rule
 from tiebreak.cluster.transfer import to_device
-from tiebreak.models.packing import Packing
+
+TOGETHER = 8
+"""Slots begin and end at multiples of it: a GPU's products of half precision go fast for those."""
+TILED_FROM = 64
+"""Tokens from which tiles are faster on a CPU (benchmarks/attention.py)."""
 
 
 def can_pack(config: PreTrainedConfig) -> bool:
@@ -50,10 +58,23 @@ def packed_backbone(deberta: Any, tokens: torch.Tensor, positions: torch.Tensor,
     return hidden
 
 
-def group_slots(packing: Packing, buckets: int, most: int, device: torch.device) -> list[torch.Tensor]:
-    """slot(i - j) for each group of rows (length, length) int64.
+@dataclass(frozen=True)
+class Slots:
+    """slot(i - j) - first for queries i and keys j of a group of rows, (length, length) int64, below `count`.
 
-    Each is spread out from a vector of its 2 length - 1 distances, which is the middle of the longest's.
+    Short rows have only some of the distances, so the embeddings of those alone are multiplied: `count` of them, from
+    `first` on.
+    """
+
+    index: torch.Tensor
+    first: int
+    count: int
+
+
+def group_slots(packing: Packing, buckets: int, most: int, device: torch.device) -> list[Slots]:
+    """The slots of each group of rows.
+
+    Each table is spread out from a vector of its 2 length - 1 distances, which is the middle of the longest's.
 
     Args:
         packing: of the rows.
@@ -63,9 +84,16 @@ def group_slots(packing: Packing, buckets: int, most: int, device: torch.device)
     """
     lengths = [group.length for group in packing.groups]
     longest = max(lengths)
-    there = to_device(distance_slots(longest, buckets, most), device)
-    vectors = (there[longest - length : longest + length - 1] for length in lengths)
-    return [v.as_strided((length, length), (1, 1)).flip(1) for v, length in zip(vectors, lengths, strict=True)]
+    here = distance_slots(longest, buckets, most)
+    there, every = to_device(here, device), 2 * (buckets if buckets > 0 else most)
+    found = []
+    for length in lengths:
+        begin, end = longest - length, longest + length - 1
+        first = int(here[begin]) // TOGETHER * TOGETHER
+        last = min(every, -(-(int(here[end - 1]) + 1) // TOGETHER) * TOGETHER)
+        index = (there[begin:end] - first).as_strided((length, length), (1, 1)).flip(1)
+        found.append(Slots(index, first, last - first))
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +138,14 @@ class PackedSelfAttention(DisentangledSelfAttention):
         outputs = []
         for group, slots, *states in zip(attention_mask.groups, kwargs["relative_pos"], *gathered, strict=True):
             q, k, v = (each.transpose(1, 2) for each in states)
-            bias = self._bias(q, k, position_key, position_query, slots)
+            used = slice(slots.first, slots.first + slots.count)
+            far_keys, far_queries = position_key[:, used], position_query[:, used]
+            if q.device.type == "cpu" and q.shape[2] >= TILED_FROM:
+                rule, distances = Rule(scale, False, dropout=dropout), Distances(far_keys, far_queries, slots.index)
+                attended = attend_tiled(q, k, v, group.lengths, rule, distances=distances)
+                outputs.append(attended.transpose(1, 2).flatten(2))
+                continue
+            bias = self._bias(q, k, far_keys, far_queries, slots.index)
             if group.padded:
                 bias.masked_fill_(~group.real[:, None, None, :], torch.finfo(bias.dtype).min)
             attended = F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=scale)

@@ -5,11 +5,13 @@ import itertools
 import pytest
 import torch
 
-from tiebreak.models import packed_sdpa, tiled_attention
-from tiebreak.models.packed_sdpa import Packing, attend_packed
-from tiebreak.models.tiled_attention import Rule, attend_tiled
+from tiebreak.attention import packed_sdpa, tiles
+from tiebreak.attention import tiled as module
+from tiebreak.attention.packed_sdpa import Packing, attend_packed
+from tiebreak.attention.tiled import attend_tiled
+from tiebreak.attention.tiles import Distances, Rule
 
-LENGTHS = [37, 34]
+LENGTHS, QUERIES = [37, 34], {False: 16, True: 16}
 CASES = [
     (causal, window, softcap, sinks)
     for causal, window, softcap, sinks in itertools.product((True, False), (None, 9), (None, 3.0), (False, True))
@@ -18,8 +20,9 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(tiled_attention, "QUERIES", 16)
-    monkeypatch.setattr(tiled_attention, "SCORES", 16 * 37 * 3)  # three heads of four, then one
+    monkeypatch.setattr(tiles, "QUERIES", QUERIES)
+    monkeypatch.setattr(module, "QUERIES", QUERIES)
+    monkeypatch.setattr(tiles, "KEYS", 37 * 3)  # three heads of four, then one
 
 
 def tensors(*shapes: tuple[int, ...], dtype=torch.float64) -> list[torch.Tensor]:
@@ -75,13 +78,13 @@ def test_dropout_draws_the_same_weights_again_on_the_way_back():
     rule = Rule(0.3, True, None, 3.0, dropout=0.4)
     torch.manual_seed(3)
     found = attend_tiled(query, key, value, LENGTHS, rule)
-    below = torch.ones(length, length, dtype=torch.bool).tril().expand_as(found)
+    gradient = real_gradient(found)
+    below = torch.ones(length, length, dtype=torch.bool).tril() & (gradient != 0)
     dropped = (found == 0)[below].double().mean()
-    assert dropped == pytest.approx(0.4, abs=0.03)  # 5,624 draws: more than four standard errors
+    assert dropped == pytest.approx(0.4, abs=0.03)  # 5,192 draws: more than four standard errors
     kept = (~below | (found != 0)).double() / 0.6
     expected = plain(query, key, value, rule, None, kept)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    gradient = real_gradient(expected)
+    torch.testing.assert_close(found, expected * (gradient != 0), atol=1e-12, rtol=0)
     for of_found, of_expected in zip(
         torch.autograd.grad(found, [query, key, value], gradient),
         torch.autograd.grad(expected, [query, key, value], gradient),
@@ -92,6 +95,69 @@ def test_dropout_draws_the_same_weights_again_on_the_way_back():
     assert torch.equal(attend_tiled(query, key, value, LENGTHS, rule), found)
 
 
+def deberta_like() -> tuple[list[torch.Tensor], Distances]:
+    query, key, value, far_keys, far_queries = tensors(*[(2, 4, 37, 6)] * 3, *[(4, 11, 6)] * 2)
+    away = torch.arange(37)[:, None] - torch.arange(37)
+    distances = Distances(far_keys, far_queries, away.clamp(-5, 5) + 5)
+    return [query, key, value, far_keys, far_queries], distances
+
+
+def test_distances_are_those_of_the_plain_formula():
+    inputs, distances = deberta_like()
+    query, key, value, far_keys, far_queries = inputs
+    rule = Rule(0.3, causal=False)
+    found = attend_tiled(query, key, value, LENGTHS, rule, distances=distances)
+    by_query = torch.einsum("nhid,hijd->nhij", query, far_keys[:, distances.slots])
+    by_key = torch.einsum("nhjd,hijd->nhij", key, far_queries[:, distances.slots])
+    scores = query @ key.transpose(-1, -2) * rule.scale + by_query + by_key
+    gradient = real_gradient(value)
+    real = (torch.arange(37) < torch.tensor(LENGTHS)[:, None])[:, None, None, :]
+    expected = scores.masked_fill(~real, -torch.inf).softmax(-1) @ value
+    torch.testing.assert_close(found, expected * (gradient != 0), atol=1e-12, rtol=0)
+    for of_found, of_expected in zip(
+        torch.autograd.grad(found, inputs, gradient), torch.autograd.grad(expected, inputs, gradient), strict=True
+    ):
+        torch.testing.assert_close(of_found, of_expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["causal", "distances"])
+def test_threads_and_kept_weights_change_no_bit(kind, monkeypatch):
+    """Of outputs and gradients, with dropout: one thread or three, weights kept for the way back or made again."""
+    inputs, distances = deberta_like()
+    if kind == "causal":
+        inputs, distances = inputs[:3], None
+    rule = Rule(0.3, kind == "causal", softcap=3.0 if kind == "causal" else None, dropout=0.2)
+    found = []
+    for threads, kept_up_to in ((1, 1_000), (3, 1_000), (3, 0)):
+        monkeypatch.setattr(module, "KEPT_UP_TO", kept_up_to)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            torch.manual_seed(5)
+            attended = attend_tiled(*inputs[:3], LENGTHS, rule, distances=distances)
+            found.append([attended, *torch.autograd.grad(attended, inputs, real_gradient(attended))])
+        finally:
+            torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(mine, other) for mine, other in zip(found[0], others, strict=True))
+
+
+def test_nothing_waits_for_the_way_back_where_none_comes():
+    """Weights are kept up to a length and with gradients alone: no table of a long row stands in memory."""
+    inputs, _ = deberta_like()
+    attended = attend_tiled(*inputs[:3], LENGTHS, Rule(0.3, causal=True))
+    assert attended.grad_fn.saved_tensors[8].numel() >= 2 * 4 * 34 * 34 / 2
+    with torch.no_grad():
+        assert attend_tiled(*inputs[:3], LENGTHS, Rule(0.3, causal=True)).grad_fn is None
+
+
+def test_tanh_is_as_exact_as_torchs():
+    values = torch.cat([torch.linspace(-30, 30, 2_001), torch.linspace(-0.1, 0.1, 2_001)])
+    expected = values.double().tanh()
+    error = (module._tanh(values.clone()).double() - expected).abs() / expected.abs().clamp_min(1e-30)
+    assert error.max() < 4e-7  # three units in the last place of fp32
+
+
 @pytest.mark.parametrize("options", [{"softcap": 30.0}, {"sliding_window": 20}])
 def test_packed_rows_give_the_same_by_tiles(options, monkeypatch):
     """Long rows go by tiles, without a table of all scores; the same rows by hand differ by rounding."""
@@ -99,7 +165,7 @@ def test_packed_rows_give_the_same_by_tiles(options, monkeypatch):
     packing = Packing.of(LENGTHS, torch.device("cpu"))
     found = {}
     for tiled in (False, True):
-        monkeypatch.setattr(packed_sdpa, "TILED_FROM", dict.fromkeys((False, True), 1 if tiled else 1000))
+        monkeypatch.setattr(packed_sdpa, "TILED_FROM", 1 if tiled else 1000)
         called = []
         monkeypatch.setattr(packed_sdpa, "attend_tiled", lambda *a, seen=called: seen.append(a) or attend_tiled(*a))
         found[tiled], _ = attend_packed(torch.nn.Module(), query, key, value, None, packing=packing, **options)

@@ -9,12 +9,12 @@ import torch
 from tiny import WINDOW, tiny_folder
 from transformers import AutoConfig
 
+from tiebreak.attention import backends, flex
+from tiebreak.attention.backends import Attention, choose_attention
+from tiebreak.attention.flex import FlexRows, padded_length, soft_cap, visible_keys
 from tiebreak.config import load_recipe
 from tiebreak.errors import UserError
-from tiebreak.models import attention, flex
-from tiebreak.models.attention import Attention, choose_attention
 from tiebreak.models.demo import demo_folder
-from tiebreak.models.flex import FlexRows, padded_length, soft_cap, visible_keys
 from tiebreak.models.loading import build_model, load_tokenizer
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -45,8 +45,8 @@ def fake(monkeypatch):
 )
 def test_it_is_chosen_on_a_gpu_without_flash_attn(name, there, backend, sentence, monkeypatch):
     found = (object(), "flash-attn 2.8.3") if there.get("flash") else (None, "flash-attn 2 is not installed (make gpu)")
-    monkeypatch.setattr(attention, "find_flash", lambda: found)
-    monkeypatch.setattr(attention, "try_flex", lambda *asked: there.get("trial"))
+    monkeypatch.setattr(backends, "find_flash", lambda: found)
+    monkeypatch.setattr(backends, "try_flex", lambda *asked: there.get("trial"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: there.get("capability", (8, 0)))
     config = AutoConfig.from_pretrained(demo_folder(name))
     config.attention_dropout = there.get("dropout", 0.0)

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tiebreak.attention.packed_sdpa import attend_by_hand
 from tiebreak.cluster.transfer import to_device
-from tiebreak.models.packed_sdpa import attend_by_hand
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tiebreak.attention import packed_sdpa, packing
+from tiebreak.attention.packed_sdpa import takes_key_heads
+from tiebreak.attention.packing import Packing
 from tiebreak.config import load_recipe
-from tiebreak.models import packed_sdpa, packing
 from tiebreak.models.loading import build_model, load_tokenizer
-from tiebreak.models.packed_sdpa import takes_key_heads
-from tiebreak.models.packing import Packing
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 17, 33, 33, 1, 48, 31]

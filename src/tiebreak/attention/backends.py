@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from transformers import AttentionInterface, PreTrainedConfig
 
+from tiebreak.attention import deberta
+from tiebreak.attention.flash import attend_flash, find_flash
+from tiebreak.attention.flex import attend_flex, try_flex
+from tiebreak.attention.packed_sdpa import attend_packed
 from tiebreak.cluster.machine import AMPERE
 from tiebreak.compatibility import Backend, find_family
 from tiebreak.errors import UserError
-from tiebreak.models import deberta
-from tiebreak.models.flash import attend_flash, find_flash
-from tiebreak.models.flex import attend_flex, try_flex
-from tiebreak.models.packed_sdpa import attend_packed
 
 # transformers has ideas of its own about names with "sdpa" and "flash", and makes no masks for names it does not know
 PACKED_SDPA, VARLEN, FLEX = "tiebreak_packed", "tiebreak_varlen", "tiebreak_flex"
