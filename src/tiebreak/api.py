@@ -211,7 +211,7 @@ def train(
             on, which must be in the order of time. Then `fold` is (0, 5) or (9, 10) by default.
         out: the run folder; a new one in runs/ by default.
         base: a local model folder or hub name in place of the recipe's.
-        teachers: predictions to distil from: folders, `NAME=FOLDER,FOLDER` for folds, or `bayes`.
+        teachers: predictions to distil from: folders, `NAME=FOLDER,FOLDER` for folds, `bayes` or `baseline`.
         extra: tables or comparisons that are learnt without labels, from the teachers alone.
         allow_in_sample: accept teachers that were trained on these rows.
         engine: `auto`, `ddp`, `fsdp` or `deepspeed`.
@@ -276,7 +276,7 @@ def distill(recipe: str | Path | Recipe = "distill-demo", *, teachers: Sequence[
 
     Args:
         recipe: a shipped recipe's name, a .yaml file, or a `Recipe`.
-        teachers: predictions to distil from: folders, `NAME=FOLDER,FOLDER` for folds, or `bayes`.
+        teachers: predictions to distil from: folders, `NAME=FOLDER,FOLDER` for folds, `bayes` or `baseline`.
         **arguments: all others of `train`.
     """
     if not teachers:

@@ -132,7 +132,8 @@ def _add_distill_command(commands: "Commands") -> None:
         nargs="+",
         required=True,
         metavar="PRED",
-        help="prediction folders, one teacher each; NAME=PRED,PRED for folds; `bayes`: the sample's own law",
+        help="prediction folders, one teacher each; NAME=PRED,PRED for folds; `bayes`: the sample's own law; "
+        "`baseline`: words and numbers, cross-fitted on the rows",
     )
     distill.add_argument("--extra", nargs="+", default=[], metavar="F", help="more tables, trained on without labels")
     distill.add_argument(

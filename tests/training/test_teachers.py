@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiebreak.config import DistillSettings, load_recipe
-from tiebreak.data.folds import parse_fold
+from tiebreak.data.folds import assign_folds, parse_fold
 from tiebreak.data.prediction_manifest import (
     PREDICTION_FILE,
     AverageManifest,
@@ -27,6 +27,8 @@ from tiebreak.prediction.parts import Part, RowKeys, write_part, write_row_keys
 from tiebreak.preflight.early import refuse_training
 from tiebreak.process import configure_logging
 from tiebreak.sample.generator import write_sample
+from tiebreak.training import baseline_teacher
+from tiebreak.training.baseline_teacher import FOLDS, FOLDS_SEED, view_of_baseline
 from tiebreak.training.batches import make_batch
 from tiebreak.training.targets import TeacherLogits, best_temperature, centred_log, make_targets
 from tiebreak.training.teachers import find_teachers, read_teachers
@@ -275,7 +277,7 @@ def test_only_the_rows_trained_on_need_a_prediction(table, tmp_path):
     ("words", "sentence"),
     [
         (["nowhere"], "nowhere: no prediction.json"),
-        (["t="], "write it as FOLDER, NAME=FOLDER,FOLDER or bayes"),
+        (["t="], "write it as FOLDER, NAME=FOLDER,FOLDER, bayes or baseline"),
         (["t={p}", "t={q}"], "t is named twice"),
         (["{p}", "again={p}"], "are the same prediction"),
         (["bayes", "bayes"], "bayes is named twice"),
@@ -298,6 +300,42 @@ def test_bayes_is_the_samples_law_and_known_for_nothing_else(table, tmp_path):
     foreign.write_text(table.read_text().replace("sample-", "other-"))
     with pytest.raises(UserError, match="embedded sample's rows only"):
         find(["bayes"], rows_of(foreign))
+
+
+def test_the_baseline_teaches_each_row_by_fits_without_its_prompt(tmp_path, monkeypatch):
+    table, extra = tmp_path / "t.csv", tmp_path / "extra.csv"
+    write_sample(table, 240, seed=3, profile="short")
+    write_sample(extra, 20, seed=9, profile="short")
+    rows = rows_of(table, fold="0/4", extra=(extra,))
+    found = find(["baseline"], rows, DistillSettings(calibrate=True, symmetrise=True))
+    entry, train = found.record["teachers"][0], rows.train
+    assert (entry["name"], entry["both_orders"], entry["predictions"]) == ("baseline", True, [])
+    labels = rows.tokens.labels[train]
+    shares = np.bincount(labels[labels >= 0], minlength=3) / (labels >= 0).sum()
+    assert entry["log_loss"] < -(shares * np.log(shares)).sum(), "no better than the prior"
+    ab, ba = (softmax(targets[train]) for targets in found.targets[0])
+    np.testing.assert_allclose(ba, ab[:, SWAPPED_CLASS], atol=1e-6)
+    assert (np.abs(ab[labels == NO_LABEL].sum(1) - 1) < 1e-5).all() and ab[labels == NO_LABEL].std(0).min() > 0
+    # With another label of one row, in the same folds, all is as before in its own fold, and nowhere else.
+    folds = assign_folds(labels, rows.tokens.groups[train], FOLDS, FOLDS_SEED)
+    monkeypatch.setattr(baseline_teacher, "assign_folds", lambda *_: folds)
+    before, one = view_of_baseline(rows), int(np.flatnonzero(labels != NO_LABEL)[0])
+    rows.tokens.labels = rows.tokens.labels.copy()
+    rows.tokens.labels[train[one]] = (labels[one] + 1) % 3
+    changed = (before.ab != view_of_baseline(rows).ab).any(1)
+    np.testing.assert_array_equal(changed, folds != folds[one])
+
+
+def test_the_baseline_cannot_teach_of_few_rows_or_of_a_table_that_changed(table, tmp_path):
+    write_sample(few := tmp_path / "few.csv", 4, seed=3, profile="short")
+    with pytest.raises(UserError, match="--teachers baseline: 5 folds need at least 5 distinct prompts"):
+        find(["baseline"], rows_of(few))
+    changing = tmp_path / "changing.csv"
+    changing.write_text(table.read_text())
+    rows = rows_of(changing)
+    write_sample(changing, 60, seed=8, profile="short")
+    with pytest.raises(UserError, match="is no longer what it was a moment ago"):
+        find(["baseline"], rows)
 
 
 def test_extra_rows_have_no_labels_and_are_checked_like_the_others(table, tmp_path, capsys):

@@ -197,6 +197,10 @@ def read_prediction_manifest(folder: Path) -> PredictionManifest | AverageManife
         raise UserError(f"{error}; predict again") from None
 
 
+BAYES, BASELINE = "bayes", "baseline"
+"""Words of --teachers that stand for no folder: the sample's own law, and the strongest baseline."""
+
+
 def split_teacher(word: str) -> tuple[str | None, list[str]]:
     """The name, if one is given, and the folders of a word of --teachers: `FOLDER,FOLDER` or `NAME=FOLDER,FOLDER`.
 

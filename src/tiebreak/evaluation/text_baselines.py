@@ -48,6 +48,10 @@ class Answers:
         """The rows of these numbers (m,)."""
         return Answers(self.words_a[chosen], self.words_b[chosen], self.chars[chosen], self.numbers[chosen])
 
+    def exchanged(self) -> "Answers":
+        """The same rows with A and B in each other's place."""
+        return Answers(self.words_b, self.words_a, self.chars[:, ::-1], self.numbers * swap_signs(NUMBERS))
+
 
 def count_chars(pairs: Sequence[Pair]) -> np.ndarray:
     """Characters of the two answers (n, 2)."""

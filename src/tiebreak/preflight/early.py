@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiebreak.cluster.ranks import find_ranks, refuse_mpi
 from tiebreak.config import Recipe
-from tiebreak.data.prediction_manifest import read_prediction_manifest, split_teacher
+from tiebreak.data.prediction_manifest import BASELINE, BAYES, read_prediction_manifest, split_teacher
 from tiebreak.engines.choose import choose_engine
 from tiebreak.errors import UserError
 from tiebreak.models.check_base import check_base
@@ -41,7 +41,7 @@ def refuse_training(
     if isinstance(folder := find_folder(recipe.model.base), Path):
         check_base(folder, recipe)
     for word in teachers:
-        for part in split_teacher(word)[1] if word != "bayes" else []:
+        for part in split_teacher(word)[1] if word not in (BAYES, BASELINE) else []:
             path = Path(part)
             try:
                 read_prediction_manifest(path.parent if path.name == "predictions.csv" else path)

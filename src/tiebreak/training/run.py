@@ -149,7 +149,7 @@ def train(
             out.
         fold: (k, n) validates on fold k of n.
         out: the run folder; by default a new one in runs/.
-        teachers: each `FOLDER`, `NAME=FOLDER,FOLDER` (predictions) or `bayes`, the embedded sample's own law.
+        teachers: each `FOLDER`, `NAME=FOLDER,FOLDER` (predictions), `bayes`, the sample's own law, or `baseline`.
         extra: tables to train on without labels.
         allow_in_sample: accept teachers that were trained on these rows.
         engine: auto, ddp, fsdp or deepspeed.

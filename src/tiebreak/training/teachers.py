@@ -16,6 +16,8 @@ import numpy as np
 
 from tiebreak.config import DistillSettings
 from tiebreak.data.prediction_manifest import (
+    BASELINE,
+    BAYES,
     AverageManifest,
     PredictionManifest,
     read_prediction_manifest,
@@ -28,11 +30,12 @@ from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.prediction.finished import read_finished
 from tiebreak.prediction.parts import read_row_keys
+from tiebreak.training.baseline_teacher import view_of_baseline
 from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
 
 log = logging.getLogger(__name__)
 
-BAYES = "bayes"
+BUILT_IN = (BAYES, BASELINE)
 SHOWN_IDS = 10
 RowKey = tuple[str, int, int, int]
 """What a row is known by: its id, its prompt's group, and the characters of its answers A and B."""
@@ -78,7 +81,7 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
     """Read the named teachers and make targets for the training rows of their logits.
 
     Args:
-        words: each `NAME=FOLDER,...`, `FOLDER,...` or `bayes`. Folders without a name become one teacher where their
+        words: each `NAME=FOLDER,...`, `FOLDER,...`, `bayes` or `baseline`. Folders without a name become one teacher where their
             recipe is the same and their rows are not.
         allow_in_sample: accept teachers that were trained on these rows.
         split: of the run; its training rows are looked up.
@@ -93,7 +96,7 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
     views = []
     for name, predictions in named.items():
         if predictions is None:
-            views.append(view_of_bayes(tokens, train))
+            views.append(view_of_bayes(tokens, train) if name == BAYES else view_of_baseline(split))
         else:
             views.append(view_of(name, predictions, tokens, train, findings))
     if findings.faults:
@@ -137,7 +140,7 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
 
 
 def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
-    """Read the named teachers and their predictions, in the order given; None stands for the sample's own law.
+    """Read the named teachers and their predictions, in the order given; None stands for those that need no folder.
 
     Raises:
         UserError: a folder without a finished prediction, or the same prediction or name twice.
@@ -146,13 +149,13 @@ def read_teachers(words: Sequence[str]) -> dict[str, list[Prediction] | None]:
     loose: list[str] = []
     for word in words:
         given, folders = split_teacher(word)
-        if word == BAYES:
-            name, predictions = BAYES, None
+        if word in BUILT_IN:
+            name, predictions = word, None
         else:
             predictions = [read_prediction(Path(folder)) for folder in folders]
             name = given if given is not None else name_of(Path(folders[0]), named) if folders else ""
         if not name or predictions == []:
-            raise UserError(f"--teachers {word}: write it as FOLDER, NAME=FOLDER,FOLDER or {BAYES}")
+            raise UserError(f"--teachers {word}: write it as FOLDER, NAME=FOLDER,FOLDER, {BAYES} or {BASELINE}")
         if name in named:
             raise UserError(f"--teachers: {name} is named twice; list all folders of a teacher as {name}=FOLDER,FOLDER")
         same = (named[other] for other in loose if belongs(predictions, named[other]))
@@ -175,7 +178,7 @@ def name_of(folder: Path, taken: Container[str]) -> str:
     """Return a folder's name, with as much of the path above as makes it a new one."""
     parts = [part for part in folder.parts if part not in ("/", ".", "..")] or [BAYES]
     names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-    return next((name for name in names if name not in taken and name != BAYES), str(folder))
+    return next((name for name in names if name not in taken and name not in BUILT_IN), str(folder))
 
 
 def belongs(predictions: list[Prediction] | None, others: list[Prediction] | None) -> bool:
