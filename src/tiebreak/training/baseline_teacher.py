@@ -64,8 +64,8 @@ def pairs_of(split: Split) -> list[Pair]:
         pair = found.get((tokens.ids[row], int(tokens.groups[row]), *tokens.chars[row].tolist()))
         if pair is None:
             raise UserError(
-                f"--teachers {BASELINE}: row {tokens.ids[row]} of {', '.join([*data, *extra])} is no longer what it was "
-                "a moment ago: something else writes this table; wait for it, then start this command again"
+                f"--teachers {BASELINE}: row {tokens.ids[row]} of {', '.join([*data, *extra])} is no longer what it "
+                "was a moment ago: something else writes this table; wait for it, then start this command again"
             )
         chosen.append(pair)
     return chosen

@@ -81,8 +81,8 @@ def find_teachers(words: Sequence[str], allow_in_sample: bool, split: Split, set
     """Read the named teachers and make targets for the training rows of their logits.
 
     Args:
-        words: each `NAME=FOLDER,...`, `FOLDER,...`, `bayes` or `baseline`. Folders without a name become one teacher where their
-            recipe is the same and their rows are not.
+        words: each `NAME=FOLDER,...`, `FOLDER,...`, `bayes` or `baseline`. Folders without a name become one teacher
+            where their recipe is the same and their rows are not.
         allow_in_sample: accept teachers that were trained on these rows.
         split: of the run; its training rows are looked up.
         settings: the recipe's section `distill`.
