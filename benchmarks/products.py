@@ -38,6 +38,7 @@ LAYER_PRODUCTS = ("aten::mm", "aten::addmm", "aten::linear", "mkldnn::_linear_po
 KINDS = {
     "products of layers": LAYER_PRODUCTS,
     "products of attention": ("aten::bmm", "aten::baddbmm", "aten::baddbmm_"),
+    "attention by tiles, on threads of its own": ("_Tiled",),
     "fused attention": ("flash_attention", "scaled_dot_product", "fused_attention"),
     "optimizer": ("adam", "Optimizer", "foreach", "clip_grad", "norm_except_dim"),
     "softmax": ("softmax",),
