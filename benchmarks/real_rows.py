@@ -2,7 +2,7 @@
 
     for name in minilm-l6 deberta-v3-xsmall smollm2-135m gemma3-270m; do tiebreak weights $name --accept-licence; done
     python benchmarks/real_rows.py --data arena.csv --out runs/real_rows    # a night on two cores, or two
-    python benchmarks/real_rows.py --data arena.csv --out runs/real_rows --short              # lines and one judge
+    python benchmarks/real_rows.py --data arena.csv --out runs/real_rows --short     # lines, one judge, and it taught
     python benchmarks/real_rows.py --data arena.csv --out runs/real_rows --only minilm-l6 students
     python benchmarks/real_rows.py --data arena.csv --out runs/real_rows --table              # trains nothing
     ... --page docs/real_rows.md                                            # and writes the table into the page
@@ -84,6 +84,10 @@ SHORT = {
         "minilm-l6", ("data.max_tokens=256", "model.freeze=5", "train.epochs=1", "train.frozen_cache_gb=4")
     )
 }
+TAUGHT = {
+    "minilm-l6, top layer, taught": System("minilm-l6", (*SHORT["minilm-l6, top layer"].settings, "distill.cosine=0"))
+}
+"""By the best line (`distill --teachers baseline`), otherwise as the judge of `SHORT`."""
 TEACHERS = {
     "minilm": System("minilm-l6", ("data.max_tokens=512", "train.epochs=1")),
     "gemma3": System(
@@ -92,6 +96,9 @@ TEACHERS = {
 }
 STUDENT = System("deberta-v3-xsmall", ("data.max_tokens=256", lowest(6), "model.freeze=3", "train.epochs=2"))
 STUDENTS = {"student from labels": False, "student distilled": True}
+BY_FOLD = JUDGES | SHORT | TAUGHT
+COMPARED = [tuple(STUDENTS), (*SHORT, *TAUGHT)]
+"""Names of the same student from labels, and with teachers."""
 
 
 def main() -> int:
@@ -99,13 +106,17 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="F")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], choices=[*JUDGES, *SHORT, "students"], metavar="NAME")
-    parser.add_argument("--short", action="store_true", help="the lines, and one judge whose top layer is trained")
+    parser.add_argument("--only", nargs="+", default=[], choices=[*BY_FOLD, "students"], metavar="NAME")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="the lines, and one judge whose top layer is trained, without and with a teacher",
+    )
     parser.add_argument("--quick", action="store_true", help="two steps of demo models, students on one fold")
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--page", type=Path, metavar="F", help="write the table between the comments of this page")
     options = parser.parse_args()
-    wanted = options.only or [*SHORT] if options.short else options.only or [*JUDGES, "students"]
+    wanted = options.only or [*SHORT, *TAUGHT] if options.short else options.only or [*JUDGES, "students"]
     options.out.mkdir(parents=True, exist_ok=True)
     table = Table.read(options.data, options.folds)
     if not options.table:
@@ -147,9 +158,17 @@ def steps(options: argparse.Namespace, wanted: list[str], table: Table) -> list[
     ]
     for name, system in (JUDGES | SHORT).items():
         if name in wanted:
-            folder = out / name.replace(", ", "-").replace(" ", "-")
+            folder = out / folder_of(name)
             words = ["folds", "--data", data, "--folds", folds, "--out", str(folder), *system.words(options.quick)]
             found.append((name, words, folder / "metrics.json"))
+    for name, system in TAUGHT.items():
+        for fold in range(options.folds if name in wanted else 0):
+            cut = ["--data", data, "--fold", f"{fold}/{options.folds}"]
+            run = out / folder_of(name) / f"fold-{fold}"
+            words = ["distill", "--teachers", "baseline", *cut, "--out", str(run), "--resume", "auto"]
+            found.append((name, [*words, *system.words(options.quick)], run / "metrics.json"))
+            words = ["predict", "--model", str(run), *cut, "--out", str(run / "oof")]
+            found.append((name, words, run / "oof" / "predictions.csv"))
     outer = 1 if options.quick else options.folds
     for fold in range(outer if "students" in wanted else 0):
         folder = out / f"outer-{fold}"
@@ -170,6 +189,11 @@ def steps(options: argparse.Namespace, wanted: list[str], table: Table) -> list[
             predict = ["predict", "--model", str(run), "--data", str(test), "--out", str(run / "test")]
             found.append((f"{name}/{fold}/test", predict, run / "test" / "predictions.csv"))
     return found
+
+
+def folder_of(name: str) -> str:
+    """A system's folder."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def write_rows(path: Path, pairs: list[Pair]) -> None:
@@ -224,9 +248,10 @@ def render(out: Path, table: Table, data: str) -> str:
         minutes = f"{seconds[name] / 60:.0f}" if name in seconds else ""
         figures = f"{losses[name][known].mean():.4f} | {(p.argmax(1) == labels).mean():.3f} | {ece(p, labels):.3f}"
         lines.append(f"| {name} | {known.sum():,} | {figures} | {gain} | {minutes} |")
-    labelled, distilled = STUDENTS
-    if labelled in losses and distilled in losses:
-        lines += ["", f"Distilled below from labels by {paired(losses[labelled], losses[distilled], table.groups)}."]
+    for labelled, taught in COMPARED:
+        if labelled in losses and taught in losses:
+            gain = paired(losses[labelled], losses[taught], table.groups)
+            lines += ["", f"{taught[0].upper()}{taught[1:]}, is below {labelled} by {gain}."]
     more = {name: f"{name} {value / 60:.0f}" for name, value in seconds.items() if name in ("lines", "teachers")}
     return "\n".join([*lines, *(["", f"Minutes beside these: {', '.join(more.values())}."] if more else [])])
 
@@ -241,8 +266,8 @@ def paired(before: np.ndarray, after: np.ndarray, groups: np.ndarray) -> str:
 def collect(out: Path, table: Table) -> dict[str, np.ndarray]:
     """Probabilities (n, 3) of every system that has predicted some rows; NaN where it has not."""
     files = {name: [out / "lines" / f"{name}.csv"] for name in LINES}
-    for name in JUDGES | SHORT:
-        files[name] = [*(out / name.replace(", ", "-").replace(" ", "-")).glob("fold-*/oof/predictions.csv")]
+    for name in BY_FOLD:
+        files[name] = [*(out / folder_of(name)).glob("fold-*/oof/predictions.csv")]
     for name in STUDENTS:
         files[name] = [*out.glob(f"outer-*/{name.replace(' ', '-')}/test/predictions.csv")]
     place = {pair.id: k for k, pair in enumerate(table.pairs)}

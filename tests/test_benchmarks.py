@@ -177,8 +177,9 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     write_sample(table, 60, seed=5, profile="short")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
+    short = [*real_rows.SHORT, *real_rows.TAUGHT]
     words = ["real_rows.py", "--data", str(table), "--out", str(tmp_path / "out"), "--folds", "2", "--quick"]
-    monkeypatch.setattr(sys, "argv", [*words, "--only", "minilm-l6", "students"])
+    monkeypatch.setattr(sys, "argv", [*words, "--only", "minilm-l6", *short, "students"])
     forked = lambda words: run(sys.executable, "-m", "tiebreak", *words).returncode  # noqa: E731
     monkeypatch.setattr(real_rows, "tiebreak", forked)
     assert real_rows.main() == 0
@@ -189,11 +190,11 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     assert real_rows.main() == 0 and not commands
     said = capsys.readouterr().out
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in said.splitlines() if line.startswith("| ")}
-    assert {*real_rows.LINES, "minilm-l6", *real_rows.STUDENTS, "blend, cross-fitted"} <= set(rows)
+    assert {*real_rows.LINES, "minilm-l6", *short, *real_rows.STUDENTS, "blend, cross-fitted"} <= set(rows)
     held_out = str(len(read_table([tmp_path / "out" / "outer-0" / "test.csv"]).pairs))
-    assert [rows[name][1] for name in ("minilm-l6", *real_rows.STUDENTS)] == ["60", held_out, held_out]
+    assert [rows[name][1] for name in ("minilm-l6", *short, *real_rows.STUDENTS)] == [*["60"] * 3, held_out, held_out]
     assert rows["tfidf+numbers"][5] == "" and "±" in rows["student distilled"][5]
-    assert "Distilled below from labels by" in said
+    assert "Student distilled, is below student from labels by" in said and f"is below {short[0]} by" in said
     text = page.read_text()
     assert text.startswith("before\n<!-- measured -->\nrows.csv: 60 rows") and text.endswith(
         "\n<!-- /measured -->\nafter\n"

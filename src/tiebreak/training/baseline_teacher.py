@@ -48,8 +48,9 @@ def view_of_baseline(split: Split) -> TeacherLogits:
             predict = fit_boosted(known, labels[learnt], fit_text(known, labels[learnt], numbers=True))
             for there, some in ((ab, answers), (ba, exchanged)):
                 there[folds == fold] = predict(some.rows(np.flatnonzero(folds == fold)))
-    both = np.ones(len(train), dtype=bool)
-    return TeacherLogits(BASELINE, centred_log(ab).astype(np.float32), centred_log(ba).astype(np.float32), both)
+    least = 1 / len(train)  # a class that does not occur has the share of one row
+    logits = [centred_log(np.maximum(values, least)).astype(np.float32) for values in (ab, ba)]
+    return TeacherLogits(BASELINE, *logits, both=np.ones(len(train), dtype=bool))
 
 
 def pairs_of(split: Split) -> list[Pair]:
