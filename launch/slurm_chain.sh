@@ -46,7 +46,7 @@ if [[ $mode == log ]]; then
     while read -r file; do printf '%-28s %s\n' "$file" "$(tail -n 1 "$out/slurm/$file")"; done <<<"$logs"
     exit
   fi
-  [[ $file ]] || fail "no job of stage $stage has begun ($out/slurm)"
+  [[ $file ]] || fail "no job of stage $stage has begun ($out/slurm); --status says where each stands"
   echo "$out/slurm/$file:"
   exec tail -n "${LINES_OF_LOG:-40}" "$out/slurm/$file"
 fi

@@ -41,14 +41,15 @@ if ((cores < 2)); then
   echo "note: $cores CPU for each task: reading rows and computing wait for each other; --cpus-per-task=4 or more is usual"
 fi
 if [[ ${SLURM_TASKS_PER_NODE:-1} == *,* ]]; then
-  echo "note: tasks per node differ ($SLURM_TASKS_PER_NODE), so nodes with more of them are waited for: --ntasks-per-node"
+  echo "note: tasks per node differ ($SLURM_TASKS_PER_NODE), so nodes with more of them are waited for: give --ntasks-per-node"
 fi
 
 # GPUs that were asked for in another way than the file's own line (--gres, --gpus): its steps would get those of the line.
 if [[ ${SLURM_GPUS_ON_NODE:-} && ! ${SLURM_GPUS_PER_TASK:-} ]]; then
   export SLURM_GPUS_PER_NODE=$SLURM_GPUS_ON_NODE
   if ((SLURM_GPUS_ON_NODE < ${SLURM_NTASKS_PER_NODE:-1})); then
-    echo "tiebreak: error: $SLURM_NTASKS_PER_NODE tasks on each node, and $SLURM_GPUS_ON_NODE GPU: a task is a rank, and needs one" >&2
+    echo "tiebreak: error: $SLURM_NTASKS_PER_NODE tasks on each node, and $SLURM_GPUS_ON_NODE GPU: a task is a rank, and needs one:" \
+      "ask for as many GPUs as tasks" >&2
     exit 2
   fi
 fi
@@ -104,7 +105,7 @@ run() {
   echo "job $JOB, restart $LIFE, on ${NODES//$'\n'/ }: from $from"
   if ((lives > most + 1)); then
     given_up="requeued $most times without coming beyond $from"
-    echo "given up: $given_up"
+    echo "given up: $given_up; before you submit it again, correct what the messages above say"
     exit 1
   fi
 
@@ -134,10 +135,10 @@ run() {
       "node failed); unless Slurm requeues it, ${again:-the same sbatch line with OUT=$folder} goes on from there"
   elif [[ $(scontrol show job "$JOB" -o | grep -oP ' Restarts=\K\d+') != "$LIFE" ]]; then
     # A node that comes back from beyond a network cut must not requeue what runs elsewhere by now.
-    echo "exit code $code ($(meaning $code)): a later life of this job has begun, or Slurm does not answer"
+    echo "exit code $code ($(meaning $code)): this job runs again already, or Slurm does not answer: see squeue"
   elif [[ $now == "$from" ]] && ((lives > most)); then
     given_up="exit code $code ($(meaning $code)), requeued $most times without coming beyond $from"
-    echo "given up: $given_up"
+    echo "given up: $given_up; before you submit it again, correct what the messages above say"
   else
     echo "exit code $code ($(meaning $code)) at $now: requeueing job $JOB"
     if scontrol requeue "$JOB"; then exec sleep 60; fi # Slurm ends it

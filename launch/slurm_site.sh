@@ -21,7 +21,7 @@ if [[ ${CONTAINER:-} ]]; then
       INSIDE=("$by" exec --bind "$mounts" --pwd "$PWD")
       if [[ -e /dev/nvidiactl ]]; then INSIDE+=(--nv); fi
       INSIDE+=("$CONTAINER") ;;
-    *) echo "tiebreak: error: CONTAINER_BY=$by: apptainer, singularity or pyxis" >&2; exit 2 ;;
+    *) echo "tiebreak: error: CONTAINER_BY=$by: set it to apptainer, singularity or pyxis" >&2; exit 2 ;;
   esac
 fi
 # One process of it, outside of any job.

@@ -28,7 +28,7 @@ GROUPS = {
     "Tables": (
         "tables/ data/augment.py sample/ preflight/tables.py preflight/early.py",
         "The file, or a row of it, cannot be read. `tiebreak check FILE` lists all problems of a table at once; "
-        "[Tables](tables.md) shows what is read. `--on-bad-row=skip` leaves bad rows out and writes them to a file.",
+        "[Tables](tables.md) shows what is read. `--on-bad-row=skip` leaves bad rows out.",
     ),
     "Splits and folds": (
         "data/folds.py data/split.py data/prepare.py evaluation/holdout.py evaluation/split_tables.py",

@@ -148,8 +148,9 @@ def _read_orders(suites: Sequence[Suite], predictions: str | Path) -> tuple[np.n
         lacking = [row_id for row_id in wanted if row_id not in place]
         if lacking:
             raise UserError(
-                f"{file}: lacks {plural(len(lacking), 'comparison')} of these suites ({lacking[0]} is one); write them "
-                "with tiebreak bench FILES --pairs pairs.csv, predict pairs.csv, and give the same FILES in this order"
+                f"{file}: lacks {plural(len(lacking), 'comparison')} of these suites ({lacking[0]} is one); write "
+                "them with tiebreak bench FILES --pairs pairs.csv, predict pairs.csv, and give the same FILES in the "
+                "same order"
             )
         found.append(probabilities[[place[row_id] for row_id in wanted]])
     return np.stack([found[0], found[-1]]), len(files)

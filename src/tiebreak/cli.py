@@ -217,7 +217,7 @@ def _predict(options: argparse.Namespace) -> int:
     from tiebreak.prediction.swap import parse_swap
 
     if options.on_bad_row in ("fail", "skip") and not options.fold:
-        log.info("note: --on-bad-row counts with --fold only; else every row is kept, an unreadable one with the prior")
+        log.info("note: --on-bad-row counts with --fold only; else unreadable rows stay, and get the class shares")
     run = predict(
         options.model,
         options.data,

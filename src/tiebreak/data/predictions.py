@@ -180,10 +180,11 @@ def _check_sums(path: Path, ids: list[str], probabilities: np.ndarray) -> None:
     if not good.all():
         bad = int(np.flatnonzero(~good)[0])
         shown = ", ".join(f"{value:g}" for value in probabilities[bad])
-        percent = "; percent? divide by 100" if np.allclose(probabilities.sum(1), 100, rtol=0.02) else ""
+        percent = np.allclose(probabilities.sum(1), 100, rtol=0.02)
+        way = "percent? divide by 100" if percent else "correct the file, or predict again"
         raise UserError(
             f"{path}, row {bad + 1} (id {ids[bad][:LONGEST_ID]}): {shown} are not probabilities that sum to one "
-            f"({plural(int((~good).sum()), 'such row')}){percent}"
+            f"({plural(int((~good).sum()), 'such row')}); {way}"
         )
     if off.max() > SUM_SAID:
         rounded = f" (rounded to {plural(decimals, 'decimal')})" if decimals else ""

@@ -92,7 +92,7 @@ def _assign(tokens: Tokens, fold: tuple[int, int] | None, folds: int, seed: int)
         return assign_folds(tokens.labels, tokens.groups, folds, seed)
     except UserError as error:
         if fold:
-            raise
+            raise UserError(f"--fold {fold[0]}/{fold[1]}: {error}; take fewer folds, or give more rows") from None
         raise UserError(
             f"no tenth of the prompts can be held out to validate on: {error}. Train on every row by --valid none "
             '(in Python: valid="none"), or give --valid another table'
@@ -143,7 +143,10 @@ def read_split(
         valid = prepared([valid_from])
         held_out = np.arange(len(valid))
         if shared := int(np.isin(valid.groups, tokens.groups).sum()):
-            log.info(f"warning: {shared:,} rows of {valid_from} have a prompt that is also trained on")
+            log.info(
+                f"warning: {shared:,} rows of {valid_from} have a prompt that is also trained on, so the validation "
+                "score is too good: leave them out of one of the tables"
+            )
     elif not valid_from:
         assigned = _assign(tokens, fold, folds, recipe.data.folds_seed)
         train, held_out = everything[assigned != held_out_fold], everything[assigned == held_out_fold]

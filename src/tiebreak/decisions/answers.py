@@ -104,7 +104,7 @@ def _by_key(answers: Sequence[Answer], by_id: bool, path: Path) -> dict[str, Ans
         key = str(answer.row_id) if by_id else normalise_prompt(answer.prompt)
         seen[key] += 1
         if by_id and seen[key] > 1:
-            raise UserError(f"{path}: the id {key} occurs twice; number the rows apart")
+            raise UserError(f"{path}: the id {key} occurs twice; give each row an id of its own")
         keyed[key if by_id else f"{key}\n{seen[key]}"] = answer
     return keyed
 
@@ -148,5 +148,6 @@ def _list_of(cell: Any, path: Path, number: int, name: str) -> list[Turns]:
         return [[str(turn or "") for turn in ([value] if isinstance(value, str) else value)] for value in values]
     except (TypeError, ValueError, RecursionError):
         raise UserError(
-            f"{path}, row {number}: {name} is not a list of answers, as in JSON: {str(cell)[:60]!r}"
+            f"{path}, row {number}: {name} is {str(cell)[:60]!r}, and should be a list of answers: write it as JSON, "
+            'like ["one answer", "another"]'
         ) from None

@@ -45,7 +45,7 @@ def find_rows(
                 f"{rows.ids[int(seen.argmax())]} is one), so how often it is right on them says nothing of other rows; "
                 "calibrate on rows that it has not seen"
             )
-    notes = [say_unrecorded(unrecorded) + ": make sure that it was not on the labelled ones"] if unrecorded else []
+    notes = [say_unrecorded(unrecorded) + ": make sure that the labelled ones are not among them"] if unrecorded else []
     if lacking := int((at < 0).sum()):
         notes.append(f"{path} lacks {plural(lacking, 'labelled id')}: left out")
     return np.where((at >= 0)[:, None], probabilities[at], np.nan), notes

@@ -85,7 +85,8 @@ def rank_models(battles: Battles, data: str = "", least_rows: int = 1) -> Board:
             fit = fit_both(design, votes, battles.judged, labelled, battles.groups, start=alone)
     except ArithmeticError:
         raise UserError(
-            f"{data}: the effects of --control have no bound on {plural(len(votes), 'row')}; control for less"
+            f"{data}: {plural(len(votes), 'row')} are too few to estimate the effects of --control: control for less, "
+            "or give more rows"
         ) from None
     return Board(
         data=data, source=source, rows=len(votes), prompts=len(np.unique(battles.groups)), votes=int(labelled.sum()),

@@ -32,11 +32,11 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
     _check_form(path, config)
     zero, problems = config.get("zero_optimization") or {}, []
     if zero.get("stage") not in STAGES:
-        problems.append(f"zero_optimization.stage is {zero.get('stage')}; served are 1, 2 and 3")
+        problems.append(f"zero_optimization.stage is {zero.get('stage')}; supported are 1, 2 and 3")
     for name in OFFLOADS:
         device = (zero.get(name) or {}).get("device", "none")
         if device not in ("none", "cpu"):
-            problems.append(f"zero_optimization.{name}.device is {device!r}; served are 'none' and 'cpu'")
+            problems.append(f"zero_optimization.{name}.device is {device!r}; supported are 'none' and 'cpu'")
     problems += [f"zero_optimization.{name} is {value}, below 0" for name, value in zero.items() if _below_0(value)]
     if offloads(config) and config.get("zero_force_ds_cpu_optimizer", True):
         problems.append(

@@ -53,7 +53,7 @@ def build_for_engine(
     assert model is not None
     described = describe(model)
     if agree(described) != described:
-        raise RuntimeError(f"rank {ranks.rank} has made another model of the same recipe than rank 0")
+        raise RuntimeError(f"rank {ranks.rank} made another model than rank 0: do all nodes have the same versions?")
     return model
 
 

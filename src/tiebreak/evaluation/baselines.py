@@ -194,7 +194,7 @@ def cross_fit(
     for fold in range(folds):
         train, held_out = np.flatnonzero((assigned != fold) & scored), np.flatnonzero(assigned == fold)
         if len(np.unique(labels[train])) < classes:
-            raise UserError(f"outside fold {fold} of {folds} a class does not occur: fewer folds, or more rows")
+            raise UserError(f"outside fold {fold} of {folds} a class does not occur: take fewer folds, or more rows")
         if answers is None:
             probabilities[PRIOR][held_out] = _shares(labels[train])
             continue

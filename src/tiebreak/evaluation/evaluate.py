@@ -136,7 +136,7 @@ def evaluate(
     keys = np.arange(len(y)) if groups is None else number_groups(groups)
     for name, count in (("labels", len(y)), ("groups", len(keys))):
         if count != len(p):
-            raise UserError(f"{name}: {count:,} for {len(p):,} rows of probabilities")
+            raise UserError(f"{name}: {count:,} for {len(p):,} rows of probabilities; give one for each row")
     if resamples < LEAST_RESAMPLES:
         raise UserError(f"resamples={resamples}: an interval needs at least {LEAST_RESAMPLES}")
     return measure_probabilities(p, y, both, Bootstrap(keys, resamples, seed), seed=seed)
@@ -210,7 +210,7 @@ def _one_hot_classes(rows: np.ndarray) -> np.ndarray:
     try:
         values = rows.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
-        raise UserError(f"labels: an array of shape {rows.shape} is one-hot, but holds other than numbers") from None
+        raise UserError(f"labels: an array of shape {rows.shape} should be one-hot: give it numbers, 0 and 1") from None
     if bad := np.flatnonzero(((values != 0).sum(1) != 1) | (values.max(1) != 1)).tolist():
         raise UserError(f"labels[{bad[0]}]: {rows[bad[0]].tolist()} is not one-hot ({len(bad):,} such rows)")
     return np.asarray(values.argmax(1), dtype=np.int64)

@@ -125,7 +125,7 @@ def refuse_another_table(path: Path, rows: LabelledRows) -> None:
         return
     behind = read_models_behind(path.parent) if path.name == "predictions.csv" else []
     if not behind:
-        rows.notes.append(f"{path} does not say which rows it is of, and ids are row numbers: make sure of it")
+        rows.notes.append(f"{path} does not say which rows it is of, and ids are row numbers: make sure that they fit")
     elif any(model.table != rows.numbered for model in behind if model.fold is None):
         raise UserError(
             f"{path}: a prediction of other rows than the labelled table's. That has no column id, so its ids are row "

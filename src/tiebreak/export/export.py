@@ -88,7 +88,7 @@ def export_judge(
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
     if temperature <= 0 or (temperature != 1 and form not in ("onnx", "int8")):
-        raise UserError(f"--temperature {temperature:g}: a number above 0, with --onnx or --int8 alone")
+        raise UserError(f"--temperature {temperature:g}: give a number above 0, and only with --onnx or --int8")
     folder, manifest = find_model_folder(run)
     recipe = judge_recipe(manifest)
     with importing():

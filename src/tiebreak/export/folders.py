@@ -38,8 +38,8 @@ def merged_judge(folder: Path, manifest: ModelManifest, device: torch.device) ->
     if recipe.model.method != "full":
         recipe = judge_recipe(manifest, ["model.method=lora"])
         if recipe.model.method != "lora":
-            stored = f"{recipe.model.base} is stored in {recipe.model.bits} bits"
-            raise UserError(f"{stored}, into which nothing can be added: export a judge over the whole base")
+            stored = f"{recipe.model.base} is stored in {recipe.model.bits} bits, into which nothing can be added"
+            raise UserError(f"{stored}: export a judge over a base that is not quantised")
     judge = load_model(folder, recipe, device, torch.float32)
     if recipe.model.method != "full":
         judge.network = judge.network.merge_and_unload()

@@ -39,7 +39,8 @@ def resolve_base(base: str) -> str:
             raise UserError(f"{base}: not fetched yet; `tiebreak weights {base}` does that")
         return str(folder)
     if Path(base).exists() and not (Path(base) / CONFIG).is_file():
-        raise UserError(f"{base}: not a model folder: {CONFIG} is missing{look_around(Path(base))}")
+        hint = look_around(Path(base)) or "; give a folder that holds one"
+        raise UserError(f"{base}: not a model folder: {CONFIG} is missing{hint}")
     return base
 
 
@@ -160,7 +161,7 @@ def find_record(named: str, base: str, record: BaseRecord | None) -> str:
     found = locate(base)
     if record is None:
         if base != named:
-            log.info(f"warning: this judge keeps no hash of its base {named}: whether {base} is the same is not known")
+            log.info(f"warning: this judge keeps no hash of its base {named}: make sure that {base} is the same")
         if found is None and not is_hub_name(base):
             resolve_base(base)
             raise UserError(_gone(base, None))

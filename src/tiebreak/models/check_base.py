@@ -127,7 +127,7 @@ def expected_shapes(fields: dict[str, Any]) -> Shapes:
         )
         layers = int(told["num_hidden_layers"])
     except KeyError as error:
-        raise UserError(f"config.json of a {fields['model_type']} without {error}: fetch it again") from None
+        raise UserError(f"config.json of the base ({fields['model_type']}) lacks {error}: fetch it again") from None
     if FAMILIES[fields["model_type"]].decoder:
         queries, keys = heads * each, key_heads * each
         layer: Shapes = {

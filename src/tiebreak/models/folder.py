@@ -133,7 +133,10 @@ def find_model_folder(folder: Path | str) -> tuple[Path, ModelManifest]:
     """
     for candidate in (Path(folder), Path(folder) / "model"):
         if (candidate / MANIFEST_FILE).is_file():
-            return candidate, read_manifest(candidate / MANIFEST_FILE, ModelManifest)
+            try:
+                return candidate, read_manifest(candidate / MANIFEST_FILE, ModelManifest)
+            except UserError as error:
+                raise UserError(f"{error}; copy the folder again, or train again") from None
     if not Path(folder).exists():
         seen = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"{folder} does not exist{seen}; give a model folder, or the run folder that holds it")
@@ -207,11 +210,13 @@ def read_prompts(folder: Path) -> np.ndarray | None:
     path = folder / PROMPTS_FILE
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise UserError(f"{path}: absent, or not the record that was saved with this model; train again")
+        raise UserError(
+            f"{path}: absent, or not the record that was saved with this model; copy the folder again, or train again"
+        )
     try:
         return read_npy(content)
     except BadArrays as error:
-        raise UserError(f"{path}: {error}; train again") from None
+        raise UserError(f"{path}: {error}; copy the folder again, or train again") from None
 
 
 def save_model(

@@ -113,7 +113,9 @@ def check_ids(tokenizer: "Tokenizer", where: str, rows: int | None) -> list[str]
     """
     back = tokenizer.decode(tokenizer.encode(TEXT, add_special_tokens=False).ids)
     if _bare(back) != _bare(TEXT):
-        raise UserError(f"{where}: {TEXT!r} comes back as {back!r}: take this model's own tokenizer")
+        raise UserError(
+            f"{where}: the text {TEXT!r}, tokenised, comes back as {back!r}: take this model's own tokenizer"
+        )
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values())
     if rows is None or largest < rows:

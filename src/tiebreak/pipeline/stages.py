@@ -127,8 +127,8 @@ def failure(stage: Stage, code: int) -> StageFailed:
     """Say that a stage ended with this code and is not done; what to raise."""
     if -code in STOP_SIGNALS:  # before it could take the signal
         code = STOPPED
-    again = ": run the same command again" if code == STOPPED else f" (exit code {code})"
-    complain(f"tiebreak: stage {stage.name} did not finish{again}")
+    why = "" if code == STOPPED else f" (exit code {code}): correct what is said above, then"
+    complain(f"tiebreak: stage {stage.name} did not finish{why or ':'} run the same command again")
     return StageFailed(code if code > 0 else 1)
 
 

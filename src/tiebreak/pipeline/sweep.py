@@ -107,7 +107,7 @@ def run_sweep_stage(sweep: Sweep, name: str) -> SweepResult | None:
         raise UserError(f"no stage {name!r}; the stages are draw, rung-WAVE.RUNG/PLACE and decide-WAVE.RUNG")
     wave, rung, *place = map(int, numbers)
     if (wave, rung) not in sweep.rungs or not rung_path(sweep.out, wave, rung).is_file():
-        raise UserError(f"stage {name}: there is no such rung, or the one before it is not decided")
+        raise UserError(f"stage {name}: there is no such rung, or the one before it is not decided; see --stages")
     if place:
         run_trial(sweep, wave, rung, place[0])
         return None

@@ -142,7 +142,10 @@ def conclude(sweep: Sweep) -> SweepResult:
     rows = sort_rows(rows)
     best = rows[0]
     if best.result is None or best.outcome.state != "finished":
-        raise UserError(f"every trial has failed or was pruned; trial {best.outcome.number}: {best.outcome.why}")
+        raise UserError(
+            f"every trial has failed or was pruned; trial {best.outcome.number}: {best.outcome.why}\nCorrect that, and "
+            "begin the sweep anew in another --out"
+        )
     for place, row in enumerate(rows):  # of other waves, too
         if row.outcome.state == "finished" and row.result is not None:
             rows[place] = row._replace(outcome=row.outcome.model_copy(update=against(row.result, best.result)))

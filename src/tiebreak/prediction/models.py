@@ -175,7 +175,10 @@ def prepare_models(
             )
         )
     if len({model.manifest.table for model in models}) > 1:
-        raise UserError("--model: the models would predict different rows, as their folds' seeds differ")
+        raise UserError(
+            "--model: the models would predict different rows: give --data, and with --fold models of one "
+            "data.folds_seed"
+        )
     return models
 
 

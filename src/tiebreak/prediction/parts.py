@@ -133,7 +133,7 @@ def read_part(path: Path, provenance: Provenance, rows: int = MOST_ROWS) -> Part
     except ValueError as error:
         raise BadPart(str(error)) from None
     if not isinstance(stated, dict) or "part" not in stated:
-        raise BadPart("it says not what it is of")
+        raise BadPart("it does not say which part it is")
     for name, value in provenance.model_dump().items():
         if stated.get(name) != value:
             raise BadPart(f"of another {name}")

@@ -47,7 +47,8 @@ def compare_gpus(rows: Mapping[str, str | None]) -> list[Finding]:
     without = sorted(name for name, text in rows.items() if text is None)
     if without:
         there = next(f"{name} has {text}" for name, text in sorted(rows.items()) if text is not None)
-        return [Finding("GPUs", f"no GPU that a process may use on {', '.join(without[:8])}, while {there}", FAIL)]
+        told = f"no GPU that a process may use on {', '.join(without[:8])}, while {there}"
+        return [Finding("GPUs", f"{told}: leave those nodes out, or ask for GPUs on each", FAIL)]
     of: dict[str | None, list[str]] = {}
     for name, text in sorted(rows.items()):
         of.setdefault(text, []).append(name)

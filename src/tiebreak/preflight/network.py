@@ -142,7 +142,7 @@ def check_collectives(store: "dist.Store", ranks: Ranks, timeout_s: float, needs
     if wrong := [rank for rank, right in enumerate(verdicts) if not right]:
         raise UserError(
             f"all-reduce: the sum over {ranks.world} ranks is wrong on rank {', '.join(map(str, wrong[:8]))}: "
-            "the network or its library is broken there"
+            "the network or its library is broken there; try without that rank's node"
         )
     fastest = agree(min(seconds))
     speed = 2 * (ranks.world - 1) / ranks.world * 4 * BUFFER / fastest
@@ -160,7 +160,10 @@ def _give_up(store: "dist.Store", ranks: Ranks, timeout_s: float) -> None:
         absent = []  # rank 0 has gone with its store, and has said why
     who = f"rank {', '.join(map(str, absent))} did not begin it" if absent else "all ranks began it and none could end"
     print_error(
-        UserError(f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable")
+        UserError(
+            f"all-reduce: not done after {timeout_s:.0f} s; {who}: the nodes' fast network is not usable; name another "
+            "one in NCCL_SOCKET_IFNAME (on CPUs GLOO_SOCKET_IFNAME), or try other nodes"
+        )
     )
     sys.stdout.flush()
     os._exit(2)

@@ -55,9 +55,10 @@ def check_memory(
         text += ": too little memory: " + "; ".join(_advice(recipe, needs))
         return Finding("memory", text, FAIL)
     if needs.device == "cuda" and not given_gib and (free := host_memory()) < needs.reading:
-        return Finding("memory", f"{text}, which has {_gib(free)}: too little memory", FAIL)
+        return Finding("memory", f"{text}; this host has {_gib(free)} GiB: too little memory: ask for more", FAIL)
     if needs.host and (host := host_memory() / per_node) < needs.host:
         text += f"; {_gib(needs.host)} GiB a rank go to the host, which has {_gib(host)} for each: too little memory"
+        text += ": ask for more, or start fewer ranks on a node"
         return Finding("memory", text, FAIL)
     return Finding("memory", text, OK if fits(needs, there) else NOTE)
 

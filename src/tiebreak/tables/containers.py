@@ -102,7 +102,7 @@ def shards_of(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: a folder with {found}; name one file, or a folder with shards of one kind{below}")
     (shards,) = by_kind.values()
     if absent := [path.name for path in shards if not path.is_file()]:
-        raise UserError(f"{folder}: {', '.join(absent)} is not there: fetch the folder again")
+        raise UserError(f"{folder}: lacks {', '.join(absent)}: fetch the folder again")
     return shards
 
 
@@ -121,7 +121,7 @@ def _folder_rows(folder: Path) -> tuple[list[str], RawRows]:
 
 def _file_rows(path: Path) -> tuple[list[str], RawRows]:
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty; fetch or write it again")
     kind = recognise_file(path)
     suffix = next((s for s in reversed(path.suffixes) if s.lower() in TEXT_READERS), path.suffix).lower()
     reader = {"parquet": _parquet_rows, "arrow": _arrow_rows}.get(kind) or TEXT_READERS.get(suffix)

@@ -63,7 +63,7 @@ def read_conversation(value: object, counts: Counter[str]) -> tuple[Turns, Turns
         elif role in ("system", "developer", "tool"):
             counts[f"{role} messages left out"] += 1
         else:
-            raise CellError(f"a message of role {role[:20]!r}")
+            raise CellError(f"a message of role {role[:20]!r}, not user, assistant or system")
     if not rounds:
         raise CellError("a conversation without a question")
     return [_joined(asked) for asked, _ in rounds], [_joined(answered) for _, answered in rounds]

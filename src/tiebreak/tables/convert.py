@@ -62,7 +62,7 @@ def convert(files: Sequence[Path], out: Path, columns: Sequence[str] = (), on_ba
         if problems and on_bad_row == "fail":
             raise UserError(describe_problems(problems))
         if not seen:
-            raise UserError(f"{', '.join(map(str, files))}: no readable rows")
+            raise UserError(f"{', '.join(map(str, files))}: no readable rows; tiebreak check says why")
         text.detach()
     if problems:
         log.info("%s left out, the first: %s", plural(len(problems), "bad row"), problems[0])

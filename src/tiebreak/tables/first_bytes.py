@@ -24,7 +24,7 @@ FOREIGN = {
     b"<html": "is a web page, not a table (a sign-in or licence page?): fetch it again",
     b"\xff\xfe": "is UTF-16; save it as UTF-8",
     b"\xfe\xff": "is UTF-16; save it as UTF-8",
-    b"%pdf": "is a PDF document, not a table",
+    b"%pdf": "is a PDF document, not a table; export the table as CSV",
     b"\xd0\xcf\x11\xe0": "is an old Excel workbook; save it as CSV UTF-8",
     b"sqlite format 3": "is an SQLite database; export the table as CSV",
     b"bzh": "is compressed with bzip2; decompress it first",

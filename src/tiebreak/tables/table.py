@@ -145,7 +145,7 @@ def describe_problems(problems: list[Problem]) -> str:
     return (
         f"{plural(len(problems), 'bad row')}:\n{shown}{more}\n{one}"
         "Correct the table, or leave such rows out with --on-bad-row=skip "
-        "(they are then written to skipped_rows.jsonl)"
+        "(training and reports write them to skipped_rows.jsonl)"
     )
 
 

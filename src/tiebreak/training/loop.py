@@ -111,7 +111,7 @@ def fit(job: TrainingJob, cursor: Cursor) -> Cursor:
             job.stop.clear()
         folder = job.saver.folder.parent
         log.info(
-            f"stopped as requested: step {cursor.step} is saved in {folder}; go on by the same command, --resume auto"
+            f"stopped as requested: step {cursor.step} is saved in {folder}; go on with the same command, --resume auto"
         )
         raise Stopped
     return cursor

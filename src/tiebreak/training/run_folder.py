@@ -99,7 +99,7 @@ def _open_folder(
         refuse_used(folder)
     then = read_recipe_file(stored, Recipe)
     if not all(isinstance(then.get(name, {}), dict) for name, fields in now.items() if isinstance(fields, dict)):
-        raise UserError(f"{stored}: damaged, as a section in it is none: choose another --out")
+        raise UserError(f"{stored}: damaged, a section in it is a plain value: choose another --out")
     changed = [
         f"{section}.{name}: {then.get(section, {}).get(name)!r} then, {value!r} now"
         for section, fields in now.items()

@@ -53,7 +53,8 @@ def open_trackers(folder: Path, recipe: Recipe, done: int) -> dict[str, Tracker]
             close_trackers(opened)
             lines = str(error).strip().partition("\n")[0] or type(error).__name__
             reason = one_line(CREDENTIALS.sub("", lines))
-            advice = "--set log.wandb=offline needs no key and no network" if name == "wandb" else "or leave it out"
+            offline = "--set log.wandb=offline needs no key and no network"
+            advice = offline if name == "wandb" else "correct that, or leave it out of log.to"
             raise UserError(f"{name} cannot begin ({reason}): {advice}") from None
     return opened
 
@@ -65,7 +66,7 @@ def track(opened: dict[str, Tracker], record: Record) -> None:
             tracker.write(record)
         except Exception as error:
             reason = one_line(CREDENTIALS.sub("", str(error)))
-            log.warning(f"{name}: {reason}; the run goes on without, log.jsonl has every step")
+            log.warning(f"{name}: {reason}; the run goes on without it, and log.jsonl has every step")
             del opened[name]
 
 
