@@ -10,6 +10,8 @@ QUERIES = {False: 256, True: 128}
 """Of a tile at most, where queries see all keys, and where they see the earlier ones alone."""
 KEYS = 1_024
 """Of a full tile over all its heads, about: so many scores stay in a core's cache beside their operands."""
+PIECES = 12
+"""At least, where there are as many heads: on few threads none is without work for long. Fixed, as `SHARES` is."""
 SHARES = 4
 """Into so many the rows are cut, beside the heads. A fixed number: sums over shares are the same on any machine."""
 
@@ -97,8 +99,9 @@ def cut_pieces(shape: torch.Size, lengths: list[int], rule: Rule) -> tuple[list[
     """Every query of every head and row once, and how many scores that makes."""
     n, heads, length, _ = shape
     queries = QUERIES[rule.causal]
-    together = max(1, queries * KEYS // (min(queries, length) * length))
     share = -(-n // SHARES)
+    together = min(queries * KEYS // (min(queries, length) * length), heads * -(-n // share) // PIECES)
+    together = max(1, together)
     pieces: list[Piece] = []
     start = 0
     for number, first in reversed(list(enumerate(range(0, n, share)))):  # the longest rows, which are the last, first
