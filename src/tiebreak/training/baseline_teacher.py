@@ -49,8 +49,8 @@ def view_of_baseline(split: Split) -> TeacherLogits:
             for there, some in ((ab, answers), (ba, exchanged)):
                 there[folds == fold] = predict(some.rows(np.flatnonzero(folds == fold)))
     least = 1 / len(train)  # a class that does not occur has the share of one row
-    logits = [centred_log(np.maximum(values, least)).astype(np.float32) for values in (ab, ba)]
-    return TeacherLogits(BASELINE, *logits, both=np.ones(len(train), dtype=bool))
+    ab, ba = (centred_log(np.maximum(values, least)).astype(np.float32) for values in (ab, ba))
+    return TeacherLogits(BASELINE, ab, ba, both=np.ones(len(train), dtype=bool))
 
 
 def pairs_of(split: Split) -> list[Pair]:
