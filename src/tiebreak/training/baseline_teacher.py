@@ -46,11 +46,11 @@ def view_of_baseline(split: Split) -> TeacherLogits:
                 raise UserError(f"--teachers {BASELINE}: outside a fold all labels are the same: train on more rows")
             known = answers.rows(learnt)
             predict = fit_boosted(known, labels[learnt], fit_text(known, labels[learnt], numbers=True))
-            for there, some in ((ab, answers), (ba, exchanged)):
-                there[folds == fold] = predict(some.rows(np.flatnonzero(folds == fold)))
+            for found, some in ((ab, answers), (ba, exchanged)):
+                found[folds == fold] = predict(some.rows(np.flatnonzero(folds == fold)))
     least = 1 / len(train)  # a class that does not occur has the share of one row
-    ab, ba = (centred_log(np.maximum(values, least)).astype(np.float32) for values in (ab, ba))
-    return TeacherLogits(BASELINE, ab, ba, both=np.ones(len(train), dtype=bool))
+    there, back = (centred_log(np.maximum(values, least)).astype(np.float32) for values in (ab, ba))
+    return TeacherLogits(BASELINE, there, back, both=np.ones(len(train), dtype=bool))
 
 
 def pairs_of(split: Split) -> list[Pair]:
