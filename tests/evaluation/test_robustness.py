@@ -69,7 +69,7 @@ def test_the_table_has_one_edited_answer_a_row_and_only_rows_that_change(sample,
 def test_slips_are_told(sample, tmp_path):
     with pytest.raises(UserError, match=r"no edit called 'prais'.*praise"):
         attack([sample], tmp_path / "x.csv", ["prais"])
-    with pytest.raises(UserError, match="name --kinds too"):
+    with pytest.raises(UserError, match="give --kinds too"):
         attack([sample], tmp_path / "x.csv", rows=5)
     assert parse_edited_id("7") is None and parse_edited_id("train.csv:7") is None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from tiebreak.attention.packed_sdpa import TILED_FROM
+from tiebreak.attention import deberta, packed_sdpa, tiled, tiles
 from tiebreak.compatibility import FAMILIES
 from tiebreak.config import load_recipe, shipped
 from tiebreak.models.adapters import add_adapters, linear_layers
@@ -20,7 +20,7 @@ from tiebreak.models.architectures import (
 )
 from tiebreak.models.heads import HEADS
 from tiebreak.preflight import memory
-from tiebreak.preflight.activations import TILED, kept_per_token
+from tiebreak.preflight.activations import TILE, TILED, TILED_DISTANCES, TILES_KEPT, kept_per_token
 from tiebreak.preflight.memory import estimate, trained_weights
 
 BACKBONES = {
@@ -158,14 +158,25 @@ def raised(error):
     raise error
 
 
-def test_tiles_keep_no_scores_on_a_cpu():
-    """attention/packed_sdpa.py takes them from 384 tokens."""
-    architecture = ARCHITECTURES["google/gemma-2-9b-it"]
-    recipes = [load_recipe("gemma2-9b", [f"data.max_tokens={length}"]) for length in (383, 384, 2048)]
-    kept = [kept_per_token(recipe, architecture, 4, "cpu", flash=False) for recipe in recipes]
-    assert kept[0].layer - kept[1].layer > 16 * 383 * 8 - 4 * 4096 * 2
-    assert kept[1] == kept[2]
-    assert TILED_FROM[True] == TILED
+def test_tiles_of_long_rows_keep_no_scores_on_a_cpu():
+    """Up to 1,024 tokens they are kept, of a decoder half a table of tanh and half a one of weights."""
+    of = {
+        "gemma2-9b": ARCHITECTURES["google/gemma-2-9b-it"],
+        "deberta-v3-base": ARCHITECTURES["microsoft/deberta-v3-base"],
+    }
+    layers = {
+        (name, length): kept_per_token(
+            load_recipe(name, [f"data.max_tokens={length}"]), architecture, 4, "cpu", flash=False
+        ).layer
+        for name, architecture in of.items()
+        for length in (512, 1024, 1025, 2048)
+    }
+    for name, scores in (("gemma2-9b", 16 * 4 * (1024 + 128)), ("deberta-v3-base", 12 * 4 * 1024)):
+        assert layers[name, 1025] == layers[name, 2048]
+        assert layers[name, 1024] - layers[name, 1025] == pytest.approx(scores)
+        assert layers[name, 1024] > layers[name, 512] > layers[name, 2048]
+    assert (TILED, TILED_DISTANCES) == (packed_sdpa.TILED_FROM, deberta.TILED_FROM)
+    assert (tiled.KEPT_UP_TO, tiles.QUERIES[True]) == (TILES_KEPT, TILE)
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 99}

@@ -191,7 +191,7 @@ class _Gradients:
         self.inputs, self.value, self.grad, self.kept, self.kept_tanh = inputs, value, grad, kept, kept_tanh
         # What a score's gradient loses to its softmax: the sum of weights times their gradients, dropout or not.
         self.share = (grad * attended).sum(-1, keepdim=True)
-        self.query, self.key, self.of_value = (torch.zeros_like(s) for s in (inputs.query, inputs.key, value))
+        self.query, self.key, self.of_value = (torch.zeros_like(each) for each in (inputs.query, inputs.key, value))
         self.shared = [
             None if states is None else states.new_zeros(SHARES, *states.shape)
             for states in (inputs.sinks, inputs.far_keys, inputs.far_queries)

@@ -12,8 +12,10 @@ from tiebreak.config import Recipe
 
 BY_HAND_BACKWARD = 6
 """Bytes of a score that its backward pass makes beside what is kept: its gradient in bf16 and in fp32."""
-TILED = 384
-"""Tokens of a row from which tiles hold the scores on a CPU (attention/packed_sdpa.py)."""
+TILED, TILED_DISTANCES = 96, 64
+"""Tokens of a row from which tiles hold the scores on a CPU (attention/packed_sdpa.py, attention/deberta.py)."""
+TILES_KEPT, TILE = 1_024, 128
+"""Tokens of a row up to which tiles are kept for the backward pass, and a causal one's queries (attention/tiled.py)."""
 CPU_BIAS = {True: 3.0, False: 1.0}
 """Numbers that torch's attention with a trained bias keeps of each score on a CPU: the softmax's output; under dropout
 its mask too, and what that leaves."""
@@ -98,9 +100,10 @@ def _decoder(recipe: Recipe, architecture: dict[str, Any], b: int, device: str, 
     elif softcap:
         # Keys and values are repeated for each head. By hand tanh's output, the softmax in fp32, and its cast.
         attention = 4 * b * queries
-        tiled = device == "cpu" and length >= TILED
-        scores = 0.0 if tiled else heads * length * (b + 4 + (b if b == 2 else 0))
-        attention += b * queries if tiled else 0
+        if device == "cpu" and length >= TILED:  # tiles of tanh and of the softmax, half of them empty
+            attention += b * queries + (b * heads * (length + min(length, TILE)) if length <= TILES_KEPT else 0)
+        else:
+            scores = heads * length * (b + 4 + (b if b == 2 else 0))
     else:
         attention = b * (3 * queries + 2 * keys) + 4 * heads  # padded, and scattered back
     if kind == "qwen3":  # norms of queries and keys
@@ -121,11 +124,13 @@ def _encoder(recipe: Recipe, architecture: dict[str, Any], b: int, device: str, 
     dropout = recipe.model.dropout
     rate = architecture.get("attention_probs_dropout_prob", 0.1) if dropout is None else dropout
     scores = 0.0
-    if kind == "deberta-v2":
+    if kind == "deberta-v2" and device == "cpu" and length >= TILED_DISTANCES:
+        scores = heads * length * b if length <= TILES_KEPT else 0.0
+    elif kind == "deberta-v2":
         # The bias; on a GPU the kernel draws dropout again.
         scores = heads * length * b * (1.0 if device == "cuda" else CPU_BIAS[bool(rate)])
         # Both gathers keep the products with the table of positions, and these products a copy of queries and keys.
         attention += 2 * b * (heads * 2 * architecture["position_buckets"] + width)
-    masks = 2 * width if rate else 0
+    masks = 2 * width * (4 if device == "cpu" else 1) if rate else 0  # on a CPU of numbers
     after = 2 * 4 * width + masks + (b * width if b == 2 else 4 * width) + 2 * b * inner
     return into_attention, attention, scores, after
