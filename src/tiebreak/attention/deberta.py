@@ -2,8 +2,8 @@
 
 He et al. 2021 (arXiv:2006.03654), equation 4: the score of query i and key j is
 `(q_i.k_j + q_i.pk_s + k_j.pq_s) / sqrt(3 d)` with s = slot(i - j) a log-bucketed distance. Both position
-terms use the same slots, so one vector of 2L - 1 distances serves both, and their sum is an additive bias
-for the fused attention kernel.
+terms use the same slots, so one vector of 2L - 1 distances serves both. Their sum is an additive bias for the fused
+attention kernel; on a CPU, rows that are long enough go by tiles.
 """
 
 from dataclasses import dataclass

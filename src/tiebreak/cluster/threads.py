@@ -6,7 +6,7 @@ that fits a core's cache takes less time than that waiting, so here the pieces a
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -35,26 +35,14 @@ def run_pieces(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
             for piece in todo:
                 work(piece)
         return
-    inference, rest, lock = torch.is_inference_mode_enabled(), iter(todo), threading.Lock()
+    inference = torch.is_inference_mode_enabled()
 
-    def take() -> Iterator[Piece]:
-        while True:
-            with lock:
-                try:
-                    piece = next(rest)
-                except StopIteration:
-                    return
-            yield piece
-
-    def run() -> None:
+    def run(piece: Piece) -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            for piece in take():
-                work(piece)
+            work(piece)
 
-    pool = _pools.get(threads) or _new_pool(threads)
-    futures = [pool.submit(run) for _ in range(min(threads, len(todo)))]
-    for future in futures:
-        future.result()
+    for _ in (_pools.get(threads) or _new_pool(threads)).map(run, todo):
+        pass
 
 
 def _new_pool(threads: int) -> ThreadPoolExecutor:

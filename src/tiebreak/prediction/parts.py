@@ -5,7 +5,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -212,6 +212,10 @@ def iter_ids(folder: Path) -> Iterator[str]:
         raise UserError(f"{path}: absent or damaged; run the same prediction again") from None
 
 
+RowKey = tuple[str, int, int, int]
+"""What a row is known by: its id, its prompt's group, and the characters of its answers A and B."""
+
+
 @dataclass(frozen=True)
 class RowKeys:
     """What identifies rows beside their ids, and what the model was trained on.
@@ -225,6 +229,11 @@ class RowKeys:
     groups: np.ndarray
     chars: np.ndarray
     trained: np.ndarray | None
+
+
+def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[RowKey]:
+    """Return the key of every row, from its id, its prompt's group (n,) and its answers' characters (n, 2)."""
+    return list(zip(ids, groups.tolist(), chars[:, 0].tolist(), chars[:, 1].tolist(), strict=True))
 
 
 def row_keys_are_whole(folder: Path, keys: RowKeys) -> bool:

@@ -14,6 +14,7 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.baselines import FOLDS
 from tiebreak.evaluation.text_baselines import count_chars, count_words, fit_boosted, fit_text
 from tiebreak.labels import NO_LABEL
+from tiebreak.prediction.parts import keys_of
 from tiebreak.tables.rows import Pair
 from tiebreak.tables.table import read_table
 from tiebreak.training.targets import TeacherLogits, centred_log
@@ -58,15 +59,13 @@ def pairs_of(split: Split) -> list[Pair]:
     data, extra = split.manifest.data, split.manifest.extra or []
     pairs = read_table(data, on_bad_row="skip", need_labels=True).pairs
     pairs += read_table(extra, on_bad_row="skip").pairs if extra else []
-    sizes = count_chars(pairs).tolist()
-    found = {(pair.id, prompt_group(pair.prompt), *size): pair for pair, size in zip(pairs, sizes, strict=True)}
-    tokens, chosen = split.tokens, []
-    for row in split.train.tolist():
-        pair = found.get((tokens.ids[row], int(tokens.groups[row]), *tokens.chars[row].tolist()))
-        if pair is None:
-            raise UserError(
-                f"--teachers {BASELINE}: row {tokens.ids[row]} of {', '.join([*data, *extra])} is no longer what it "
-                "was a moment ago: something else writes this table; wait for it, then start this command again"
-            )
-        chosen.append(pair)
-    return chosen
+    groups = np.array([prompt_group(pair.prompt) for pair in pairs])
+    found = dict(zip(keys_of([pair.id for pair in pairs], groups, count_chars(pairs)), pairs, strict=True))
+    tokens, train = split.tokens, split.train
+    keys = keys_of([tokens.ids[row] for row in train], tokens.groups[train], tokens.chars[train])
+    if gone := next((key for key in keys if key not in found), None):
+        raise UserError(
+            f"--teachers {BASELINE}: row {gone[0]} of {', '.join([*data, *extra])} is no longer what it was a moment "
+            "ago: something else writes this table; wait for it, then start this command again"
+        )
+    return [found[key] for key in keys]

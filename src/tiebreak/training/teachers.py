@@ -29,7 +29,7 @@ from tiebreak.errors import UserError
 from tiebreak.evaluation.metrics import softmax
 from tiebreak.labels import SWAPPED_CLASS
 from tiebreak.prediction.finished import read_finished
-from tiebreak.prediction.parts import read_row_keys
+from tiebreak.prediction.parts import RowKey, keys_of, read_row_keys
 from tiebreak.training.baseline_teacher import view_of_baseline
 from tiebreak.training.targets import TeacherLogits, centred_log, make_targets
 
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 BUILT_IN = (BAYES, BASELINE)
 SHOWN_IDS = 10
-RowKey = tuple[str, int, int, int]
-"""What a row is known by: its id, its prompt's group, and the characters of its answers A and B."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +223,6 @@ def average_of(folder: Path, models: list[Prediction]) -> Prediction:
     known = [seen for seen in trained if seen is not None]
     seen_by_all = reduce(np.intersect1d, known) if len(known) == len(models) else None
     return Prediction(folder, manifest, places, np.stack([centred_log(order) for order in mean]), seen_by_all)
-
-
-def keys_of(ids: Sequence[str], groups: np.ndarray, chars: np.ndarray) -> list[RowKey]:
-    """Return the key of every row, from its id, its prompt's group (n,) and its answers' characters (n, 2)."""
-    return list(zip(ids, groups.tolist(), chars[:, 0].tolist(), chars[:, 1].tolist(), strict=True))
 
 
 def view_of(
