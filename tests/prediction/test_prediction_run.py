@@ -133,6 +133,17 @@ def test_rows_of_another_table_without_ids_are_refused(model, tmp_path, capsys):
     assert main([*report, one]) == 0
     assert main(["decide", out, "--calibrate", other, "--agree", "0.5", "--out", str(tmp_path / "k")]) == 2
     assert "a prediction of other rows" in capsys.readouterr().err
+    for table, name in ((other, "q"), (one, "same")):
+        more = ["--model", str(model), "--data", table, "--out", str(tmp_path / name)]
+        assert main(["predict", *more, "--swap"]) == 0
+    blend = ["ensemble", "--out", str(tmp_path / "blend.csv"), out]
+    capsys.readouterr()
+    assert main([*blend, str(tmp_path / "q")]) == 2
+    assert "60 ids (such as 1) stand for other prompts or answers" in capsys.readouterr().err
+    assert main([*blend, str(tmp_path / "same"), "--fit", other]) == 2
+    assert "a prediction of other rows than the labelled table's" in capsys.readouterr().err
+    assert not (tmp_path / "blend.csv").exists()
+    assert main([*blend, str(tmp_path / "same"), "--fit", one]) == 0
 
 
 def test_a_row_that_cannot_be_read_gets_the_prior_and_is_named(model, tmp_path, capsys):

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tiebreak.data.prediction_manifest import PREDICTION_FILE
+from tiebreak.data.prediction_manifest import (
+    PREDICTION_FILE,
+    AverageManifest,
+    read_prediction_manifest,
+)
 from tiebreak.data.predictions import TableFormat, in_chunks, read_predictions, write_table
 from tiebreak.errors import UserError
 from tiebreak.evaluation.blend import (
@@ -23,12 +27,13 @@ from tiebreak.evaluation.blend import (
     gain,
     try_blend,
 )
-from tiebreak.evaluation.inputs import name_files, read_labelled, split_name
+from tiebreak.evaluation.inputs import LabelledRows, name_files, read_labelled, refuse_another_table, split_name
 from tiebreak.evaluation.metrics import log_loss
 from tiebreak.files import sha256
 from tiebreak.manifests import Manifest, Section, write_manifest
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
+from tiebreak.prediction.parts import RowKey, iter_ids, keys_of, read_row_keys
 from tiebreak.storage import make_folder
 from tiebreak.tables.table import OnBadRow
 from tiebreak.terminal import one_line
@@ -126,13 +131,15 @@ def ensemble(
         raise UserError("--calibrate needs labelled rows: name a table with --fit")
     files = [split_name(str(text)) for text in predictions]
     names = name_files(files)
-    ids, judges = align([path for _, path in files])
+    paths = [path for _, path in files]
+    ids, judges = align(paths)
+    refuse_other_rows(paths)
     path = out_file(Path(out), format)
     record_path = path.with_name(f"{path.name}.json")
     for written in (path, record_path):
         refuse_over(written, [*(file for _, file in files), *([fit] if fit else [])])
     if fit:
-        fitted = choose_blend(names, ids, judges, Path(fit), calibrate, space, on_bad_row)
+        fitted = choose_blend(names, ids, judges, read_fitting(Path(fit), ids, paths, on_bad_row), calibrate, space)
         blend = fitted.blend
     else:
         fitted, blend = None, Blend(given_weights(weights, len(names)), space)
@@ -182,6 +189,59 @@ def align(paths: Sequence[Path]) -> tuple[list[str], np.ndarray]:
     return ids, np.stack(judges)
 
 
+def refuse_other_rows(paths: Sequence[Path]) -> None:
+    """Row numbers fit every table, so predictions that keep their rows' keys must agree on those of equal ids.
+
+    Raises:
+        UserError: some were made from other rows.
+    """
+    known = [(path, *found) for path in paths if (found := rows_behind(path)) is not None]
+    if len({table for _, _, table in known}) < 2:
+        return
+    first: dict[str, RowKey] = {}
+    for path, parts, _ in known:
+        stored = read_row_keys(parts)
+        keys = keys_of(list(iter_ids(parts)), stored.groups, stored.chars)
+        other = [key[0] for key in keys if first.setdefault(key[0], key) != key]
+        if other:
+            raise UserError(
+                f"{path} and {known[0][0]} are not predictions of the same rows: {plural(len(other), 'id')} (such as "
+                f"{one_line(other[0])}) stand for other prompts or answers; predict one table with each"
+            )
+
+
+def rows_behind(path: Path) -> tuple[Path, str] | None:
+    """The folder of parts behind a table of predictions, and the hash of its rows; None where nothing says."""
+    folder = path.parent
+    try:
+        manifest = read_prediction_manifest(folder)
+        if isinstance(manifest, AverageManifest):
+            folder /= next(iter(manifest.models))
+            manifest = read_prediction_manifest(folder)
+    except (UserError, OSError):
+        return None
+    if path.stem != "predictions" or isinstance(manifest, AverageManifest):
+        return None
+    return folder / manifest.parts, manifest.table
+
+
+def read_fitting(fit: Path, ids: list[str], paths: Sequence[Path], on_bad_row: OnBadRow) -> LabelledRows:
+    """Read the labelled rows that weights are fitted on.
+
+    Raises:
+        UserError: an unusable table, none of the predicted `ids`, or predictions of other rows than its.
+    """
+    rows = read_labelled(fit, on_bad_row)
+    if set(rows.ids).isdisjoint(ids):
+        raise UserError(f"--fit {fit}: none of its ids is in the predictions: give labels of the predicted table")
+    before = len(rows.notes)
+    for path in paths:
+        refuse_another_table(path, rows)
+    for note in rows.notes[before:]:
+        log.info(f"note: {note}")
+    return rows
+
+
 def given_weights(weights: Sequence[float] | None, count: int) -> np.ndarray:
     """Return the weights (k,), scaled to sum to one; equal ones if none are given."""
     if not weights:
@@ -197,10 +257,9 @@ def choose_blend(
     names: Sequence[str],
     ids: list[str],
     judges: np.ndarray,
-    fit: Path,
+    rows: LabelledRows,
     calibrate: Calibrator | None,
     space: Space,
-    on_bad_row: OnBadRow,
 ) -> FittedBlend:
     """Choose equal or fitted weights, calibrated or not: what is fitted must gain on rows that it was not fitted on.
 
@@ -208,16 +267,12 @@ def choose_blend(
         names: of the predictions.
         ids: of their rows.
         judges: their probabilities (k, n, 3).
-        fit: the labelled table.
+        rows: labelled, some of them predicted.
         calibrate: as `ensemble`, like the rest.
         space: in which judges are averaged.
-        on_bad_row: `fail` or `skip`.
     """
-    rows = read_labelled(fit, on_bad_row)
     place = {row_id: i for i, row_id in enumerate(ids)}
     known = [i for i, row_id in enumerate(rows.ids) if row_id in place]
-    if not known:
-        raise UserError(f"--fit {fit}: none of its ids is in the predictions: give labels of the predicted table")
     some = judges[:, [place[rows.ids[i]] for i in known]]
     labels, groups = rows.labels[known], rows.groups[known]
     folds = cut_folds(labels, groups)
