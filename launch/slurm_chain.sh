@@ -158,7 +158,7 @@ said() {
 each() {
   {
     tr , '\n' <<<"$2"
-    find "$out/rungs/${1#rung-}" \( -name '*.json' -o -name '*.failed' \) -printf '%f\n' 2>/dev/null
+    find "$out/rungs/${1#rung-}" \( -name '*.json' -o -name '*.failed' \) -printf '%f\n' 2>/dev/null || true # none yet
   } | grep -oP '^\d+' | sort -nu
 }
 if [[ $mode == status ]]; then
@@ -166,8 +166,8 @@ if [[ $mode == status ]]; then
   while IFS=$'\t' read -r name before on state places; do
     if [[ ! ${group_of[$name]:-} ]]; then continue; fi
     group=${group_of[$name]} left=,${places:--},
-    places=$([[ $name == rung-* ]] && each "$name" "${places:--}" || echo "${places:--}")
-    for place in $places; do
+    if [[ $name == rung-* ]]; then places=$(each "$name" "${places:--}"); fi
+    for place in ${places:--}; do
       one=$name where=$state
       if [[ $place != - ]]; then one=$name/$place; elif [[ $group =~ fold-%a ]]; then place=${name#*/fold-} place=${place%%/*}; fi
       if [[ $one != "$name" && $left != *,$place,* ]]; then

@@ -4,7 +4,8 @@
 # Settings: PYTHON (.venv/bin/python; python in a container); CONTAINER, an image in which all ranks run: a .sif file by
 # `apptainer exec`, anything else (a registry's name, a .sqsh file) by pyxis; CONTAINER_BY (apptainer, singularity or
 # pyxis, if that is not so); CONTAINER_MOUNTS (folders beside this one that are seen inside, as /models,/data).
-# sbatch itself reads SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_QOS.
+# SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_QOS are read by sbatch itself, before a job begins: slurm/pipeline.sh and
+# slurm/sweep.sh hand on those of slurm/site.sh; before a plain sbatch, source that file.
 # shellcheck source=/dev/null
 if [[ -f slurm/site.sh ]]; then . slurm/site.sh; fi
 if [[ ${CONTAINER:-} ]]; then : "${PYTHON:=python}"; else : "${PYTHON:=.venv/bin/python}"; fi

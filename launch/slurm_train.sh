@@ -11,4 +11,6 @@ case ${ENGINE:-auto} in
   *) options+=(--engine "${ENGINE:-auto}") ;;
 esac
 . launch/slurm_env.sh
+echo "settings: RECIPE=$RECIPE DATA=${DATA:-(not set: the embedded sample)} OUT=$out${MODEL:+ MODEL=$MODEL}${FOLD:+ FOLD=$FOLD}" \
+  "ENGINE=${ENGINE:-auto}${DS:+ DS=$DS}"
 run "$out" "$1" "${options[@]}" "${@:2}"

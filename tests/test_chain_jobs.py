@@ -184,6 +184,10 @@ def test_help_is_the_head_of_the_file(chain, script):
 
 def test_each_trial_of_a_rung_has_its_line_and_its_log(chain):
     stages = "draw - cpu done -\nrung-0.0 draw gpu todo 2,3\ndecide-0.0 rung-0.0 cpu todo -\n"
+    chain.be(stages=stages.replace(" ", "\t"), queue="21 rung-0.0 PENDING 2 Priority\n21 rung-0.0 PENDING 3 Priority\n")
+    (chain.out / "slurm" / "jobs").write_text("20 draw\n21 rung-0.0 2 3\n22 decide-0.0\n")
+    early = [line.split()[0] for line in chain("--status", script="sweep").splitlines()[1:-1]]
+    assert early == ["draw", "rung-0.0/2", "rung-0.0/3", "decide-0.0"], "before the first result"
     chain.be(stages=stages.replace(" ", "\t"), queue="21 rung-0.0 RUNNING 3 None\n")
     (chain.out / "slurm" / "jobs").write_text("20 draw\n21 rung-0.0 0 1 2 3\n22 decide-0.0\n")
     answers = chain.out / "rungs" / "0.0"

@@ -41,7 +41,10 @@ def check_memory(
         return Finding("memory", text, NOTE)
     told = ""
     if needs.device == "cpu":
-        there, where = host_memory() / GIB / per_node, f"of the host's memory for each of {per_node} ranks"
+        there, where = (
+            host_memory() / GIB / per_node,
+            "of the host's memory" + (f" for each of {per_node} ranks" if per_node > 1 else ""),
+        )
     else:
         if given_gib:
             there, where = given_gib, "on a GPU"
