@@ -85,9 +85,12 @@ SHORT = {
     )
 }
 TAUGHT = {
-    "minilm-l6, top layer, taught": System("minilm-l6", (*SHORT["minilm-l6, top layer"].settings, "distill.cosine=0"))
+    "minilm-l6, top layer, taught": System(
+        "minilm-l6",
+        (*SHORT["minilm-l6, top layer"].settings, "distill.cosine=0", "distill.ce=0", "train.epochs=3"),
+    )
 }
-"""By the best line (`distill --teachers baseline`), otherwise as the judge of `SHORT`."""
+"""By the best line alone (`distill --teachers baseline`), without labels, so that three epochs do not overfit."""
 TEACHERS = {
     "minilm": System("minilm-l6", ("data.max_tokens=512", "train.epochs=1")),
     "gemma3": System(

@@ -55,7 +55,7 @@ With a table of your own (the demo's models know the sample's language and nothi
   tiebreak train --recipe demo-deberta --model minilm-l6 --data train.csv --out runs/own \\
     --set data.max_tokens=512 --set train.lr=1e-4              shorter: --set train.max_steps=20
   tiebreak predict --model runs/own --data test.csv --out runs/own/test
-  tiebreak report runs/own/test --labels test.csv --out runs/own/report
+  tiebreak report own=runs/own/test --labels test.csv --out runs/own/report
 
   tiebreak recipes              lists what can be trained, small and large
   tiebreak --help               lists all commands

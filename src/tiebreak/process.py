@@ -5,6 +5,7 @@ import gc
 import importlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def without_bars() -> Iterator[None]:
 
 
 def check_interpreter() -> None:
-    """Refuse a Python without docstrings, of which transformers makes its classes, and a folder that is gone.
+    """Refuse a Python without docstrings, of which transformers makes its classes, a folder that is gone, and a number
+    of threads that is none, in whose place a thread per core would start in every process.
 
     Raises:
         UserError: it was started so, or there.
@@ -79,6 +81,9 @@ def check_interpreter() -> None:
         raise UserError("the working folder is gone: change to one that is there (cd)") from None
     if sys.flags.optimize > 1:
         raise UserError("PYTHONOPTIMIZE=2 (python -OO) takes away what transformers needs: unset it, or set it to 1")
+    threads = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if threads and not re.fullmatch(r"[1-9]\d*(\s*,\s*[1-9]\d*)*", threads):
+        raise UserError(f"OMP_NUM_THREADS={threads}: not a number of threads: unset it, or set it to 1 or more")
 
 
 def prepare_process() -> None:
@@ -135,7 +140,7 @@ def share_cores(processes: int) -> None:
 
     if not torch.cuda.is_available():
         use_cpu_in_deepspeed()
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not os.environ.get("OMP_NUM_THREADS", "").strip():
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 

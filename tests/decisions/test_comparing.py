@@ -86,6 +86,13 @@ def test_a_row_whose_answers_are_all_but_level_has_no_winner_in_words(shares, wi
     assert told.startswith(words) and ("votes" in told) == ("b wins" in words)
 
 
+def test_many_rows_all_but_level_have_no_leader_in_words():
+    level = np.tile([[0.3642, 0.3638, 0.272], [0.3638, 0.3641, 0.2721]], (20, 1))
+    found = summarise(level, prompts(40), ("a", "b"))
+    assert found.winner == "first" and not found.settled, "for programs it stays the one ahead"
+    assert str(found).splitlines()[-1] == "not settled: no preference, the judge has the two all but level"
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

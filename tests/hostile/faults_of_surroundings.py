@@ -127,7 +127,7 @@ def faults() -> list[Fault]:
                         f"interpreter, {kind}/{command}",
                         command,
                         environment=changes,
-                        codes=(MISTAKE,) if kind == "PYTHONOPTIMIZE=2" else (DONE,),
+                        codes=(MISTAKE,) if kind in ("PYTHONOPTIMIZE=2", "OMP_NUM_THREADS=x") else (DONE,),
                         cold=True,
                     )
                 )

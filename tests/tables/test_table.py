@@ -231,7 +231,7 @@ def test_an_id_in_two_files_is_an_error_where_ids_are_kept(write_table):
     ("name", "content", "message"),
     [
         ("table.csv", b"", "the file is empty"),
-        ("table.csv", b"\xef\xbb\xbf", "missing column prompt, response_a, response_b; the file has none"),
+        ("table.csv", b"\xef\xbb\xbf", "missing columns prompt, response_a, response_b; the file has none"),
         ("table.csv", b"id,prompt,response_a,response_b\n", "a header but no rows"),
         ("table.csv", b"id,prompt,response_a\n1,p,a\n", "missing column response_b; the file has id, prompt"),
         ("table.csv", b"id,prompt,prompt,response_a,response_b\n1,p,p,a,b\n", "column 'prompt' occurs more than once"),
@@ -243,9 +243,9 @@ def test_an_id_in_two_files_is_an_error_where_ids_are_kept(write_table):
         ("table.xlsx", b"PK", "unknown format '.xlsx'; tables end in .csv, .parquet"),
         ("table", b"id\n", "unknown format ''"),
         ("table.parquet", b"PAR1 but not really", "not a readable Parquet file"),
-        ("table.jsonl", b"\n\n", "missing column prompt, response_a, response_b; the file has none"),
+        ("table.jsonl", b"\n\n", "missing columns prompt, response_a, response_b; the file has none"),
         ("table.jsonl", b"[1, 2]\n", "no element of the first 2 is a row (not a JSON object)"),
-        ("table.jsonl", b'{"id": 1, "prompt": "p"}\n', "missing column response_a, response_b"),
+        ("table.jsonl", b'{"id": 1, "prompt": "p"}\n', "missing columns response_a, response_b"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_reported(tmp_path, name, content, message):

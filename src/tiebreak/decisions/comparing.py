@@ -79,6 +79,8 @@ class Comparison(ReportSection):
     def _state(self, leader: str) -> str:
         if self.winner == "tie":
             return "not settled: the two are exactly level"
+        if not self.settled and percent(self.win, 1) == percent(self.loss, 1):
+            return "not settled: no preference, the judge has the two all but level"
         if self.settled:
             return f"settled: the judge prefers {leader}, with {percent(self.confidence, 1)} certainty"
         said = f"not settled: {leader} leads with {percent(self.confidence, 1)} certainty"

@@ -26,7 +26,7 @@ from tiebreak.sample.law import bayes_probabilities, is_sample
 
 MISTAKES = 8
 LEAST_PROMPTS = 50
-"""Baselines fitted on fewer say nothing."""
+"""Baselines that read answers, fitted on fewer, say nothing."""
 LEAST_ROWS, LEAST_SPREAD = 50, 0.02
 """On fewer rows scores say nothing. A judge whose probabilities of each class all lie this close together tells no row
 from another."""
@@ -91,12 +91,14 @@ def predict_baselines(rows: LabelledRows) -> dict[str, np.ndarray]:
     known: dict[str, np.ndarray] = {}
     prompts = len(np.unique(rows.groups))
     try:
-        if prompts < LEAST_PROMPTS:
-            raise UserError(
-                f"the labelled rows have {prompts} prompts; at least {LEAST_PROMPTS} are needed: give more rows"
-            )
-        fitted = cross_fit(rows.ids, rows.labels, rows.pairs).probabilities
+        few = prompts < LEAST_PROMPTS
+        fitted = cross_fit(rows.ids, rows.labels, None if few else rows.pairs).probabilities
         known = {BASELINES[name]: probabilities for name, probabilities in fitted.items()}
+        if few and rows.pairs is not None:
+            rows.notes.append(
+                f"the labelled rows have {prompts} prompts; the baselines that read answers need {LEAST_PROMPTS}, so "
+                "the class prior stands here alone"
+            )
     except UserError as error:
         rows.notes.append(f"no baselines, which are fitted on other prompts' labels: {error}")
     if rows.pairs is not None and is_sample([name for pair in rows.pairs for name in (pair.model_a, pair.model_b)]):

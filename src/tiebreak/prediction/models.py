@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FEW_SEEN = 0.01
+"""Of the rows: where fewer have a prompt that was trained on, no score moves by much, and it is a note."""
+
 
 @dataclass(frozen=True)
 class ModelPrediction:
@@ -151,7 +154,8 @@ def prepare_models(
         trained = read_prompts(one.folder)
         if trained is not None and (seen := int(np.isin(tokens.groups, trained).sum())):
             which = f"model {name}" if name else "the model"
-            log.info(f"warning: {which} was trained on the prompts of {seen:,} of these {plural(len(tokens), 'row')}")
+            word = "warning" if seen > FEW_SEEN * len(tokens) else "note"
+            log.info(f"{word}: {which} was trained on the prompts of {seen:,} of these {plural(len(tokens), 'row')}")
         blocks = cut_blocks(tokens.lengths, recipe.predict.tokens_per_block)
         manifest = make_manifest(tokens, blocks, recipe, request.swap, str(precision), one.fingerprint, base)
         manifest = manifest.model_copy(

@@ -154,8 +154,8 @@ def check_columns(table: OpenTable) -> None:
         shown = printable(", ".join(columns)) or "none"
         hint = "" if KNOWN & set(columns) else " (no header line?)"
         raise UserError(
-            f"{table.path}: missing column {', '.join(missing)}; the file has {shown}{hint}. tiebreak convert "
-            "--columns maps columns of other names; docs/tables.md lists the layouts that are known"
+            f"{table.path}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; the file has {shown}{hint}. "
+            "tiebreak convert --columns maps columns of other names; docs/tables.md lists the layouts that are known"
         )
     if odd := next((name for name in columns if any(c < " " or c == "\x7f" for c in name)), None):
         raise UserError(f"{table.path}: the column {printable(odd)!r} has control characters in its name; rename it")

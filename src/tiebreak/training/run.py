@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FEW_HELD_OUT = 50
+"""Rows; below, their scores are told to be chance."""
 WATCHDOG_FIRST_S = 60
 """How long before a collective times out the watchdog reports: it knows which rank is at fault."""
 
@@ -319,7 +321,9 @@ def build_job(prepared: Prepared, run: OpenRun, pause: Pause | None = None) -> T
         f"{engine.name}, {ranks.world} rank{'s' * (ranks.world > 1)}, {precision}; "
         f"attention: {model.attention.backend} ({model.attention.reason}){fitted.told}"
     )
-    for note in [*run.notes, f"run folder: {run.folder}"]:
+    few = 0 < len(split.held_out) < FEW_HELD_OUT
+    warned = ["note: held-out rows are so few that their scores, and the step called best, are mostly chance"] * few
+    for note in [*run.notes, *warned, f"run folder: {run.folder}"]:
         log.info(note)
     return TrainingJob(
         recipe=recipe,
