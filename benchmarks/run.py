@@ -110,36 +110,48 @@ def count_threads(found: dict) -> str:
     return f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
 
 
+HEAD = ("setting", "tiebreak", "peer", "as it comes, **ratio**", "at its best, **ratio**", "parity")
+
+
 def rows_of(kept: dict) -> Iterable[list[str]]:
-    """Lines of the table: one for each peer of a record."""
+    """Lines of a claim's table: one for each peer of a record."""
     for found in kept["records"]:
         unit = found["unit"]
         by_threads = CLAIMS[kept["claim"]].by_threads
         setting = found["setting"] + (f"; {count_threads(found)}" if by_threads else "")
         for one in found["peers"] or [None]:
-            cells = [CLAIMS[kept["claim"]].what, setting, shown(found["ours"], unit)]
+            cells = [setting, shown(found["ours"], unit)]
             if one is None:
-                yield [*cells, "", "", "", "", "", found["parity"]]
+                yield [*cells, "", "", "", found["parity"]]
                 continue
-            name = f"{one['library']}{' (not installed)' if one['absent'] else ''}"
-            best = shown(one["best"], unit) + (f" ({one['how']})" if one["how"] and one["best"] else "")
-            ratios = ["" if one[key] is None else f"**{ratio(found, one[key]):.2f}**" for key in ("comes", "best")]
-            yield [*cells, name, shown(one["comes"], unit), ratios[0], best, ratios[1], found["parity"]]
+            how = f" ({one['how']})" if one["how"] else ""
+            figures = [
+                "" if one[key] is None else f"{shown(one[key], unit)}{more}, **{ratio(found, one[key]):.2f}**"
+                for key, more in (("comes", ""), ("best", how))
+            ]
+            yield [*cells, f"{one['library']}{' (not installed)' if one['absent'] else ''}", *figures, found["parity"]]
 
 
 def as_table(kept: Iterable[dict]) -> str:
-    """In Markdown, each machine with a table of its own."""
-    head = "what | setting | tiebreak | peer | as it comes | ratio | at its best | ratio | parity".split(" | ")
+    """In Markdown, a table for each claim below the machine that it was measured on."""
     by_machine: dict[str, list[dict]] = {}
     for one in kept:
         by_machine.setdefault(one["machine"], []).append(one)
     parts = []
     for name, some in by_machine.items():
-        lines = [head, ["---"] * len(head), *(row for one in some for row in rows_of(one))]
         days = sorted({one["day"] for one in some})
-        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        parts.append(f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}, {name}:\n\n{table}")
+        parts.append(f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}, {name}:\n")
+        for claim in dict.fromkeys(one["claim"] for one in some):
+            lines = [row for one in some if one["claim"] == claim for row in rows_of(one)]
+            parts.append(f"**{CLAIMS[claim].what.capitalize()}**\n\n{as_columns(lines)}")
     return "\n".join(parts)
+
+
+def as_columns(lines: list[list[str]]) -> str:
+    """A table in Markdown without the columns that are empty."""
+    full = [k for k in range(len(HEAD)) if any(line[k] for line in lines)]
+    rows = [HEAD, ["---"] * len(HEAD), *lines]
+    return "".join(f"| {' | '.join(row[k] for k in full)} |\n" for row in rows)
 
 
 def as_profile(kept: Iterable[dict]) -> str:

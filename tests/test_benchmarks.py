@@ -69,9 +69,12 @@ def test_ratios_say_how_many_times_better_ours_is():
 def test_the_table_has_a_line_for_each_peer_and_names_what_is_absent():
     table = runner.as_table([kept(RATE, TIME), kept(RATE, machine="there", day="2026-01-01")])
     here, there = table.split("2026-01-01, there:")
-    assert here.startswith("2026-01-02, here:\n\n| what |") and there.count("\n|") == 3
-    assert "| m, 2 tokens; 2 threads | 6.000 rows/s | P | 2.000 rows/s | **3.00** | 3.000 rows/s (sorted) " in here
-    assert "| Q (not installed) | 20.00 MiB | **10.00** |  |  |  |" in here
+    assert here.startswith("2026-01-02, here:\n\n**Prediction**\n\n| setting |") and there.count("\n|") == 3
+    assert (
+        "| m, 2 tokens; 2 threads | 6.000 rows/s | P | 2.000 rows/s, **3.00** | 3.000 rows/s (sorted), **2.00** |"
+        in here
+    )
+    assert "| Q (not installed) | 20.00 MiB, **10.00** |  |  |" in here
 
 
 def test_the_page_is_written_between_its_comments_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
