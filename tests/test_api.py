@@ -159,12 +159,23 @@ def test_a_dataframe_where_a_file_is_wanted_is_told_so(run, tmp_path):
         lambda: tiebreak.read_table(frame),
         lambda: tiebreak.baseline([frame]),
         lambda: tiebreak.predict(run[0].folder, frame, tmp_path / "p"),
+        lambda: tiebreak.write_report([tmp_path / "p"], frame, tmp_path / "r"),
     )
     for call in calls:
         with pytest.raises(tiebreak.UserError, match=r"a DataFrame in place of a file's path: .*Judge.predict"):
             call()
     with pytest.raises(tiebreak.UserError, match="a dict in place of a file's path"):
         tiebreak.read_table([{"prompt": "p"}])
+
+
+def test_comparisons_without_a_label_are_refused_by_their_own_columns(tmp_path):
+    frame = pd.DataFrame({"prompt": ["p"], "response_a": ["a"], "response_b": ["b"], "winer": ["a"]})
+    for data in (frame, frame.to_dict("records")):
+        with pytest.raises(tiebreak.UserError, match=r"what else they have: winer\..*columns=\{'winer': 'winner'\}"):
+            tiebreak.train("demo-deberta", data=data, out=tmp_path / "run")
+    with pytest.raises(tiebreak.UserError, match="no comparison has a label"):
+        tiebreak.train("demo-deberta", valid=[("p", "a", "b")], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_prediction_is_shown_in_one_line(tmp_path):

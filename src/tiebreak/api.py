@@ -23,7 +23,7 @@ from tiebreak.labels import CLASSES
 from tiebreak.process import importing, prepare_process
 from tiebreak.sample.generator import sample_file
 from tiebreak.storage import make_folder
-from tiebreak.tables.pairs import as_pairs
+from tiebreak.tables.pairs import as_labelled_pairs, as_pairs
 from tiebreak.tables.rows import Pair
 from tiebreak.tables.table import OnBadRow
 from tiebreak.verdict import RankedAnswer, Text, Verdict
@@ -242,7 +242,7 @@ def train(
     held_out: Path | Literal["none"] | None = None
     if valid is not None:
         held_out = "none" if isinstance(valid, str) and valid == "none" else _one_file(valid)
-    files, more, ds = _files(data), _files(extra), None if ds is None else Path(ds)
+    files, more, ds = _files(data, as_labelled_pairs), _files(extra), None if ds is None else Path(ds)
     if split != "prompts" and more:
         raise UserError("--extra and --split: extra tables may hold what the split holds out; give one of them")
     if split != "prompts":
@@ -293,13 +293,13 @@ def _describe_run(run: "Run") -> None:
     leave_curves(run.folder)
 
 
-def _files(data: Tables | Iterable[object]) -> list[Path]:
+def _files(data: Tables | Iterable[object], read: Callable[[Iterable[object]], list[Pair]] = as_pairs) -> list[Path]:
     """Tables as paths; comparisons in memory become a file of the cache, named by its content."""
     if isinstance(data, (str, Path)):
         return [Path(data)]
     if isinstance(data, Sequence) and all(isinstance(item, (str, Path)) for item in data):
         return [Path(str(item)) for item in data]
-    lines = "".join(json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in as_pairs(data))
+    lines = "".join(json.dumps(_record(pair), ensure_ascii=False) + "\n" for pair in read(data))
     path = cache_folder() / "tables" / f"{hashlib.sha256(lines.encode()).hexdigest()[:32]}.jsonl"
     if not path.is_file():
         make_folder(path.parent)
@@ -333,7 +333,7 @@ def _split(
 
 
 def _one_file(data: Tables | Iterable[object]) -> Path:
-    files = _files(data)
+    files = _files(data, as_labelled_pairs)
     if len(files) != 1:
         raise UserError(f"valid: give one table ({len(files)} are given)")
     return files[0]

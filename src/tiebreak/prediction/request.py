@@ -155,8 +155,8 @@ def finished_in(folder: Path) -> PredictionManifest | AverageManifest | None:
 def refuse(folder: Path, found: PredictionManifest | AverageManifest, asked: str) -> None:
     """Raise UserError: a finished prediction is not replaced by what is asked for."""
     raise UserError(
-        f"{folder / FORMATS['kaggle']} is finished: {describe(found)}. This command asks for {asked} and would replace "
-        "it: choose another --out, or move that file away"
+        f"{folder / FORMATS['kaggle']} is finished: {describe(found)}. This command asks for {asked}, and would "
+        "replace it: choose another --out, or move that file away"
     )
 
 

@@ -73,7 +73,7 @@ def write_report(
     histories = [read_history(folder) for folder in as_paths(runs)]
     measured, rows = _nothing_measured(resamples, seed), None
     if labels is not None and given:
-        table = Path(labels)
+        [table] = as_paths([labels])
         rows = read_labelled(table, on_bad_row)
         judges, rows = read_judges([str(name) for name in given], [str(name) for name in judged_attacks], family, rows)
         measured = measure(rows, judges, table.name, resamples, seed)

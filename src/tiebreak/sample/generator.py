@@ -24,7 +24,8 @@ class Summary:
     """What is known of a sample: rows, class counts, and log losses in nats per row.
 
     `bayes` is the mean entropy of the law (no model can expect less), `bayes_realised` the law's log
-    loss on the labels that were drawn, `prior` that of predicting the drawn class shares.
+    loss on the labels that were drawn, `prior` that of predicting the drawn class shares. Without `labelled` the table
+    does not show them.
     """
 
     rows: int
@@ -33,11 +34,15 @@ class Summary:
     bayes_realised: float
     prior: float
     bytes: int
+    labelled: bool = True
 
     def __repr__(self) -> str:
+        size = f"{plural(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB"
+        if not self.labelled:
+            return f"{size}, without labels\nBayes log loss: {self.bayes:.6f} expected"
         a, b, tie = (count / self.rows for count in self.class_counts)
         return (
-            f"{plural(self.rows, 'row')}, {self.bytes / 1e6:,.1f} MB\n"
+            f"{size}\n"
             f"classes: A {a:.1%}, B {b:.1%}, tie {tie:.1%}\n"
             f"prior log loss: {self.prior:.6f}\n"
             f"Bayes log loss: {self.bayes:.6f} expected, {self.bayes_realised:.6f} on these labels"
@@ -90,7 +95,7 @@ def write_sample(
     shares = counts[counts > 0] / rows
     prior = float(-(shares * np.log(shares)).sum())
     a, b, tie = counts.tolist()
-    return Summary(rows, (a, b, tie), entropy / rows, realised / rows, prior, path.stat().st_size)
+    return Summary(rows, (a, b, tie), entropy / rows, realised / rows, prior, path.stat().st_size, labels)
 
 
 def _chunks(

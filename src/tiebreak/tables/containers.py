@@ -63,7 +63,8 @@ def check_path(path: Path) -> None:
         raise UserError(f"{path}: only files on this machine are read; fetch it first, e.g. {how}")
     if not path.exists():
         pattern = " (the shell replaces * and ? only without quotes)" if set("*?[") & set(path.name) else ""
-        raise UserError(f"{path}: no such file{pattern}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{path}: no such file{where}{pattern}")
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: not a file; tables are read more than once, so write its content to a file first")
 

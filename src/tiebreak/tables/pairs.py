@@ -1,7 +1,7 @@
 """Pairs from Python objects: dicts, tuples, a table, a pandas DataFrame or a `datasets.Dataset`."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tiebreak.errors import UserError
@@ -55,6 +55,29 @@ def as_pairs(objects: Iterable[object]) -> list[Pair]:
         if (earlier := first.setdefault(pair.id, position)) < position:
             raise UserError(f"pairs[{position}]: its id {pair.id} occurs already in pairs[{earlier}]")
     return pairs
+
+
+def as_labelled_pairs(objects: Iterable[object]) -> list[Pair]:
+    """Read comparisons that are to be learnt from: some of them need a label.
+
+    Raises:
+        UserError: as `as_pairs`, and where none of them has one.
+    """
+    pairs = as_pairs(objects)
+    if not pairs or any(pair.label is not None for pair in pairs):
+        return pairs
+    named = next(
+        (names for kind in ("columns", "column_names") if (names := getattr(objects, kind, None)) is not None), ()
+    )
+    if isinstance(objects, Sequence) and isinstance(objects[0], Mapping):
+        named = objects[0]
+    others = [str(name) for name in named if name not in (*REQUIRED, *OPTIONAL)]
+    has = f"; what else they have: {', '.join(others)}" if others else ""
+    column = others[0] if len(others) == 1 else "COLUMN"
+    raise UserError(
+        f"no comparison has a label, which is read from winner or from {', '.join(CLASSES)}{has}. If one of them says "
+        f"who wins, call it winner (DataFrame.rename(columns={{{column!r}: 'winner'}}))"
+    )
 
 
 def _as_pair(row: object, position: int, forms: Forms) -> Pair:
