@@ -133,6 +133,8 @@ def test_a_folder_that_went_and_memory_that_ran_out_are_told(tmp_path):
     told = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "file")))
     assert str(tmp_path / "gone") in str(told)
     assert "memory" in str(explain_shortage(MemoryError()))
+    for text in ("error return without exception set", "libtorch.so: failed to map: Cannot allocate memory"):
+        assert "memory ran out" in str(explain_shortage(SystemError(text)))
     told = str(explain_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")))
     assert "GPU" in told and "train.tokens_per_micro_batch" in told and "Tried" not in told
     assert "ulimit -u" in str(explain_shortage(RuntimeError("can't start new thread")))

@@ -46,6 +46,10 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     return UserError(f"{name} cannot be written: {reason}; {_elsewhere(where)}")
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "annot allocate memory", "without exception set")
+"""How torch, the loader of shared libraries and the interpreter, amid an import, say that memory ran out."""
+
+
 def explain_shortage(error: BaseException) -> UserError | None:
     """Say that memory, threads or a disk ran out, by whatever error a library tells it; None for other errors."""
     text = str(error)
@@ -57,7 +61,7 @@ def explain_shortage(error: BaseException) -> UserError | None:
             "predict.tokens_per_block, which leaves the result as it is, or set train.gradient_checkpointing=true, and "
             "run the same command again (with --resume auto a run goes on from its newest checkpoint)"
         )
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return UserError(
             "memory ran out: give the command more (ulimit -v, the job's limit), or have it do less at once: a smaller "
             "table, train.tokens_per_micro_batch or predict.tokens_per_block"

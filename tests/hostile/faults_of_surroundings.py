@@ -257,10 +257,8 @@ def odd_names() -> list[Fault]:
                     command,
                     words,
                     begin=begin,
-                    codes=(MISTAKE,)
-                    if kind == "out not UTF-8" or (kind, command) == ("signs", "pipeline")
-                    else (DONE,),
-                    check=None if kind == "out not UTF-8" or (kind, command) == ("signs", "pipeline") else check,
+                    codes=(MISTAKE,) if kind == "out not UTF-8" else (DONE,),
+                    check=None if kind == "out not UTF-8" else check,
                     compare=False,
                 )
             )
