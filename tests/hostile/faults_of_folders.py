@@ -35,7 +35,7 @@ def damage(place: Place, name: str, how: str) -> None:
     if how == HALF:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif how == FLIPPED:
-        content = bytearray(path.read_bytes())
+        content = bytearray(path.read_bytes() or b"x")
         content[len(content) * 2 // 3] ^= 0x11
         path.write_bytes(bytes(content))
     elif how == FOLDER:

@@ -2,10 +2,12 @@
 
 import pytest
 
+import tiebreak
 from tiebreak.cluster.ranks import Ranks
 from tiebreak.config import load_recipe
 from tiebreak.data.split import RowsManifest
 from tiebreak.errors import UserError
+from tiebreak.sample.generator import write_sample
 from tiebreak.training.run_folder import open_folder
 
 ROWS = RowsManifest(data=["t.csv"], tokens="x", valid="none", rows_trained=3, rows_held_out=0)
@@ -50,6 +52,18 @@ def test_a_folder_that_is_removed_under_its_run_is_told(tmp_path):
     (tmp_path / "run" / "claim.json").unlink()
     with pytest.raises(UserError, match="removed"):
         claim.check()
+
+
+def test_a_run_whose_rows_are_gone_at_its_end_is_not_called_done(tmp_path):
+    """Such a folder would look whole, and could not be gone on with."""
+    folder, table = tmp_path / "run", tmp_path / "table.csv"
+    write_sample(table, 40, profile="short")
+    settings = {"train.max_steps": 1, "data.max_tokens": 64, "train.batch_size": 4}
+    with pytest.raises(UserError, match=r"rows\.json is gone"):
+        tiebreak.train(
+            "demo-deberta", data=table, out=folder, on_step=lambda _: (folder / "rows.json").unlink(), **settings
+        )
+    assert not (folder / "metrics.json").exists() and not (folder / "model").exists()
 
 
 def test_what_changes_speed_and_memory_alone_may_be_another_in_a_resumed_run(tmp_path):

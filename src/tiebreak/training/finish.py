@@ -23,6 +23,7 @@ from tiebreak.preemption import Stopped
 from tiebreak.training.checkpoints import Cursor, folder_of, load_weights
 from tiebreak.training.claim import Claim
 from tiebreak.training.loop import TrainingJob, predict_held_out
+from tiebreak.training.run_folder import ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,6 +142,10 @@ def finish(
     if not engine.ranks.first:
         return Run(folder, best, cursor.step, {})
     claim.check()
+    if not (folder / ROWS).is_file():
+        raise UserError(
+            f"{folder / ROWS} is gone: was the folder emptied meanwhile? Run the command into another --out"
+        )
     in_sample = teachers_record.get("in_sample", ())
     trained = trained_prompts(job)
     place = folder / "model"
