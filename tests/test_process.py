@@ -4,6 +4,7 @@ import gc
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -194,3 +195,22 @@ def test_progress_bars_are_hidden_for_a_while_only(monkeypatch):
         assert os.environ["TQDM_DISABLE"] == "1"
         raise UserError("nothing there")
     assert "TQDM_DISABLE" not in os.environ
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_stop_whose_exception_python_drops_comes_once_more(number):
+    """It came while a callback ran, of an import's lock for instance: without more the command would go on."""
+    program = f"""
+import signal, time, weakref
+from tiebreak.preemption import stop_at_once
+stop_at_once()
+class Thing: pass
+thing = Thing()
+kept = weakref.ref(thing, lambda _: signal.raise_signal(signal.{number}))
+del thing
+time.sleep(30)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, check=False)
+    assert done.returncode == {"SIGTERM": 75, "SIGINT": -signal.SIGINT}[number], done.stderr
+    assert "Exception ignored" not in done.stderr

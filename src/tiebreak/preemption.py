@@ -1,7 +1,10 @@
 """Requests to stop: a signal, Ctrl-C or a STOP file lead to a checkpoint and exit code 75."""
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +19,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Slurm and launchers send these. Batch files send USR2: NCCL may catch USR1 (facebookincubator/submitit#1697)."""
 
 
+AGAIN_S = 0.05
+
 _interrupted = threading.Event()
+_others: Callable[[Any], object] = sys.unraisablehook
+"""The hook before ours."""
 
 
 class Stopped(SystemExit):
@@ -30,12 +37,27 @@ class Stopped(SystemExit):
 
 def stop_at_once() -> None:
     """End the process with exit code 75 at any stop signal: for the time in which there is nothing to save."""
+    global _others
     if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
         return
     _interrupted.clear()
     for number in STOP_SIGNALS:
         signal.signal(number, _end)
     signal.signal(signal.SIGINT, _interrupt)
+    if sys.unraisablehook is not _ask_again:
+        _others, sys.unraisablehook = sys.unraisablehook, _ask_again
+
+
+def _ask_again(dropped: Any) -> None:
+    """Send a stop signal once more, a little later, whose exception Python has dropped: it came while a callback of an
+    import's locks or a finaliser ran, and the command would go on."""
+    if isinstance(dropped.exc_value, (Stopped, KeyboardInterrupt)):
+        number = signal.SIGTERM if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
+        again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        _others(dropped)
 
 
 def was_interrupted() -> bool:
