@@ -85,12 +85,13 @@ SHORT = {
     )
 }
 TAUGHT = {
-    "minilm-l6, top layer, taught": System(
-        "minilm-l6",
-        (*SHORT["minilm-l6, top layer"].settings, "distill.cosine=0", "distill.ce=0", "train.epochs=3"),
+    f"minilm-l6, top layer, {how}": System(
+        "minilm-l6", (*SHORT["minilm-l6, top layer"].settings, "distill.cosine=0", *more)
     )
+    for how, more in {"taught": (), "taught alone": ("distill.ce=0", "train.epochs=3")}.items()
 }
-"""By the best line alone (`distill --teachers baseline`), without labels, so that three epochs do not overfit."""
+"""By the best line (`distill --teachers baseline`): beside the labels, otherwise as the judge of `SHORT`; and without
+them, so that three epochs do not overfit."""
 TEACHERS = {
     "minilm": System("minilm-l6", ("data.max_tokens=512", "train.epochs=1")),
     "gemma3": System(
@@ -100,7 +101,7 @@ TEACHERS = {
 STUDENT = System("deberta-v3-xsmall", ("data.max_tokens=256", lowest(6), "model.freeze=3", "train.epochs=2"))
 STUDENTS = {"student from labels": False, "student distilled": True}
 BY_FOLD = JUDGES | SHORT | TAUGHT
-COMPARED = [tuple(STUDENTS), (*SHORT, *TAUGHT)]
+COMPARED = [tuple(STUDENTS), *((one, taught) for one in SHORT for taught in TAUGHT)]
 """Names of the same student from labels, and with teachers."""
 
 

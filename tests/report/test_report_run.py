@@ -176,9 +176,11 @@ def test_few_rows_and_files_that_lack_ids(table, tmp_path, capsys):
     files = ["report", str(file), str(some), "--labels", str(table), "--out", str(tmp_path / "out")]
     assert main([*files, "--resamples", "100"]) == 0
     text = capsys.readouterr().out
-    assert "some.csv lacks 288 labelled ids" in text and "no baselines" in text
+    assert (
+        "some.csv lacks 288 labelled ids" in text and "12 prompts" in text and "class prior stands here alone" in text
+    )
     found = Report.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
-    assert found.rows == 12 and found.baselines.keys() == {"bayes"}
+    assert found.rows == 12 and found.baselines.keys() == {"prior", "bayes"}
     assert found.notes[0] == "12 rows: too few to say anything of a judge"
     assert text.startswith(f"note: {found.notes[0]}\n"), "before the figures"
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -186,6 +188,7 @@ def test_few_rows_and_files_that_lack_ids(table, tmp_path, capsys):
     one = tmp_path / "one.csv"
     one.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
     assert main(["report", str(one), "--labels", str(table), "--out", str(tmp_path / "one"), "--resamples", "100"]) == 0
+    assert "no baselines" in capsys.readouterr().out
 
 
 def test_orders_of_another_prediction_are_left_out(table, tmp_path, capsys):
