@@ -41,10 +41,8 @@ def check_memory(
         return Finding("memory", text, NOTE)
     told = ""
     if needs.device == "cpu":
-        there, where = (
-            host_memory() / GIB / per_node,
-            "of the host's memory" + (f" for each of {per_node} ranks" if per_node > 1 else ""),
-        )
+        share = f" for each of {per_node} ranks" if per_node > 1 else ""
+        there, where = host_memory() / GIB / per_node, f"of the host's memory{share}"
     else:
         if given_gib:
             there, where = given_gib, "on a GPU"
