@@ -92,6 +92,14 @@ def test_a_judge_without_an_opinion_has_no_temperature():
     assert evaluate(np.eye(3)[LABELS], LABELS, resamples=100).calibration.temperature is not None
 
 
+def test_a_temperature_at_the_end_of_its_search_is_no_measurement():
+    """Verdicts that are always right, always wrong, and as sure as they may be."""
+    for probabilities, shown in ((np.eye(3)[LABELS], "≤ 0.05 "), (np.eye(3)[LABELS - 1], "≥ 20.00 ")):
+        assert shown in repr(evaluate(0.9 * probabilities + 0.1 / 3, LABELS, resamples=100))
+    usual = repr(evaluate(LAW, LABELS, resamples=100))
+    assert not {"≤", "≥"} & set(usual)
+
+
 @pytest.mark.parametrize(
     ("change", "facts"),
     [

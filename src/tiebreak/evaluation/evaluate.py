@@ -14,7 +14,7 @@ from tiebreak.evaluation.calibration import calibrate
 from tiebreak.evaluation.position import audit_position
 from tiebreak.evaluation.schema import Calibration, Estimate, Position, ReportSection, Scores
 from tiebreak.evaluation.scores import score
-from tiebreak.evaluation.wording import DASH, number, percent, points, span
+from tiebreak.evaluation.wording import DASH, degrees, number, percent, points, span
 from tiebreak.labels import CLASS_NAMES, CLASSES
 from tiebreak.plurals import plural
 from tiebreak.tables.cells import normalise_prompt
@@ -52,7 +52,7 @@ class Evaluation(ReportSection):
         figures.append(("accuracy", percent(scores.accuracy, 1), span(scores.accuracy, 1, True)))
         figures += [(name, number(e), span(e)) for name, e in (("macro F1", scores.macro_f1), ("Brier", scores.brier))]
         figures.append(("calibration error", number(calibration.ece), span(calibration.ece)))
-        figures.append(("temperature", number(calibration.temperature, 2), span(calibration.temperature, 2)))
+        figures.append(("temperature", degrees(calibration.temperature), span(calibration.temperature, 2)))
         lean = position.first_preference if position.both_orders else position.excess
         name = "leans to the first, points" if position.both_orders else "leans to A beyond people, points"
         figures.append((name, points(lean.value), span(lean, 1, True)))

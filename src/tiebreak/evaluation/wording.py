@@ -1,5 +1,6 @@
 """How figures are written: in the terminal, on the report's page, in the model card and in a notebook."""
 
+from tiebreak.evaluation.metrics import TEMPERATURES
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.plurals import plural
 
@@ -8,7 +9,7 @@ NAMES |= {"boosted": "boosted trees", "bayes": "Bayes"}
 """The baselines' names for people. Bayes is the law that the embedded sample's labels are drawn from."""
 COLUMNS = ("log loss", "95 % interval", "accuracy", "macro F1", "Brier")
 """Of the table of judges."""
-MINUS, DASH = "\u2212", "\u2013"
+MINUS, DASH, AT_LEAST, AT_MOST = "\u2212", "\u2013", "\u2265", "\u2264"
 
 
 def number(value: Estimate | float | None, digits: int = 3) -> str:
@@ -32,6 +33,14 @@ def span(value: Estimate | None, digits: int = 3, percents: bool = False) -> str
         return ""
     low, high = (_format(end, digits, 100 if percents else 1) for end in (value.low, value.high))
     return f"{low} to {high}"
+
+
+def degrees(temperature: Estimate | None) -> str:
+    """A best temperature as `1.08`; where its search ended at a limit, `≥ 20.00`: that is no measurement."""
+    shown, (least, most) = number(temperature, 2), TEMPERATURES
+    if temperature is None or 1.001 * least < temperature.value < 0.999 * most:
+        return shown
+    return f"{AT_LEAST if temperature.value > 1 else AT_MOST} {shown}"
 
 
 def _format(value: Estimate | float | None, digits: int, scale: float = 1, sign: str = "") -> str:
@@ -63,7 +72,7 @@ def render_scores(report: Report) -> str:
         verbosity, own = judge.verbosity, judge.self_enhancement and judge.self_enhancement.own_excess
         cells = [
             number(judge.calibration.ece),
-            number(judge.calibration.temperature, 2),
+            degrees(judge.calibration.temperature),
             points(judge.position.first_preference.value),
             percent(judge.position.consistency, 1),
             points(verbosity.excess.value) if verbosity else "–",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.evaluation.schema import JudgeReport, Report, Slice
-from tiebreak.evaluation.wording import NAMES, number, percent, points, span
+from tiebreak.evaluation.wording import NAMES, degrees, number, percent, points, span
 from tiebreak.files import write_atomically
 from tiebreak.labels import CLASS_NAMES
 from tiebreak.report.coverage import agreement_at
@@ -70,6 +70,7 @@ def context(report: Report, plots: Sequence[Plot], plot_folder: Path, pairs: lis
         "series": SERIES,
         "published": {} if made_up(report) else PUBLISHED,
         "number": number,
+        "degrees": degrees,
         "percent": percent,
         "points": points,
         "span": span,
