@@ -50,6 +50,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content)
 
 
+def absent(path: Path) -> str:
+    """The sentence for a file that is not there, with the folder in which a relative path was looked for."""
+    return f"{path}: no such file" + ("" if path.is_absolute() else f" in {Path.cwd()}")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write indented JSON; a kill leaves the old file or the new one."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

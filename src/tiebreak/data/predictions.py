@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from tiebreak.errors import UserError
-from tiebreak.files import open_atomically
+from tiebreak.files import absent, open_atomically
 from tiebreak.labels import CLASSES
 from tiebreak.outputs import refuse_over
 from tiebreak.plurals import plural
@@ -60,7 +60,7 @@ def read_predictions(path: str | Path) -> tuple[list[str], np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(absent(path))
     ids: dict[str, None] = {}
     values: list[list[float]] = []
     try:

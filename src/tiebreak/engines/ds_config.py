@@ -7,6 +7,7 @@ from typing import Any
 
 from tiebreak.config import TrainSettings
 from tiebreak.errors import UserError
+from tiebreak.files import absent
 from tiebreak.structured import read_json
 
 STAGES = (1, 2, 3)
@@ -27,7 +28,7 @@ def read_ds_config(path: Path, train: TrainSettings, world: int) -> dict[str, An
         UserError: naming every such field with both values.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; shipped are ds_configs/zero1.json, zero2, zero3 and zero3_offload")
+        raise UserError(f"{absent(path)}; shipped are ds_configs/zero1.json, zero2, zero3 and zero3_offload")
     config = read_json(path)
     _check_form(path, config)
     zero, problems = config.get("zero_optimization") or {}, []

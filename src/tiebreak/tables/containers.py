@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tiebreak.errors import UserError
+from tiebreak.files import absent
 from tiebreak.tables.cells import LONE_SURROGATE, replace_lone_surrogates
 from tiebreak.tables.first_bytes import FAULTS, LONGEST_LINE, iter_lines, open_text, recognise_file
 
@@ -63,8 +64,7 @@ def check_path(path: Path) -> None:
         raise UserError(f"{path}: only files on this machine are read; fetch it first, e.g. {how}")
     if not path.exists():
         pattern = " (the shell replaces * and ? only without quotes)" if set("*?[") & set(path.name) else ""
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(f"{path}: no such file{where}{pattern}")
+        raise UserError(f"{absent(path)}{pattern}")
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: not a file; tables are read more than once, so write its content to a file first")
 
