@@ -1,7 +1,7 @@
 """The most memory that a rank's tensors take in a step of each engine, counted as they are made.
 
 Usage (under a launcher): peaks.py OUT.json FOLDER COMBINATION..., each METHOD:ENGINE of a Llama-2 in FOLDER. A step of
-two micro-batches of full rows is weighed, after one that has made the optimizer's states. Rank 0 writes the bytes.
+two micro-batches of full rows is weighed, after one of short rows that has made the optimizer's states. Rank 0 writes the bytes.
 """
 
 import json
@@ -22,7 +22,7 @@ from tiebreak.engines.hand_out import build_for_engine
 from tiebreak.models.loading import load_tokenizer
 from tiebreak.training.optimizer import build_optimizer
 
-ROWS, LENGTH = 2, 256
+ROWS, LENGTH, SHORT = 2, 256, 8
 CHANGES = [f"data.max_tokens={LENGTH}", f"train.tokens_per_micro_batch={ROWS * LENGTH}", "train.precision=fp32"]
 BUCKET = 1_000_000
 """Weights in DeepSpeed's buckets, which are made for larger models."""
@@ -51,13 +51,13 @@ def weigh(folder: Path, combination: str) -> dict[str, int]:
         model = build_for_engine(recipe, tokenizer, ranks, torch.float32, hands_out(choice.kind, recipe))
         engine = make_engine(model, partial(build_optimizer, train=recipe.train), ranks, recipe, choice)
         engine.module.train()
-        for _ in range(2):
+        for length in (SHORT, LENGTH):
             held = live.live["cpu"]
             live.restart()
             for last in (False, True):
                 with engine.micro_batch(last):
-                    tokens = torch.randint(10, 1000, (ROWS * LENGTH,))
-                    engine.backward(engine.module(tokens, [LENGTH] * ROWS).square().sum())
+                    tokens = torch.randint(10, 1000, (ROWS * length,))
+                    engine.backward(engine.module(tokens, [length] * ROWS).square().sum())
             engine.step(torch.zeros(1, dtype=torch.float64))
     return {"held": held, "peak": live.peak["cpu"]}
 

@@ -2,7 +2,7 @@
 
 Usage: resume.py WHAT TABLE FOLDER OUT.pt [ARGUMENT...]; rank 0 saves the final weights by name to OUT.pt.
 
-    every-step KIND...          uninterrupted, and stopped after each single step (the same ranks and engine)
+    every-step KIND...          uninterrupted, and stopped after every step (the same ranks and engine)
     pairings METHOD...          saved after half the steps under each engine, gone on with under each
     chain UNTIL COMBINATION...  gone on with from FOLDER, which other numbers of ranks have written, to step UNTIL
 """
@@ -69,10 +69,10 @@ def every_step(table: Path, folder: Path, *kinds: str) -> dict:
     results = {}
     for kind in kinds:
         combination = f"demo-llama2:qlora:{kind}"
-        results[kind, 0] = go_on(table, combination, folder / kind / "whole")
+        whole = go_on(table, combination, folder / kind / "whole")
         for step in range(1, STEPS):
-            go_on(table, combination, folder / kind / str(step), until=step)
-            results[kind, step] = go_on(table, combination, folder / kind / str(step))
+            go_on(table, combination, folder / kind / "parted", until=step)
+        results[kind] = whole, go_on(table, combination, folder / kind / "parted")
     return results
 
 
