@@ -80,17 +80,19 @@ JUDGES = {
     "gemma3-270m": System("gemma3-270m", ("data.max_tokens=512", lowest(6), "model.freeze=4", "train.epochs=2", KEPT)),
 }
 TOP = ("data.max_tokens=256", "model.freeze=5", "train.frozen_cache_gb=4")
+BEGUN = ("train.max_steps=1", "train.lr=1e-9", "train.head_lr=1e-9")
 ONCE, THRICE = "train.epochs=1", "train.epochs=3"
+START, LABELS, LONGER = (f"minilm-l6, top layer{how}" for how in (", before its first step", "", ", three epochs"))
+BESIDE, ALONE = (f"minilm-l6, top layer, {how}" for how in ("taught", "taught alone"))
 SHORT = {
-    "minilm-l6, top layer": System("minilm-l6", (*TOP, ONCE)),
-    "minilm-l6, top layer, three epochs": System("minilm-l6", (*TOP, THRICE)),
+    name: System("minilm-l6", (*TOP, *how)) for name, how in ((START, BEGUN), (LABELS, [ONCE]), (LONGER, [THRICE]))
 }
+"""From labels. The first is the logistic model of the answers' numbers that a judge begins with."""
 TAUGHT = {
-    "minilm-l6, top layer, taught": System("minilm-l6", (*TOP, ONCE, "distill.cosine=0")),
-    "minilm-l6, top layer, taught alone": System("minilm-l6", (*TOP, THRICE, "distill.cosine=0", "distill.ce=0")),
+    BESIDE: System("minilm-l6", (*TOP, ONCE, "distill.cosine=0")),
+    ALONE: System("minilm-l6", (*TOP, THRICE, "distill.cosine=0", "distill.ce=0")),
 }
-"""By the best line (`distill --teachers baseline`): beside the labels, otherwise as the first judge of `SHORT`; and
-without them, otherwise as the second."""
+"""By the best line (`distill --teachers baseline`): beside the labels, and without them."""
 TEACHERS = {
     "minilm": System("minilm-l6", ("data.max_tokens=512", "train.epochs=1")),
     "gemma3": System(
@@ -100,9 +102,8 @@ TEACHERS = {
 STUDENT = System("deberta-v3-xsmall", ("data.max_tokens=256", lowest(6), "model.freeze=3", "train.epochs=2"))
 STUDENTS = {"student from labels": False, "student distilled": True}
 BY_FOLD = JUDGES | SHORT | TAUGHT
-ALONE = "minilm-l6, top layer, taught alone"
-COMPARED = [tuple(STUDENTS), *zip(SHORT, TAUGHT, strict=True), (next(iter(SHORT)), ALONE)]
-"""Names of the same student from labels, and with teachers; one taught alone is held against both epochs."""
+COMPARED = [tuple(STUDENTS), (LABELS, BESIDE), (START, ALONE), (LABELS, ALONE), (LONGER, ALONE)]
+"""Names of the same student without teachers, and with them."""
 
 
 def main() -> int:
@@ -252,10 +253,10 @@ def render(out: Path, table: Table, data: str) -> str:
         minutes = f"{seconds[name] / 60:.0f}" if name in seconds else ""
         figures = f"{losses[name][known].mean():.4f} | {(p.argmax(1) == labels).mean():.3f} | {ece(p, labels):.3f}"
         lines.append(f"| {name} | {known.sum():,} | {figures} | {gain} | {minutes} |")
-    for labelled, taught in COMPARED:
-        if labelled in losses and taught in losses:
-            gain = paired(losses[labelled], losses[taught], table.groups)
-            lines += ["", f"{taught[0].upper()}{taught[1:]}, is below {labelled} by {gain}."]
+    there = [(one, taught) for one, taught in COMPARED if one in losses and taught in losses]
+    if there:
+        lines += ["", "| student | held against | below it by |", "|---|---|---|"]
+    lines += [f"| {taught} | {one} | {paired(losses[one], losses[taught], table.groups)} |" for one, taught in there]
     more = {name: f"{name} {value / 60:.0f}" for name, value in seconds.items() if name in ("lines", "teachers")}
     return "\n".join([*lines, *(["", f"Minutes beside these: {', '.join(more.values())}."] if more else [])])
 

@@ -180,7 +180,7 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     write_sample(table, 60, seed=5, profile="short")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
-    short = [*real_rows.SHORT, *real_rows.TAUGHT]
+    short = [real_rows.LABELS, *real_rows.TAUGHT]
     words = ["real_rows.py", "--data", str(table), "--out", str(tmp_path / "out"), "--folds", "2", "--quick"]
     monkeypatch.setattr(sys, "argv", [*words, "--only", "minilm-l6", *short, "students"])
     forked = lambda words: run(sys.executable, "-m", "tiebreak", *words).returncode  # noqa: E731
@@ -192,7 +192,8 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--page", str(page)])
     assert real_rows.main() == 0 and not commands
     said = capsys.readouterr().out
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in said.splitlines() if line.startswith("| ")}
+    cells = [line.split(" | ") for line in said.splitlines() if line.startswith("| ") and line.count("|") > 4]
+    rows = {row[0].strip("| "): row for row in cells}
     assert {*real_rows.LINES, "minilm-l6", *short, *real_rows.STUDENTS, "blend, cross-fitted"} <= set(rows)
     held_out = str(len(read_table([tmp_path / "out" / "outer-0" / "test.csv"]).pairs))
     assert [rows[name][1] for name in ("minilm-l6", *short, *real_rows.STUDENTS)] == [
@@ -201,7 +202,8 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
         held_out,
     ]
     assert rows["tfidf+numbers"][5] == "" and "±" in rows["student distilled"][5]
-    assert "Student distilled, is below student from labels by" in said and f"is below {short[0]} by" in said
+    compared = [pair for pair in real_rows.COMPARED if set(pair) <= set(rows)]
+    assert len(compared) == 3 and all(f"\n| {taught} | {labelled} | " in said for labelled, taught in compared)
     text = page.read_text()
     assert text.startswith("before\n<!-- measured -->\nrows.csv: 60 rows") and text.endswith(
         "\n<!-- /measured -->\nafter\n"

@@ -1,7 +1,8 @@
 """The most memory that a rank's tensors take in a step of each engine, counted as they are made.
 
 Usage (under a launcher): peaks.py OUT.json FOLDER COMBINATION..., each METHOD:ENGINE of a Llama-2 in FOLDER. A step of
-two micro-batches of full rows is weighed, after one of short rows that has made the optimizer's states. Rank 0 writes the bytes.
+two micro-batches of full rows is weighed, after one of short rows that has made the optimizer's states. Rank 0 writes
+the bytes.
 """
 
 import json
