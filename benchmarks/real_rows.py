@@ -17,6 +17,7 @@ share for ties is dealt out to A and B. Standard errors are of paired difference
 import argparse
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -121,7 +122,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--page", type=Path, metavar="F", help="write the table between the comments of this page")
     options = parser.parse_args()
-    wanted = options.only or [*SHORT, *TAUGHT] if options.short else options.only or [*JUDGES, "students"]
+    wanted = options.only or [*SHORT, *TAUGHT, *([] if options.short else [*JUDGES, "students"])]
     options.out.mkdir(parents=True, exist_ok=True)
     table = Table.read(options.data, options.folds)
     if not options.table:
@@ -216,14 +217,19 @@ def write_rows(path: Path, pairs: list[Pair]) -> None:
 
 def tiebreak(words: list[str]) -> int:
     """A command in a process of its own, so that each begins with all memory free; its exit code."""
-    return subprocess.run([sys.executable, "-m", "tiebreak", *words], check=False).returncode
+    with subprocess.Popen([sys.executable, "-m", "tiebreak", *words], start_new_session=True) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # it stops as it does by itself, with what it has begun: the same command goes on
+                process.send_signal(signal.SIGINT)
 
 
 def run_step(out: Path, name: str, words: list[str], done: Path) -> int:
     """Run a command unless its last file is there, and add its seconds to what the system has taken."""
     if done.is_file():
         return 0
-    print(f"--- {name}", flush=True)
+    print(f"--- {name}: tiebreak {words[0]}, for {done}", flush=True)
     started, kept = time.monotonic(), out / "seconds.json"
     try:
         return tiebreak(words)
@@ -239,12 +245,15 @@ def render(out: Path, table: Table, data: str) -> str:
     seconds = json.loads((out / "seconds.json").read_text(encoding="utf-8")) if (out / "seconds.json").is_file() else {}
     found = collect(out, table)
     whole = {name: p for name, p in found.items() if not np.isnan(p).any() and name not in (PRIOR, TFIDF)}
-    if len(whole) > 2:
-        found["blend, cross-fitted"] = blend(np.stack(list(whole.values())), table)
+    lines = [whole[name] for name in LINES if name in whole]
+    if len(lines) > 1:
+        found["blend of the lines"] = blend(np.stack(lines), table)
+    if len(whole) > len(lines):
+        found["blend of lines and judges"] = blend(np.stack(list(whole.values())), table)
     classes = 3 if (table.labels == TIE).any() else 2
     told = f"{data}: {len(table.pairs):,} rows, {classes} classes, {table.folds.max() + 1} folds"
-    lines = [f"{told}. The line is {THE_LINE}.", ""]
-    lines += ["| | rows | log loss | accuracy | ECE | below the line by | minutes |", "|---|---|---|---|---|---|---|"]
+    shown = [f"{told}. The line is {THE_LINE}.", ""]
+    shown += ["| | rows | log loss | accuracy | ECE | below the line by | minutes |", "|---|---|---|---|---|---|---|"]
     losses = {name: row_losses(probabilities, table.labels) for name, probabilities in found.items()}
     for name, probabilities in found.items():
         known = ~np.isnan(probabilities).any(1)
@@ -252,13 +261,13 @@ def render(out: Path, table: Table, data: str) -> str:
         gain = "" if name == THE_LINE else paired(losses[THE_LINE], losses[name], table.groups)
         minutes = f"{seconds[name] / 60:.0f}" if name in seconds else ""
         figures = f"{losses[name][known].mean():.4f} | {(p.argmax(1) == labels).mean():.3f} | {ece(p, labels):.3f}"
-        lines.append(f"| {name} | {known.sum():,} | {figures} | {gain} | {minutes} |")
+        shown.append(f"| {name} | {known.sum():,} | {figures} | {gain} | {minutes} |")
     there = [(one, taught) for one, taught in COMPARED if one in losses and taught in losses]
     if there:
-        lines += ["", "| student | held against | below it by |", "|---|---|---|"]
-    lines += [f"| {taught} | {one} | {paired(losses[one], losses[taught], table.groups)} |" for one, taught in there]
-    more = {name: f"{name} {value / 60:.0f}" for name, value in seconds.items() if name in ("lines", "teachers")}
-    return "\n".join([*lines, *(["", f"Minutes beside these: {', '.join(more.values())}."] if more else [])])
+        shown += ["", "| student | held against | below it by |", "|---|---|---|"]
+    shown += [f"| {taught} | {one} | {paired(losses[one], losses[taught], table.groups)} |" for one, taught in there]
+    more = {name: f"{name} {value / 60:.1f}" for name, value in seconds.items() if name in ("lines", "teachers")}
+    return "\n".join([*shown, *(["", f"Minutes beside these: {', '.join(more.values())}."] if more else [])])
 
 
 def paired(before: np.ndarray, after: np.ndarray, groups: np.ndarray) -> str:

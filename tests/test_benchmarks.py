@@ -194,7 +194,7 @@ def test_the_table_of_real_rows_is_whole_and_goes_on_where_it_was(run, tmp_path,
     said = capsys.readouterr().out
     cells = [line.split(" | ") for line in said.splitlines() if line.startswith("| ") and line.count("|") > 4]
     rows = {row[0].strip("| "): row for row in cells}
-    assert {*real_rows.LINES, "minilm-l6", *short, *real_rows.STUDENTS, "blend, cross-fitted"} <= set(rows)
+    assert {*real_rows.LINES, "minilm-l6", *short, *real_rows.STUDENTS, "blend of lines and judges"} <= set(rows)
     held_out = str(len(read_table([tmp_path / "out" / "outer-0" / "test.csv"]).pairs))
     assert [rows[name][1] for name in ("minilm-l6", *short, *real_rows.STUDENTS)] == [
         *["60"] * (1 + len(short)),

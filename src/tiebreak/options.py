@@ -267,7 +267,7 @@ def _add_attack_command(commands: "Commands") -> None:
     attack = commands.add_parser("attack")
     attack.add_argument("--data", nargs="+", required=True, metavar="F")
     attack.add_argument("--out", required=True, metavar="F", help="a .csv file")
-    attack.add_argument("--kinds", nargs="+", default=[], metavar="KIND", help="edits, or `all` (default: doubling)")
+    attack.add_argument("--kinds", nargs="+", default=[], metavar="KIND", help="edits, or `all` (default: turns twice)")
     attack.add_argument("--rows", type=ROWS, metavar="N", help="most rows of each kind (default: all that it changes)")
 
 
