@@ -3,7 +3,14 @@
 import numpy as np
 
 from tiebreak.evaluation.bootstrap import Bootstrap, divide, estimate, newton
-from tiebreak.evaluation.metrics import TEMPERATURES, best_temperature, log_probabilities, row_losses, softmax
+from tiebreak.evaluation.metrics import (
+    TEMPERATURES,
+    best_temperature,
+    inside_search,
+    log_probabilities,
+    row_losses,
+    softmax,
+)
 from tiebreak.evaluation.schema import Bin, Calibration, Estimate
 from tiebreak.labels import CLASS_NAMES
 
@@ -110,7 +117,7 @@ def fit_temperature(
     of_label = logits[np.arange(len(labels)), labels]
     inverse = 1 / best_temperature(logits[rows], labels[rows])
     least, most = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    inside = 1.001 * least < inverse < 0.999 * most
+    inside = inside_search(1 / inverse)
     if not inside:  # more or less of it would be better still
         inverse = least if inverse < 1 else most
 

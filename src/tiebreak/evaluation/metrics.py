@@ -61,6 +61,12 @@ def grouped_error(values: np.ndarray, groups: np.ndarray) -> float:
     return float(np.sqrt((sums**2).sum()) / len(values))
 
 
+def inside_search(temperature: float) -> bool:
+    """Whether a best temperature lies within `TEMPERATURES`, not at one of their ends, where it is no measurement."""
+    least, most = TEMPERATURES
+    return 1.001 * least < temperature < 0.999 * most
+
+
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """What logits (n, 3) must be divided by for the least log loss on labels (n,) (Guo et al. 2017, ICML).
 

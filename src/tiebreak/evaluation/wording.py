@@ -1,6 +1,6 @@
 """How figures are written: in the terminal, on the report's page, in the model card and in a notebook."""
 
-from tiebreak.evaluation.metrics import TEMPERATURES
+from tiebreak.evaluation.metrics import inside_search
 from tiebreak.evaluation.schema import Estimate, Report
 from tiebreak.plurals import plural
 
@@ -37,8 +37,8 @@ def span(value: Estimate | None, digits: int = 3, percents: bool = False) -> str
 
 def degrees(temperature: Estimate | None) -> str:
     """A best temperature as `1.08`; where its search ended at a limit, `≥ 20.00`: that is no measurement."""
-    shown, (least, most) = number(temperature, 2), TEMPERATURES
-    if temperature is None or 1.001 * least < temperature.value < 0.999 * most:
+    shown = number(temperature, 2)
+    if temperature is None or inside_search(temperature.value):
         return shown
     return f"{AT_LEAST if temperature.value > 1 else AT_MOST} {shown}"
 
